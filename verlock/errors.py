@@ -1,0 +1,262 @@
+"""Every way verlock can fail: a class per kind, an exit code per class, and a sentence that says what to do.
+
+`cli.main` catches `VerlockError`, prints its text to standard error and leaves with its `exit_code`; anything else that
+escapes is a bug and shows its traceback. Codes 1 and 2 keep their usual meaning (a bug; a wrong command line).
+"""
+
+from __future__ import annotations
+
+
+class VerlockError(Exception):
+    """Base of all errors a user can meet.
+
+    Args:
+        problem: what is wrong, one sentence, with the names and figures that matter.
+        remedy: what the user can do about it, one sentence.
+    """
+
+    exit_code = 1
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem}\n  {self.remedy}" if self.remedy else self.problem
+
+
+# 10-19: what people edit -------------------------------------------------------------------------
+
+
+class UnknownVariant(VerlockError):
+    """The named variant has no recipe."""
+
+    exit_code = 10
+
+
+class RecipeError(VerlockError):
+    """A recipe.toml is not TOML, or does not fit the model: names file, key and what is allowed."""
+
+    exit_code = 11
+
+
+class LockError(VerlockError):
+    """A lock is missing, malformed, or has a line without a hash."""
+
+    exit_code = 12
+
+
+class StaleLock(VerlockError):
+    """`lock --check`: environments/ or recipes/ changed after the lock was made."""
+
+    exit_code = 13
+
+
+class ResolverDisagreement(VerlockError):
+    """uv and pip, or the conda and the pip layer, do not choose the same version of a package."""
+
+    exit_code = 14
+
+
+class ResolutionError(VerlockError):
+    """No set of packages satisfies the inputs."""
+
+    exit_code = 15
+
+
+# 20-29: this machine, and what it can reach ----------------------------------------------------------
+
+
+class PlatformMismatch(VerlockError):
+    """The operating system, processor or C library is not one the lock was made for."""
+
+    exit_code = 20
+
+
+class DiskTooSmall(VerlockError):
+    """The file system cannot hold the environment: says needed and free."""
+
+    exit_code = 21
+
+
+class DriverTooOld(VerlockError):
+    """The GPU's driver is older than the variant's CUDA needs."""
+
+    exit_code = 22
+
+
+class NoBase(VerlockError):
+    """Neither a conda channel nor a host CPython of the right minor version is at hand."""
+
+    exit_code = 23
+
+
+class NetworkError(VerlockError):
+    """A host does not answer: names it."""
+
+    exit_code = 24
+
+
+class IntegrityError(VerlockError):
+    """Bytes are not those the lock names: says wanted and got."""
+
+    exit_code = 25
+
+    @classmethod
+    def of(cls, what: str, wanted: object, got: object, remedy: str = "") -> IntegrityError:
+        """An integrity error in the one form all of them share."""
+        return cls(f"{what} is not what the lock names\n  wanted  {wanted}\n  got     {got}", remedy)
+
+
+class InstallError(VerlockError):
+    """uv, pip or the conda engine could not install the locked packages."""
+
+    exit_code = 26
+
+
+class CheckFailed(VerlockError):
+    """The finished environment does not import, or reports other versions than the lock."""
+
+    exit_code = 27
+
+
+class ArtefactMissing(VerlockError):
+    """`--strict`: an optional artefact could not be had."""
+
+    exit_code = 28
+
+
+class ToolMissing(VerlockError):
+    """A program the host must provide (git, a C compiler) is not there."""
+
+    exit_code = 29
+
+
+# 30-39: sources and patches ----------------------------------------------------------------------
+
+
+class SourceUnavailable(VerlockError):
+    """The commit is in none of the places asked."""
+
+    exit_code = 30
+
+
+class SourceMismatch(VerlockError):
+    """The commit's tree is not the one the recipe names."""
+
+    exit_code = 31
+
+
+class SourceStoreDamaged(VerlockError):
+    """The local store of sources is truncated or was changed by hand."""
+
+    exit_code = 32
+
+
+class PatchRejected(VerlockError):
+    """A patch does not apply: names the hunk and the text it met."""
+
+    exit_code = 33
+
+
+class PatchPartlyApplied(VerlockError):
+    """Some hunks of a patch are there and others are not."""
+
+    exit_code = 34
+
+
+class BuildError(VerlockError):
+    """A wheel could not be built from its source."""
+
+    exit_code = 35
+
+
+# 40-49: `verlock verify`, one code per kind of damage, worst first -----------------------------------
+
+
+class NotSealed(VerlockError):
+    """There is no receipt: the environment was never finished."""
+
+    exit_code = 40
+
+
+class ReceiptStale(VerlockError):
+    """The environment is whole, but was made from another lock."""
+
+    exit_code = 41
+
+
+class PackageMissing(VerlockError):
+    """A locked package is not installed."""
+
+    exit_code = 42
+
+
+class PackageChanged(VerlockError):
+    """A package is installed at another version or from another artefact than locked."""
+
+    exit_code = 43
+
+
+class PackageAdded(VerlockError):
+    """A package is installed that no lock names."""
+
+    exit_code = 44
+
+
+class PatchUndone(VerlockError):
+    """A file that a patch changed no longer has the patched text."""
+
+    exit_code = 45
+
+
+class FileChanged(VerlockError):
+    """An installed file has other bytes than its package recorded."""
+
+    exit_code = 46
+
+
+class FileMissing(VerlockError):
+    """An installed file is gone."""
+
+    exit_code = 47
+
+
+class FileAdded(VerlockError):
+    """A file in site-packages belongs to no package."""
+
+    exit_code = 48
+
+
+class Incomplete(VerlockError):
+    """`--strict`: an optional artefact is not in the environment."""
+
+    exit_code = 49
+
+
+# 50-59: smoke --------------------------------------------------------------------------------------
+
+
+class NoGpu(VerlockError):
+    """The smoke run needs a GPU (or more GPUs) than there are."""
+
+    exit_code = 50
+
+
+class GateFailed(VerlockError):
+    """A smoke gate is red."""
+
+    exit_code = 51
+
+
+class SmokeHung(VerlockError):
+    """The watchdog ended a smoke run that made no progress."""
+
+    exit_code = 52
+
+
+class SmokeCrashed(VerlockError):
+    """A smoke process died before it could report."""
+
+    exit_code = 53

@@ -1,0 +1,38 @@
+"""Where things are: the clone, the environments, the caches. Nothing here touches the network or imports a dependency."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPES = ROOT / "recipes"
+ENVIRONMENTS = ROOT / "environments"
+LOCKS = ROOT / "locks"
+CERTIFICATES = ROOT / "certificates"
+
+
+def envs_dir() -> Path:
+    """The folder that holds the built environments: `VERLOCK_ENVS`, else `envs/` in the clone."""
+    return Path(os.environ.get("VERLOCK_ENVS") or ROOT / "envs").absolute()
+
+
+def cache_dir() -> Path:
+    """The folder for downloads, git stores and built wheels: `VERLOCK_CACHE`, else the user's cache folder."""
+    if given := os.environ.get("VERLOCK_CACHE"):
+        return Path(given).absolute()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("verlock")
+
+
+def lock_dir(variant: str, python: str, default_python: str) -> Path:
+    """The folder of one lock: `locks/<variant>`, or `locks/<variant>/py311` for a Python other than the variant's first."""
+    base = LOCKS / variant
+    return base if python == default_python else base / f"py{python.replace('.', '')}"
+
+
+def prefix_dir(variant: str, python: str, default_python: str) -> Path:
+    """The folder of one environment: `envs/<variant>`, or `envs/<variant>-py311` for a Python other than the variant's first."""
+    name = variant if python == default_python else f"{variant}-py{python.replace('.', '')}"
+    return envs_dir() / name
