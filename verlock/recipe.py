@@ -47,9 +47,13 @@ class Vllm(_Model):
     """The rollout engine, and what must be set for it."""
 
     version: str
-    engine: Literal["V0", "V1"] = Field(description="the engine that must really run; smoke reads it from the live object")
+    engine: Literal["V0", "V1"] = Field(
+        description="the engine that must really run; smoke reads it from the live object"
+    )
     environment: dict[str, str] = Field(default={}, description="environment variables to set before vLLM is imported")
-    llm: dict[str, Any] = Field(default={}, description="arguments of vllm.LLM beyond the usual ones, for a colocated engine")
+    llm: dict[str, Any] = Field(
+        default={}, description="arguments of vllm.LLM beyond the usual ones, for a colocated engine"
+    )
     sleep_mode: bool = Field(description="LLM(enable_sleep_mode=True) frees the GPU between rollouts")
     cuda_graphs: bool = Field(description="enforce_eager=False works with sleep mode under external_launcher")
     limits: list[str] = Field(default=[], description="what this engine build cannot do, a sentence each")
@@ -61,7 +65,9 @@ class Verl(_Model):
     version: str
     reason: str
     link: Link | None = None
-    flags: list[str] = Field(default=[], description="Hydra overrides for verl.trainer.main_ppo that this version needs")
+    flags: list[str] = Field(
+        default=[], description="Hydra overrides for verl.trainer.main_ppo that this version needs"
+    )
     flags_reason: str = ""
 
 
@@ -176,6 +182,12 @@ class Recipe(_Model):
         """The Python that is meant when none is named."""
         return self.python[0]
 
+    def chosen_python(self, python: str | None) -> str:
+        """`python` if this variant has a lock for it, the default one for None. Raises UnknownVariant otherwise."""
+        if python is not None and python not in self.python:
+            raise UnknownVariant(f"{self.name} has no lock for Python {python}", f"it has {', '.join(self.python)}")
+        return python or self.default_python
+
     def lock_dir(self, python: str | None = None) -> Path:
         """The folder that holds this variant's locks for one Python (the default one when None)."""
         return project.lock_dir(self.name, python or self.default_python, self.default_python)
@@ -192,7 +204,9 @@ class Recipe(_Model):
     def _consistent(self) -> Recipe:
         for artefact in self.artefact:
             if artefact.python not in self.python:
-                raise ValueError(f"artefact {artefact.package} is for Python {artefact.python}, which `python` does not list")
+                raise ValueError(
+                    f"artefact {artefact.package} is for Python {artefact.python}, which `python` does not list"
+                )
         return self
 
 

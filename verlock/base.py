@@ -1,0 +1,116 @@
+"""The base of a prefix: the locked conda layer, or a host CPython of the same minor version in its place."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from verlock import conda, console, digest, hostpython, project, receipt, wheels
+from verlock.errors import NetworkError, NoBase
+from verlock.recipe import Recipe
+
+MARKER = ".verlock"  # in a prefix from its first moment on: this folder is verlock's to delete
+
+
+def install(recipe: Recipe, python: str, prefix: Path, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Make `prefix` anew with nothing in it but its base.
+
+    Args:
+        recipe: the variant.
+        python: its Python, such as "3.10".
+        prefix: the folder; what an earlier run left there is taken away.
+        kind: "conda", "host", or "auto": conda where a channel answers, else host, said aloud.
+
+    Returns:
+        The receipt's entry (kind, version, from), and the files that no package owns: path -> hex sha256 or `link:<target>`.
+
+    Raises:
+        NoBase: neither can be had, or the folder is not verlock's.
+        IntegrityError, InstallError: from the conda engine.
+    """
+    clear(prefix)
+    lock = recipe.lock_dir(python) / "conda-lock.yml"
+    reason = ""
+    if kind in ("auto", "conda"):
+        try:
+            conda.install(lock, prefix, project.cache_dir() / "conda")
+            _set_conda_environment(recipe, prefix)
+            return {"kind": "conda", "version": _version(prefix), "from": "conda-lock.yml"}, _unowned(prefix)
+        except NetworkError as error:
+            if kind == "conda":
+                raise NoBase(f"no conda channel answers: {error.problem}", error.remedy) from None
+            reason = error.problem
+            clear(prefix)
+    found = hostpython.find(python)
+    if found is None:
+        raise NoBase(
+            f"{reason or 'the host base was asked for'}, and there is no CPython {python} on this machine",
+            f"install CPython {python} (uv python install {python}), or make a conda-forge mirror known with VERLOCK_CONDA_MIRROR",
+        )
+    if reason:
+        console.warn(
+            f"{reason}; the base is the host's {found.executable} ({found.version}), not the locked conda layer"
+        )
+    wheels.make_venv(found.executable, prefix, prefix.name)
+    _set_venv_environment(recipe, prefix)
+    return {"kind": "host", "version": found.version, "from": str(found.executable)}, _unowned(prefix)
+
+
+def _version(prefix: Path) -> str:
+    """The full version of the conda layer's python, from its record."""
+    (record,) = (prefix / "conda-meta").glob("python-3*.json")
+    return record.name.split("-")[1]
+
+
+def _set_conda_environment(recipe: Recipe, prefix: Path) -> None:
+    """`conda activate` sets the engine's variables: conda's own file for that, as `conda env config vars set` writes it."""
+    (prefix / "conda-meta" / "state").write_text(json.dumps({"env_vars": recipe.vllm.environment}), encoding="utf-8")
+
+
+def _set_venv_environment(recipe: Recipe, prefix: Path) -> None:
+    """`source bin/activate` sets them too."""
+    with (prefix / "bin" / "activate").open("a", encoding="utf-8") as file:
+        file.writelines(f"export {name}={value!r}\n" for name, value in sorted(recipe.vllm.environment.items()))
+
+
+def _unowned(prefix: Path) -> dict[str, str]:
+    """Files of the base that neither a RECORD nor conda-meta names: path -> hex sha256, or `link:<target>`."""
+    owned = {f"{prefix}/{MARKER}"}
+    for path in (prefix / "conda-meta").glob("*-*-*.json"):
+        owned.add(str(path))
+        record = json.loads(path.read_text(encoding="utf-8"))
+        owned.update(f"{prefix}/{item['_path']}" for item in record["paths_data"]["paths"])
+    files = {}
+    for folder, folders, names in os.walk(prefix):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        links = [name for name in folders if (Path(folder) / name).is_symlink()]
+        for name in [*names, *links]:
+            path = Path(folder, name)
+            if str(path) in owned or name.endswith((".pyc", ".lock")):
+                continue
+            files[str(path.relative_to(prefix))] = (
+                f"link:{path.readlink()}" if path.is_symlink() else digest.of_file(path)
+            )
+    return files
+
+
+def clear(prefix: Path) -> None:
+    """Take away what an earlier run left, and mark the folder as verlock's.
+
+    Raises NoBase for a folder that verlock did not make: it may hold somebody's work.
+    """
+    if prefix.exists() and any(prefix.iterdir()):
+        if not (prefix / MARKER).exists() and not (prefix / receipt.NAME).exists():
+            raise NoBase(
+                f"{prefix} exists and was not made by verlock", "move it away, or name another folder with VERLOCK_ENVS"
+            )
+        (prefix / receipt.NAME).unlink(missing_ok=True)  # first: from here on it is no environment
+        doomed = prefix.with_name(f".{prefix.name}.old-{os.getpid()}")
+        prefix.rename(doomed)
+    for old in prefix.parent.glob(f".{prefix.name}.old-*"):
+        shutil.rmtree(old, ignore_errors=True)
+    prefix.mkdir(exist_ok=True)
+    (prefix / MARKER).write_text("This folder was made by verlock and may be deleted and made anew by it.\n")

@@ -1,0 +1,114 @@
+"""The command line: one subcommand a function, each importing what it needs when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from verlock import __version__, console
+from verlock.errors import VerlockError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns its exit code: 0, 1 for a bug, 2 for a wrong command line, else that of verlock.errors."""
+    arguments = _parser().parse_args(argv)
+    console.set_quiet(getattr(arguments, "quiet", False))
+    try:
+        code: int = arguments.run(arguments)
+    except VerlockError as error:
+        print(f"verlock: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("verlock: interrupted; the next run starts where nothing was finished", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="verlock", description="Locked, verified and GPU-proven environments for verl and vLLM"
+    )
+    parser.add_argument("--version", action="version", version=f"verlock {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    create = commands.add_parser("create", help="make a variant's environment from its lock, or find it already there")
+    create.add_argument("variant")
+    create.add_argument("--python", metavar="X.Y", help="a Python other than the variant's first")
+    create.add_argument("--base", choices=("auto", "conda", "host"), default=os.environ.get("VERLOCK_BASE", "auto"),
+                        help="where CPython comes from: the locked conda layer, this machine, or conda where it can be had (default)")  # fmt: skip
+    create.add_argument("--strict", action="store_true", help="an optional artefact that cannot be had is an error")
+    create.add_argument(
+        "--editable", action="store_true", help="install a variant built from source from an editable checkout"
+    )
+    create.add_argument("--quiet", action="store_true", help="say only warnings and errors")
+    create.set_defaults(run=_create)
+
+    verify = commands.add_parser("verify", help="hold every installed file against its lock")
+    _variant(verify)
+    verify.add_argument("--strict", action="store_true", help="a missing optional artefact is an error too")
+    verify.add_argument("--json", action="store_true", help="print all differences as JSON")
+    verify.set_defaults(run=_verify)
+
+    listing = commands.add_parser("list", help="list the variants and what is built")
+    listing.set_defaults(run=_list)
+
+    schema = commands.add_parser("schema", help="write recipes/schema.json from the recipe model")
+    schema.set_defaults(run=_schema)
+    return parser
+
+
+def _variant(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("variant")
+    parser.add_argument("--python", metavar="X.Y", help="a Python other than the variant's first")
+
+
+def _create(arguments: argparse.Namespace) -> int:
+    from verlock import create
+
+    options = create.Options(
+        base=arguments.base, strict=arguments.strict, editable=arguments.editable, python=arguments.python
+    )
+    return create.run(arguments.variant, options)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from verlock import recipe, verify
+
+    loaded = recipe.load(arguments.variant)
+    python = loaded.chosen_python(arguments.python)
+    return verify.run(loaded, python, loaded.prefix(python), as_json=arguments.json, strict=arguments.strict)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from verlock import receipt, recipe
+    from verlock.errors import NotSealed
+
+    for name in recipe.names():
+        try:
+            loaded = recipe.load(name)
+        except VerlockError as error:
+            print(f"{name:<10} broken: {error.problem.splitlines()[0]}")
+            continue
+        built = []
+        for python in loaded.python:
+            try:
+                sealed = receipt.read(loaded.prefix(python))
+                built.append(f"{python} ({sealed['base']['kind']}{', incomplete' if sealed['missing'] else ''})")
+            except NotSealed:
+                continue
+        print(f"{name:<10} {loaded.summary:<48} built: {', '.join(built) or 'no'}")
+    return 0
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    from verlock import recipe
+
+    Path(recipe.SCHEMA).write_text(json.dumps(recipe.schema(), indent=2) + "\n", encoding="utf-8")
+    return 0

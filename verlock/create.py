@@ -1,0 +1,363 @@
+"""`verlock create`: from a lock to a sealed environment, in seven steps.
+
+preflight -> base -> wheels -> artefacts -> patches -> check -> seal. An environment is never repaired half-way: nothing to
+do is a no-op, and in every other case it is made anew from the caches, which takes seconds since files are hardlinked.
+Packages found damaged are first dropped from uv's cache, because an edit of a hardlinked file is an edit of the cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from verlock import console, digest, project, receipt
+from verlock.errors import ArtefactMissing, CheckFailed, NetworkError, NotSealed, UnknownVariant, VerlockError
+
+if TYPE_CHECKING:  # pydantic and the rest cost more than a whole no-op run
+    from verlock.recipe import Recipe
+
+_NOT_ALLOWED = frozenset({"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX", "LD_PRELOAD"})
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may choose; the lock decides everything else."""
+
+    base: str = "auto"  # conda, host or auto
+    strict: bool = False
+    editable: bool = False
+    python: str | None = None
+
+
+def run(variant: str, options: Options) -> int:
+    """Make the environment of `variant` if it is not there already. Returns 0; raises VerlockError."""
+    start = time.monotonic()
+    if not (project.RECIPES / variant / "recipe.toml").exists():
+        from verlock import recipe
+
+        recipe.load(variant)  # names the nearest variants
+        raise UnknownVariant(variant)
+    default = digest.raw(variant)["python"][0]
+    python = options.python or default
+    prefix = project.prefix_dir(variant, python, default)
+    current = digest.of(variant, python)
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(prefix):
+        sealed = up_to_date(prefix, current, options)
+        if sealed is None:
+            sealed = _make(variant, python, prefix, current, options)
+            verb = "ready"
+        else:
+            verb = "up to date"
+    _report(variant, prefix, sealed, verb, time.monotonic() - start)
+    return 0
+
+
+def up_to_date(prefix: Path, current: str, options: Options) -> dict[str, Any] | None:
+    """The receipt of `prefix` when there is nothing to do; None when it must be made (anew)."""
+    try:
+        sealed = receipt.read(prefix)
+    except NotSealed:
+        return None
+    if sealed["digest"] != current or sealed["editable"] != options.editable:
+        return None
+    if options.base != "auto" and sealed["base"]["kind"] != options.base:
+        return None
+    if sealed["missing"] and (options.strict or _can_complete(sealed)):
+        return None
+    if receipt.fingerprint(prefix) != sealed["fingerprint"]:
+        return None
+    return sealed
+
+
+def _can_complete(sealed: dict[str, Any]) -> bool:
+    """Can an optional artefact that was out of reach be had now?"""
+    from verlock import artefacts, recipe
+
+    variant = recipe.load(sealed["variant"])
+    for artefact in variant.artefact:
+        if artefact.package in sealed["missing"] and artefact.python == sealed["python"]:
+            try:
+                artefacts.fetch(artefact)
+            except VerlockError:
+                continue
+            return True
+    return False
+
+
+def _make(variant: str, python: str, prefix: Path, current: str, options: Options) -> dict[str, Any]:
+    from verlock import base, preflight, recipe, wheels
+
+    loaded = recipe.load(variant)
+    loaded.chosen_python(python)
+    sealed = _inspected(loaded, python, prefix, current)
+    if sealed is not None and options.base in ("auto", sealed["base"]["kind"]) and not options.strict:
+        return sealed
+    locks = loaded.lock_dir(python)
+    console.say(f"{variant}: {loaded.summary}\n  {prefix}, Python {python}, digest {current[:12]}")
+
+    with console.step("preflight"):
+        preflight.run(loaded, prefix)
+    with console.step("base") as step:
+        entry, owned = base.install(loaded, python, prefix, options.base)
+        step.detail = f"{entry['kind']}: CPython {entry['version']}"
+    preflight.compiler(loaded, prefix)
+    interpreter = prefix / "bin" / "python"
+    with console.step("artefacts") as step:
+        local, hashes, missing = _artefacts(loaded, python, options)
+        step.detail = (
+            ", ".join([*(f"{name} verified" for name in local), *(f"{name} MISSING" for name in missing)]) or "none"
+        )
+    with console.step("wheels", f"{len(_pins(locks))} packages") as step:
+        sdists = [sdist.package for sdist in loaded.sdist]
+
+        def sync() -> None:
+            wheels.sync(
+                interpreter,
+                locks / "requirements.txt",
+                local,
+                sdists=sdists,
+                build_requirements=locks / "build-requirements.txt",
+                hashes=hashes,
+            )
+
+        if loaded.source is None:
+            sync()
+            built = None
+        else:
+            built = _from_source(loaded, interpreter, locks, options, local, hashes, sync)
+    with console.step("patches") as step:
+        patched = _patched(loaded, python, prefix, locks)
+        step.detail = f"{len(patched)} applied" if patched else "none"
+    with console.step("check") as step:
+        step.detail = _check(loaded, python, interpreter, current)
+    with console.step("seal"):
+        return _seal(loaded, python, prefix, current, entry, owned, hashes, missing, patched, built, options)
+
+
+def _inspected(recipe: Recipe, python: str, prefix: Path, current: str) -> dict[str, Any] | None:
+    """Look closer at a sealed prefix whose fingerprint differs: whole after all (its receipt), or damaged (None).
+
+    What is damaged is dropped from uv's cache before the environment is made anew.
+    """
+    from verlock import verify, wheels
+
+    try:
+        sealed = receipt.read(prefix)
+    except NotSealed:
+        return None
+    if sealed["digest"] != current:
+        return None
+    with console.step("verify", "something changed since it was sealed"):
+        damage = verify.inspect(recipe, python, prefix)
+    if not damage:
+        sealed["fingerprint"] = receipt.fingerprint(prefix)
+        receipt.write(prefix, sealed)
+        return sealed
+    for item in damage[:10]:
+        console.warn(f"healing {item}")
+    if len(damage) > 10:
+        console.warn(f"healing {len(damage) - 10} more")
+    spoilt = {item.package.partition(",")[0] for item in damage if item.package} & set(sealed["packages"])
+    if spoilt:
+        wheels.forget(spoilt)
+    return None
+
+
+def _pins(locks: Path) -> list[Any]:
+    from verlock import lock
+
+    return lock.pins(locks / "requirements.txt")
+
+
+def _artefacts(recipe: Recipe, python: str, options: Options) -> tuple[dict[str, Path], dict[str, str], dict[str, str]]:
+    """Files and hashes of the artefacts for this Python, and of those that could not be had the reason."""
+    from verlock import artefacts
+
+    local, hashes, missing = {}, {}, {}
+    for artefact in recipe.artefact:
+        if artefact.python != python:
+            continue
+        try:
+            local[artefact.package] = artefacts.fetch(artefact)
+            hashes[artefact.package] = artefact.sha256
+        except NetworkError as error:
+            if options.strict or not artefact.optional:
+                raise ArtefactMissing(error.problem, error.remedy) from None
+            missing[artefact.package] = error.problem
+            console.warn(f"{error.problem}\n  the environment will be INCOMPLETE: {artefact.reason}\n  {error.remedy}")
+    return local, hashes, missing
+
+
+def _from_source(
+    recipe: Recipe,
+    interpreter: Path,
+    locks: Path,
+    options: Options,
+    local: dict[str, Path],
+    hashes: dict[str, str],
+    sync: Any,
+) -> dict[str, Any]:
+    """Install the wheel built from the recipe's source along with the rest, building it first where it is not cached."""
+    from verlock import build, patches
+
+    assert recipe.source is not None
+    locked = patches.read_lock(locks)["wheel"]
+    wheel = build.cached(recipe, locked)
+    if wheel is None:
+        sync()  # its setup.py needs torch, so everything else goes in first
+        wheel = build.wheel(recipe, interpreter, locks / "build-requirements.txt", locked)
+    local[recipe.source.package] = wheel
+    hashes[recipe.source.package] = locked["sha256"]
+    sync()
+    entry = {
+        "package": recipe.source.package,
+        "commit": recipe.source.commit,
+        "tree": recipe.source.tree,
+        "wheel": locked,
+    }
+    if options.editable:
+        entry["checkout"] = str(build.editable(recipe, interpreter, locks / "build-requirements.txt", locked))
+    return entry
+
+
+def _patched(recipe: Recipe, python: str, prefix: Path, locks: Path) -> list[dict[str, Any]]:
+    """Patches go into the installed files, except those that a source build has already taken in."""
+    if not recipe.patch or recipe.source is not None:
+        return []
+    from verlock import patches, verify
+
+    return patches.apply(recipe, verify.site_packages(prefix, python), patches.read_lock(locks))
+
+
+def _check(recipe: Recipe, python: str, interpreter: Path, current: str) -> str:
+    """Dependencies consistent, versions as locked, key imports work. Raises CheckFailed or InstallError.
+
+    The imports take 20 s without byte code and depend on nothing but the digest and the interpreter, so a machine proves
+    them once for each.
+    """
+    from verlock import wheels
+
+    wheels.check(interpreter)
+    proof = project.cache_dir() / "imports" / f"{current}-{digest.of_file(interpreter.resolve())[:16]}"
+    if proof.exists():
+        return "dependencies consistent; imports proven before for this digest"
+    wanted = {"vllm": recipe.vllm.version, "verl": recipe.verl.version}
+    code = "import torch, vllm, verl; print('VERLOCK', vllm.__version__, verl.__version__, torch.__version__)"
+    done = subprocess.run(
+        [interpreter, "-I", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=_plain_environment(recipe),
+        cwd="/",
+    )
+    last = next((line.split() for line in done.stdout.splitlines() if line.startswith("VERLOCK ")), None)
+    if done.returncode or last is None:
+        raise CheckFailed(
+            f"importing torch, vllm and verl fails\n{_indented(done.stderr)}",
+            "this is a fault of the lock: please report it",
+        )
+    got = {"vllm": last[1], "verl": last[2]}
+    if got != wanted:
+        raise CheckFailed(f"the environment has {got}, the recipe names {wanted}", "lock again: `nox -s lock`")
+    proof.parent.mkdir(parents=True, exist_ok=True)
+    proof.touch()
+    return f"vllm {last[1]}, verl {last[2]}, torch {last[3]} import"
+
+
+def _seal(
+    recipe: Recipe,
+    python: str,
+    prefix: Path,
+    current: str,
+    base: dict[str, Any],
+    owned: dict[str, str],
+    hashes: dict[str, str],
+    missing: dict[str, str],
+    patched: list[dict[str, Any]],
+    built: dict[str, Any] | None,
+    options: Options,
+) -> dict[str, Any]:
+    from datetime import datetime, timezone
+
+    from verlock import __version__, verify
+
+    site = verify.site_packages(prefix, python)
+    packages = {
+        name: {"version": version, "record": verify.record_digest(folder)}
+        for name, (version, folder) in sorted(verify.installed(site).items())
+    }
+    for name, sha256 in hashes.items():
+        packages[name]["sha256"] = sha256
+    sealed = {
+        "schema": receipt.SCHEMA,
+        "verlock": __version__,
+        "variant": recipe.name,
+        "python": python,
+        "digest": current,
+        "prefix": str(prefix),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "base": base,
+        "conda": sorted(path.name.removesuffix(".json") for path in (prefix / "conda-meta").glob("*-*-*.json")),
+        "packages": packages,
+        "missing": missing,
+        "patches": patched,
+        "source": built,
+        "editable": options.editable,
+        "files": owned,
+    }
+    if problem := _size_mismatch(prefix, site, sealed):
+        raise CheckFailed(problem, "run again: it will be made anew")
+    sealed["fingerprint"] = receipt.fingerprint(prefix)
+    receipt.write(prefix, sealed)
+    return sealed
+
+
+def _size_mismatch(prefix: Path, site: Path, sealed: dict[str, Any]) -> str | None:
+    """Is every file there that a RECORD names? Hashes are `verify`'s work; a truncated install shows here."""
+    from verlock import verify
+
+    expected, found = verify.expectations(prefix, site, sealed)
+    absent = [path for path in expected if not os.path.lexists(path)]
+    if absent or found:
+        return f"{len(absent) + len(found)} installed files are missing, such as {absent[0] if absent else found[0]}"
+    return None
+
+
+def _report(variant: str, prefix: Path, sealed: dict[str, Any], verb: str, seconds: float) -> None:
+    base = sealed["base"]
+    console.say(f"{variant} is {verb}: {prefix} (base: {base['kind']}, Python {base['version']}, {seconds:.1f} s)")
+    for package, reason in sealed["missing"].items():
+        console.warn(f"incomplete: {package} is missing ({reason})")
+    if verb == "ready":
+        how = f"conda activate {prefix}" if base["kind"] == "conda" else f"source {prefix}/bin/activate"
+        console.say(f"  {how}")
+
+
+def _plain_environment(recipe: Recipe) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in _NOT_ALLOWED}
+    return {**kept, **recipe.vllm.environment}
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.strip().splitlines()[-12:])
+
+
+@contextlib.contextmanager
+def _alone(prefix: Path) -> Iterator[None]:
+    """Hold the prefix's lock file; a second run on the same prefix says so and waits."""
+    with prefix.with_name(f".{prefix.name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            console.say(f"another run is working on {prefix}; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,81 @@
+"""Find a CPython of a given minor version on this machine, for the base where no conda channel answers.
+
+A name on PATH proves nothing: a pyenv shim called python3.10 exits with 127 when no such version is active, and
+`python3` may be PyPy. So each candidate is run and asked what it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_ASK = """
+import json, platform, struct, sys
+import ssl, venv
+print(json.dumps({"implementation": platform.python_implementation(), "version": platform.python_version(),
+                  "executable": sys.executable, "bits": 8 * struct.calcsize("P"), "venv": sys.prefix != sys.base_prefix}))
+"""
+_PATIENCE = 10  # seconds a candidate may take to start; a cold network home takes a few
+
+
+@dataclass(frozen=True)
+class HostPython:
+    """A working interpreter: its real path and its full version."""
+
+    executable: Path
+    version: str
+
+
+def find(minor: str) -> HostPython | None:
+    """The newest working 64-bit CPython `minor` (such as "3.10") outside any virtual environment, or None."""
+    for name in (f"python{minor}", "python3"):  # the second only where the first finds nothing: each costs a start
+        found: dict[Path, HostPython] = {}
+        for path in candidates(minor, name):
+            if path.resolve() in found:
+                continue
+            python = probe(path)
+            if python and python.version.rpartition(".")[0] == minor:
+                found[path.resolve()] = python
+        if found:
+            return max(found.values(), key=lambda python: _order(python.version))
+    return None
+
+
+def candidates(minor: str, name: str) -> Iterator[Path]:
+    """Executables called `name` on PATH, in pyenv's and uv's own folders for `minor`, and in the system's."""
+    home = Path.home()
+    folders = [Path(folder) for folder in os.environ.get("PATH", "").split(os.pathsep) if folder]
+    pyenv = Path(os.environ.get("PYENV_ROOT") or home / ".pyenv")
+    folders += sorted(pyenv.glob(f"versions/{minor}.*/bin"))
+    managed = os.environ.get("UV_PYTHON_INSTALL_DIR") or Path(
+        os.environ.get("XDG_DATA_HOME") or home / ".local/share", "uv/python"
+    )
+    folders += sorted(Path(managed).glob(f"cpython-{minor}.*/bin"))
+    folders += [Path("/usr/bin"), Path("/usr/local/bin")]
+    for folder in dict.fromkeys(folders):
+        path = folder / name
+        if path.is_file() and os.access(path, os.X_OK):
+            yield path
+
+
+def probe(path: Path) -> HostPython | None:
+    """What this interpreter is, or None where it does not run, is no 64-bit CPython, or sits in a virtual environment."""
+    try:
+        done = subprocess.run(
+            [path, "-I", "-c", _ASK], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=_PATIENCE, check=False
+        )
+        answer = json.loads(done.stdout) if done.returncode == 0 else None
+    except (OSError, subprocess.TimeoutExpired, ValueError):
+        return None
+    if not answer or answer["implementation"] != "CPython" or answer["bits"] != 64 or answer["venv"]:
+        return None
+    return HostPython(Path(answer["executable"]), answer["version"])
+
+
+def _order(version: str) -> tuple[int, ...]:
+    """3.10.13 before 3.10.9; a pre-release such as 3.14.0rc1 counts as its number's beginning."""
+    return tuple(int("".join(ch for ch in part if ch.isdigit())[:4] or 0) for part in version.split("."))

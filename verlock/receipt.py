@@ -1,0 +1,76 @@
+"""The receipt, `verlock.json` in a prefix: what was really installed, written last. No receipt, no environment.
+
+It binds the prefix to a digest and holds what `verify` starts from: for every package the sha256 of its RECORD, which in
+turn holds a sha256 of every file. The fingerprint (paths, sizes and times of all files) tells in a fraction of a second
+that nothing was touched since; when it differs, the files themselves decide.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from verlock.errors import NotSealed
+
+NAME = "verlock.json"
+SCHEMA = 1
+
+
+def read(prefix: Path) -> dict[str, Any]:
+    """The receipt of the environment at `prefix`.
+
+    Raises:
+        NotSealed: there is none, it is not whole, or the environment was moved after it was made.
+    """
+    try:
+        receipt: dict[str, Any] = json.loads((prefix / NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise NotSealed(f"{prefix} is not a finished environment", "make it with `nox -s env-<variant>`") from None
+    if receipt.get("schema") != SCHEMA:
+        raise NotSealed(f"{prefix} was made by another verlock", "make it again with `nox -s env-<variant>`")
+    if receipt["prefix"] != str(prefix):
+        raise NotSealed(
+            f"{prefix} was moved: it was made at {receipt['prefix']}, and its scripts point there",
+            "make it again where it is to be (VERLOCK_ENVS names the folder)",
+        )
+    return receipt
+
+
+def write(prefix: Path, receipt: dict[str, Any]) -> None:
+    """Put the receipt in place in one step: it is whole or it is not there."""
+    draft = prefix / f".{NAME}.draft"
+    with draft.open("w", encoding="utf-8") as file:
+        json.dump(receipt, file, indent=1, sort_keys=True)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(prefix / NAME)
+
+
+def fingerprint(prefix: Path) -> str:
+    """A sha256 over path, size and modification time of every file in `prefix`.
+
+    Byte code is left out, since running Python writes it; so are the receipt itself, and links count by their target.
+    35,000 files take about 0.2 s.
+    """
+    total = hashlib.sha256()
+    own = {str(prefix / NAME), str(prefix / f".{NAME}.draft")}
+    folders = [str(prefix)]
+    while folders:
+        names = []
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    if entry.name != "__pycache__":
+                        folders.append(entry.path)
+                elif entry.is_symlink():
+                    names.append(f"{entry.path}>{os.readlink(entry.path)}")  # noqa: PTH115 (Path objects cost too much here)
+                elif not entry.name.endswith(".pyc") and entry.path not in own:
+                    stat = entry.stat(follow_symlinks=False)
+                    names.append(f"{entry.path}:{stat.st_size}:{stat.st_mtime_ns}")
+        names.sort()
+        folders.sort()  # scandir's order is the file system's; what is popped next must not depend on it
+        total.update("\n".join(names).encode("utf-8", "surrogateescape"))
+    return total.hexdigest()

@@ -1,0 +1,118 @@
+"""The pip layer: uv installs exactly the locked set, every file hashed, hardlinked from its cache."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from verlock.errors import InstallError, IntegrityError, NetworkError
+
+_DNS_OR_CONNECT = re.compile(
+    r"dns error|error sending request|Could not connect|Failed to fetch|timed out", re.IGNORECASE
+)
+_URL_HOST = re.compile(r"https?://([^/`\s]+)")
+
+
+def uv() -> str:
+    """The uv of verlock's own tools, else the one on PATH. Raises InstallError when there is none."""
+    beside = Path(sys.executable).with_name("uv")
+    found = str(beside) if beside.exists() else shutil.which("uv")
+    if not found:
+        raise InstallError(
+            "uv is not installed beside verlock", "run verlock through nox, which installs its locked tools"
+        )
+    return found
+
+
+def sync(
+    python: Path,
+    requirements: Path,
+    local_wheels: dict[str, Path],
+    *,
+    sdists: Iterable[str],
+    build_requirements: Path,
+    hashes: dict[str, str],
+    show_progress: bool = False,
+) -> None:
+    """Make the packages beside `python` exactly those of `requirements` and `local_wheels`, no more and no fewer.
+
+    Args:
+        python: the environment's interpreter.
+        requirements: the pip layer's lock; every line carries hashes and uv refuses anything else.
+        local_wheels: package name -> verified wheel file from outside the index.
+        sdists: packages that may be built from their locked sdist; all others must be wheels.
+        build_requirements: hashed pins of what such a build may use.
+        hashes: package name -> hex sha256 of its local wheel.
+        show_progress: let uv draw its progress bars.
+
+    Raises:
+        IntegrityError: an artefact has another sha256 than its lock.
+        NetworkError: an index does not answer.
+        InstallError: anything else uv refuses.
+    """
+    command = ["pip", "sync", "--python", str(python), "--require-hashes", "--only-binary", ":all:"]
+    for name in sdists:
+        command += ["--no-binary", name]
+    command += ["--build-constraints", str(build_requirements), str(requirements)]
+    lines = [f"{name} @ {path.as_uri()} --hash=sha256:{hashes[name]}\n" for name, path in sorted(local_wheels.items())]
+    if lines:
+        command.append("-")  # a second requirements file, read from standard input
+    _run(command, stdin="".join(lines), show_progress=show_progress)
+
+
+def make_venv(interpreter: Path, prefix: Path, prompt: str) -> None:
+    """A bare virtual environment at `prefix` on a host interpreter. Raises InstallError."""
+    _run(["venv", "--python", str(interpreter), "--prompt", prompt, "--allow-existing", str(prefix)])
+
+
+def check(python: Path) -> None:
+    """Are all requirements of all installed packages met? Raises InstallError with the list when not."""
+    _run(["pip", "check", "--python", str(python)])
+
+
+def forget(packages: Iterable[str]) -> None:
+    """Drop packages from uv's cache, where an edit of a hardlinked file spoils every later install."""
+    _run(["cache", "clean", *sorted(packages)])
+
+
+def _run(arguments: list[str], stdin: str = "", show_progress: bool = False) -> None:
+    quiet = [] if show_progress else ["--no-progress"]
+    done = subprocess.run(
+        [uv(), *quiet, "--color", "never", *arguments],
+        input=stdin,
+        stdout=subprocess.PIPE,
+        stderr=None if show_progress else subprocess.PIPE,
+        text=True,
+        check=False,
+        cwd="/",  # no uv.toml or pyproject.toml of the folder the user happens to stand in
+        env={**os.environ, "UV_NO_PROJECT": "1", "VIRTUAL_ENV": ""},
+    )
+    if done.returncode:
+        raise _explained(done.stderr or "(uv's own message is above)")
+
+
+def _explained(message: str) -> Exception:
+    """The error class that fits what uv said, with uv's words."""
+    text = message.strip()
+    if "Hash mismatch" in text:
+        package = re.search(r"Hash mismatch for `([^`]+)`", text)
+        wanted = re.findall(r"sha256:[0-9a-f]{64}", text.partition("Computed:")[0])
+        got = re.findall(r"sha256:[0-9a-f]{64}", text.partition("Computed:")[2])
+        return IntegrityError.of(
+            package.group(1) if package else "an artefact",
+            " or ".join(wanted),
+            " ".join(got) or "unknown",
+            "the index or mirror serves other bytes than were locked; nothing was installed from it",
+        )
+    if _DNS_OR_CONNECT.search(text):
+        host = _URL_HOST.search(text)
+        return NetworkError(
+            f"{host.group(1) if host else 'a package index'} does not answer",
+            "check the network or proxy, or name a mirror (UV_DEFAULT_INDEX); what was downloaded so far is kept",
+        )
+    return InstallError(f"uv could not install the locked packages\n  {text}", "the message above is uv's own")
