@@ -40,13 +40,21 @@ def tools(session: nox.Session) -> Path:
     with (TOOLS.parent / f".{TOOLS.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two sessions at once: the second finds the tools made
         if not (stamp.exists() and stamp.read_text() == wanted):
-            session.log(f"installing verlock's tools into {TOOLS} (once)")
-            shutil.rmtree(TOOLS, ignore_errors=True)
-            session.run(sys.executable, "-m", "venv", str(TOOLS), external=True, silent=True)
-            pip = [str(TOOLS / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-            session.run(*pip, "--require-hashes", "--only-binary", ":all:", "-r", str(TOOLS_LOCK), external=True)
-            stamp.write_text(wanted)  # last: without it the tools are made anew
+            _make_tools(session, stamp, wanted)
     return TOOLS / "bin"
+
+
+def _make_tools(session: nox.Session, stamp: Path, wanted: str) -> None:
+    if TOOLS.exists() and not stamp.exists():
+        session.error(f"{TOOLS} exists and was not made by verlock: move it away, or name another folder with VERLOCK_TOOLS")
+    session.log(f"installing verlock's tools into {TOOLS} (once)")
+    shutil.rmtree(TOOLS, ignore_errors=True)
+    TOOLS.mkdir()
+    stamp.write_text("unfinished")
+    session.run(sys.executable, "-m", "venv", str(TOOLS), external=True, silent=True)
+    pip = [str(TOOLS / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    session.run(*pip, "--require-hashes", "--only-binary", ":all:", "-r", str(TOOLS_LOCK), external=True)
+    stamp.write_text(wanted)  # last: without it the tools are made anew
 
 
 def verlock(session: nox.Session, *arguments: str) -> None:

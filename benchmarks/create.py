@@ -1,0 +1,147 @@
+"""How long verlock takes beside bare uv on the same lock, in one run: medians, and the ratio that matters.
+
+    .nox/tools/bin/python benchmarks/create.py [--runs 5] [--cold-runs 5] [--out FILE]
+
+Run it with the Python of verlock's tools and nox on PATH. Needs a host CPython 3.10, both sides get the host base; several times 7 GB are downloaded for
+the cold runs, each into caches of its own. Prints a Markdown table and writes the raw seconds as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from verlock import hostpython, recipe, wheels  # noqa: E402
+
+VARIANT = "vllm073"
+
+
+class Bench:
+    """One working folder on the file system of uv's cache, so that both sides can hardlink."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.recipe = recipe.load(VARIANT)
+        self.locks = self.recipe.lock_dir()
+        found = hostpython.find(self.recipe.default_python)
+        assert found, f"no CPython {self.recipe.default_python} here"
+        self.python = found.executable
+        self.seconds: dict[str, list[float]] = {}
+
+    def verlock(self, *arguments: str, cache: str = "warm") -> list[str]:
+        """The command line of one verlock command."""
+        os.environ["VERLOCK_ENVS"] = str(self.folder / "verlock")
+        self._caches(cache)
+        return [sys.executable, "-m", "verlock", *arguments]
+
+    def sync(self, cache: str = "warm") -> list[str]:
+        """The command line of bare uv on the same lock."""
+        self._caches(cache)
+        return [
+            *(wheels.uv(), "pip", "sync", "--quiet", "--python", str(self.folder / "uv/bin/python"), "--require-hashes"),
+            *("--only-binary", ":all:", "--no-binary", "antlr4-python3-runtime"),
+            *("--build-constraints", str(self.locks / "build-requirements.txt"), str(self.locks / "requirements.txt")),
+        ]
+
+    def venv(self) -> list[str]:
+        """The command line that makes bare uv's environment."""
+        return [wheels.uv(), "venv", "--quiet", "--python", str(self.python), str(self.folder / "uv")]
+
+    def time(self, name: str, *commands: list[str]) -> None:
+        """Run the commands one after the other and note their seconds in all."""
+        start = time.perf_counter()
+        for command in commands:
+            subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.seconds.setdefault(name, []).append(time.perf_counter() - start)
+
+    def remove(self, *names: str) -> None:
+        """Forget environments or caches of an earlier round."""
+        for name in names:
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def _caches(self, cache: str) -> None:
+        os.environ["UV_CACHE_DIR"] = str(self.folder / f"uv-cache-{cache}")
+        os.environ["VERLOCK_CACHE"] = str(self.folder / f"verlock-cache-{cache}")
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--cold-runs", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "create.json")
+    parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+        bench = Bench(Path(name))
+        measure(bench, arguments.runs, arguments.cold_runs)
+    report(bench, arguments.out)
+
+
+def measure(bench: Bench, runs: int, cold_runs: int) -> None:
+    """All pairs, taken in turn so that a drift of the machine or the network meets both sides."""
+    create = ("create", VARIANT, "--base", "host", "--quiet")
+    for _ in range(cold_runs):
+        bench.remove("verlock", "uv", "uv-cache-cold", "verlock-cache-cold")
+        bench.time("cold: uv venv + pip sync", bench.venv(), bench.sync("cold"))
+        bench.remove("uv", "uv-cache-cold")
+        bench.time("cold: verlock create", bench.verlock(*create, cache="cold"))
+    bench.remove("verlock", "uv", "uv-cache-cold", "verlock-cache-cold")
+    subprocess.run(bench.verlock(*create), check=True, cwd=ROOT, stderr=subprocess.DEVNULL)  # fills the caches
+    for _ in range(runs):
+        bench.remove("verlock", "uv")
+        bench.time("warm: uv venv + pip sync", bench.venv(), bench.sync())
+        bench.time("warm: verlock create", bench.verlock(*create))
+    nox = ["nox", "-s", f"env-{VARIANT}", "--", "--base", "host", "--quiet"]
+    subprocess.run(nox, check=True, cwd=ROOT, capture_output=True)  # makes verlock's tools where they are not there
+    for _ in range(runs):
+        bench.time("no-op: uv pip sync", bench.sync())
+        bench.time("no-op: verlock create", bench.verlock(*create))
+        bench.time("no-op: nox -s env-vllm073", nox)
+    prefix = bench.folder / "verlock" / VARIANT
+    everything = f"find {prefix}/lib -type f ! -name '*.pyc' -print0 | xargs -0 -P{os.cpu_count()} -n 400 sha256sum"
+    for _ in range(runs):
+        bench.time("verify: sha256sum, all cores", ["sh", "-c", everything])
+        bench.time("verify: verlock verify", bench.verlock("verify", VARIANT))
+
+
+PAIRS: list[tuple[str, str, float]] = [
+    ("cold: verlock create", "cold: uv venv + pip sync", 1.15),
+    ("warm: verlock create", "warm: uv venv + pip sync", 1.3),
+    ("no-op: verlock create", "no-op: uv pip sync", 1.0),
+    ("verify: verlock verify", "verify: sha256sum, all cores", 1.5),
+]
+
+
+def report(bench: Bench, out: Path) -> None:
+    """Print the table and write the JSON."""
+    median: Callable[[str], float] = lambda name: statistics.median(bench.seconds[name])  # noqa: E731
+    print("| | verlock, s | peer, s | ratio | aim |\n|---|---|---|---|---|")
+    rows = []
+    for ours, peer, aim in PAIRS:
+        if ours in bench.seconds:
+            ratio = median(ours) / median(peer)
+            rows.append({"ours": ours, "peer": peer, "ratio": ratio, "aim": aim})
+            print(f"| {ours} / {peer} | {median(ours):.2f} | {median(peer):.2f} | {ratio:.2f} | {aim} |")
+    if "no-op: nox -s env-vllm073" in bench.seconds:
+        print(f"| no-op: nox -s env-vllm073 | {median('no-op: nox -s env-vllm073'):.2f} | | | 2.5 s |")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    machine = {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine(), "python": sys.version}
+    out.write_text(json.dumps({"machine": machine, "ratios": rows, "seconds": bench.seconds}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
