@@ -1,0 +1,343 @@
+"""Reading locks: pins, headers and inputs; and whether a lock still belongs to what people edit (`verlock lock --check`).
+
+Nothing here needs a network or an import that takes long: `create` reads pins on every run, and `--check` answers for all
+variants in well under a second. Staleness is a matter of content alone. The pip layer's lock carries a hash of its inputs in its
+header, conda-lock's own content hash does the same for the conda layer, and the sources' lock names every patch by its sha256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from verlock import project
+from verlock.errors import LockError, RecipeError, StaleLock, VerlockError
+
+if TYPE_CHECKING:
+    from verlock.recipe import Recipe
+
+CONDA_LOCK = "conda-lock.yml"
+REQUIREMENTS = "requirements.txt"
+BUILD_REQUIREMENTS = "build-requirements.txt"
+SOURCES = "sources.json"
+
+_PIN = re.compile(r"^(?P<name>[A-Za-z0-9][\w.-]*)(?:\[[^\]]*\])?==(?P<version>[^\s;\\]+)\s*(?:;(?P<marker>[^\\]*))?$")
+_HASH = re.compile(r"^--hash=(sha256:[0-9a-f]{64})$")
+_INPUTS = re.compile(r"^# inputs (sha256:[0-9a-f]{64})$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Pin:
+    """One line of the pip layer: `name` is normalised, `hashes` are `sha256:<hex>`, `via` is who asks for it."""
+
+    name: str
+    version: str
+    hashes: tuple[str, ...]
+    marker: str = ""
+    via: tuple[str, ...] = ()
+
+
+def normalise(name: str) -> str:
+    """A distribution's name as the packaging standards compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pins(path: Path, *, hashed: bool = True) -> list[Pin]:
+    """The pins of a requirements.txt in pip-tools' format.
+
+    Raises:
+        LockError: the file is missing, or a line (whose number is given) is no pin, has no hash or appears twice.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise LockError(f"{shown(path)} is missing", "make it with `nox -s lock`") from None
+    found: dict[str, Pin] = {}
+    for number, text, via in _entries(lines):
+        words = text.split("--hash=")
+        match = _PIN.match(words[0].strip())
+        if not match:
+            raise LockError(f"{shown(path)}, line {number}: not a pin: {words[0].strip()!r}", "make it again with `nox -s lock`")
+        hashes = []
+        for word in words[1:]:
+            one = _HASH.match(f"--hash={word.strip()}")
+            if not one:
+                raise LockError(f"{shown(path)}, line {number}: not a sha256: {word.strip()!r}", "only sha256 is taken")
+            hashes.append(one[1])
+        name = normalise(match["name"])
+        if hashed and not hashes:
+            raise LockError(f"{shown(path)}, line {number}: {name} has no hash", "make it again with `nox -s lock`")
+        if name in found:
+            raise LockError(f"{shown(path)}, line {number}: {name} is there twice", "make it again with `nox -s lock`")
+        found[name] = Pin(name, match["version"], tuple(hashes), (match["marker"] or "").strip(), tuple(via))
+    return list(found.values())
+
+
+def _entries(lines: Sequence[str]) -> Iterator[tuple[int, str, list[str]]]:
+    """Each requirement with its line number, its continuation lines joined, and the names of the `# via` lines below it."""
+    current: tuple[int, str, list[str]] | None = None
+    continued = False
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if text.startswith("#"):
+            if current and line.startswith(" "):
+                asker = text.lstrip("#").strip().removeprefix("via").strip()
+                current[2].extend([asker] if asker else [])
+            continue
+        if continued and current:
+            current = (current[0], f"{current[1]} {text.rstrip(chr(92)).strip()}", current[2])
+        elif text:
+            if current:
+                yield current
+            current = (number, text.rstrip("\\").strip(), [])
+        continued = text.endswith("\\")
+    if current:
+        yield current
+
+
+def shown(path: Path) -> str:
+    """A path as messages show it: within the clone, relative to it."""
+    return str(path.relative_to(project.ROOT)) if path.is_relative_to(project.ROOT) else str(path)
+
+
+# inputs ----------------------------------------------------------------------------------------------
+
+
+def requirement_files(path: Path) -> list[Path]:
+    """A .in file and all it includes by `-r` or `-c`, depth first, each once. Raises LockError when one is missing."""
+    found: dict[Path, None] = {}
+
+    def visit(file: Path, asker: Path | None) -> None:
+        file = file.resolve()
+        if file in found:
+            return
+        if not file.is_file():
+            raise LockError(f"{shown(file)} is missing", f"{shown(asker)} asks for it" if asker else "a variant needs it")
+        found[file] = None
+        for line in file.read_text(encoding="utf-8").splitlines():
+            if match := re.match(r"^\s*(?:-r|--requirement|-c|--constraint)[\s=]+(\S+)", line):
+                visit(file.parent / match[1], file)
+
+    visit(path, None)
+    return list(found)
+
+
+def input_digest(recipe: Recipe, python: str, name: str = REQUIREMENTS) -> str:
+    """`sha256:<hex>` over all that decides one file of the pip layer, comments and blank lines apart.
+
+    That is: the .in file and its includes (by their place in the clone, which `# via` lines show), the Python, the cut-off, the
+    glibc and the packages that may be sdists.
+    """
+    source = project.ENVIRONMENTS / recipe.name / f"{name.removesuffix('.txt')}.in"
+    facts: list[Any] = [
+        python,
+        recipe.cutoff.date.isoformat(),
+        recipe.platform.subdir,
+        recipe.platform.glibc,
+        sorted(normalise(sdist.package) for sdist in recipe.sdist),
+    ]
+    for file in requirement_files(source):
+        lines = (re.sub(r"(^|\s)#.*$", "", line).strip() for line in file.read_text(encoding="utf-8").splitlines())
+        facts.append([file.relative_to(project.ENVIRONMENTS.resolve()).as_posix(), [line for line in lines if line]])
+    return "sha256:" + hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def header(recipe: Recipe, python: str, name: str = REQUIREMENTS) -> str:
+    """The comment lines at the top of a file of the pip layer; the last of them is what `check` reads."""
+    return (
+        f"# Made by `nox -s lock -- {recipe.name}` from environments/{recipe.name}/{name.removesuffix('.txt')}.in: edit that.\n"
+        f"# CPython {python}, {recipe.platform.subdir}, glibc {recipe.platform.glibc}; "
+        f"nothing uploaded on or after {recipe.cutoff.date.isoformat()} (UTC).\n"
+        f"# inputs {input_digest(recipe, python, name)}\n"
+    )
+
+
+def environment_files(recipe: Recipe, python: str) -> list[Path]:
+    """The environment.yml files of one conda layer, in the order in which conda-lock merges them."""
+    common = project.ENVIRONMENTS / "common"
+    files = [common / "environment.yml", common / f"python-{python}.yml"]
+    if recipe.platform.compiler:
+        files.append(common / "compiler.yml")
+    files.append(project.ENVIRONMENTS / recipe.name / "environment.yml")
+    for file in files:
+        if not file.is_file():
+            raise LockError(f"{shown(file)} is missing", f"the conda layer of {recipe.name} for Python {python} needs it")
+    return files
+
+
+def virtual_packages(recipe: Recipe) -> dict[str, str]:
+    """The virtual packages of a conda layer, as conda-lock's --virtual-package-spec takes them; none is this machine's."""
+    return {
+        "__archspec": "1 x86_64",
+        "__glibc": recipe.platform.glibc,
+        "__linux": recipe.platform.linux,
+        "__unix": "0",
+    }
+
+
+def conda_content_hash(recipe: Recipe, python: str) -> str:
+    """conda-lock's own content hash of one conda layer, computed here.
+
+    conda-lock takes two seconds to import, which `--check` has not got; the hash is of JSON, and a test holds this function to
+    what conda-lock computes.
+    """
+    import yaml
+
+    channels: list[str] = []
+    specs: dict[str, dict[str, Any]] = {}
+    for file in environment_files(recipe, python):
+        try:
+            content = yaml.load(file.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            channels += [name for name in content["channels"] if name not in channels]
+            lines = [str(line) for line in content["dependencies"]]
+        except (yaml.YAMLError, KeyError, TypeError) as error:
+            raise LockError(f"{shown(file)} is not an environment.yml: {error!r}", "see environments/common") from None
+        for line in lines:
+            name, _, version = line.partition(" ")
+            specs[name] = _spec(name, version.replace(" ", ""))
+    content = {
+        "channels": [json.dumps({"url": name, "used_env_vars": []}, separators=(",", ":")) for name in channels],
+        "specs": [specs[name] for name in sorted(specs)],
+        "virtual_package_hash": {
+            "linux-64": {"info": {"subdir": "linux-64"}, "packages": _fake_packages(virtual_packages(recipe))},
+            "noarch": {"info": {"subdir": "noarch"}, "packages": {}},
+        },
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _spec(name: str, version: str) -> dict[str, Any]:
+    """One dependency, as conda-lock serialises it."""
+    plain = version.removeprefix("==")
+    return {
+        "build": None,
+        "category": "main",
+        "conda_channel": None,
+        "extras": [],
+        "hash": None,
+        "manager": "conda",
+        "name": name.lower(),
+        "version": plain,
+    }
+
+
+def _fake_packages(virtual: dict[str, str]) -> dict[str, Any]:
+    """Virtual packages as the fake channel that conda-lock hashes; its timestamp is the first day of 2020."""
+    packages: dict[str, Any] = {}
+    for name, text in virtual.items():
+        version, _, string = text.partition(" ")
+        build = f"{string}_0" if string else "0"
+        packages[f"{name}-{version}-{build}.tar.bz2"] = {
+            "build": build,
+            "build_number": 0,
+            "build_string": string,
+            "depends": [],
+            "name": name,
+            "noarch": "",
+            "package_type": "virtual_system",
+            "subdir": "linux-64",
+            "timestamp": 1577854800000,
+            "version": version,
+        }
+    return packages
+
+
+# check -----------------------------------------------------------------------------------------------
+
+
+def stale(recipe: Recipe) -> list[str]:
+    """What of a variant's locks no longer belongs to its inputs, a sentence each; empty when all is current."""
+    found: list[str] = []
+    for python in recipe.python:
+        folder = recipe.lock_dir(python)
+        for name, complaint in (
+            (CONDA_LOCK, lambda path: _stale_conda(recipe, python, path)),  # noqa: B023 - called at once
+            (REQUIREMENTS, lambda path: _stale_pip(recipe, python, path)),  # noqa: B023
+            (BUILD_REQUIREMENTS, lambda path: _stale_pip(recipe, python, path)),  # noqa: B023
+            (SOURCES, lambda path: _stale_sources(recipe, path)),
+        ):
+            path = folder / name
+            if name == SOURCES and not recipe.patch and recipe.source is None:
+                said = "is there, but the recipe has no patch and no source" if path.exists() else None
+            else:
+                said = complaint(path) if path.exists() else "is missing"
+            if said:
+                found.append(f"{shown(path)} {said}")
+    return found
+
+
+def _stale_conda(recipe: Recipe, python: str, path: Path) -> str | None:
+    match = re.search(r"^  content_hash:\n    linux-64: ([0-9a-f]{64})$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    if match and match[1] == conda_content_hash(recipe, python):
+        return None
+    return "is older than the environment.yml files it is made from, or than the recipe's [platform]"
+
+
+def _stale_pip(recipe: Recipe, python: str, path: Path) -> str | None:
+    match = _INPUTS.search(path.read_text(encoding="utf-8"))
+    if match and match[1] == input_digest(recipe, python, path.name):
+        return None
+    return "is older than the .in files it is made from, or than the recipe's python, cutoff, platform or sdist"
+
+
+def _stale_sources(recipe: Recipe, path: Path) -> str | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        locked = [(item["file"], item["sha256"]) for item in content["patches"]]
+        wheel = content["wheel"]
+    except (ValueError, KeyError, TypeError):
+        return "is not a lock of sources"
+    there = [(patch.file, recipe.patch_path(patch)) for patch in recipe.patch]
+    if locked != [(name, hashlib.sha256(file.read_bytes()).hexdigest()) for name, file in there if file.is_file()]:
+        return "does not name the patches of the recipe, or not as they are now"
+    if recipe.source is not None:
+        from verlock import build
+
+        if wheel is None or wheel.get("inputs") != build.inputs(recipe):
+            return "names a wheel of another source, or of other patches"
+    return None
+
+
+def check(variants: Sequence[str] = ()) -> int:
+    """Are the locks of these variants (all when none is named) current? Returns 0; offline, and for people and CI.
+
+    Raises:
+        StaleLock: something is stale or missing; every file is named.
+        UnknownVariant, RecipeError: as `recipe.load`; other variants are looked at first.
+    """
+    from verlock import console, recipe
+
+    found: list[str] = []
+    broken: list[VerlockError] = []
+    named = list(variants) or recipe.names()
+    for variant in named:
+        try:
+            found += stale(recipe.load(variant))
+        except (RecipeError, LockError) as error:
+            broken.append(error)
+    if not variants:
+        found += _orphans()
+    if found:
+        lines = [*found, *(error.problem for error in broken)]
+        raise StaleLock("these locks are stale:\n  " + "\n  ".join(lines), "`nox -s lock` makes them current")
+    if broken:
+        raise broken[0]
+    console.say(f"locks are current: {', '.join(named)}")
+    return 0
+
+
+def _orphans() -> list[str]:
+    """Folders of locks/ that belong to no recipe or to no Python of one."""
+    from verlock import recipe
+
+    found: list[str] = []
+    known = {*recipe.names(), "tools"}
+    for folder in sorted(project.LOCKS.iterdir()):
+        if folder.is_dir() and folder.name not in known:
+            found.append(f"{shown(folder)} belongs to no recipe")
+    return found
