@@ -94,6 +94,13 @@ def read_lock(folder: Path) -> dict[str, Any]:
     return locked
 
 
+def write_lock(folder: Path, content: dict[str, Any]) -> None:
+    """Write `sources.json` of one lock folder, the same bytes for the same content."""
+    draft = folder / f".{LOCK}.draft"
+    draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    draft.replace(folder / LOCK)
+
+
 def read(recipe: Recipe) -> list[PatchFile]:
     """The recipe's patch files in their order.
 

@@ -112,7 +112,7 @@ def unpack(package: str, requirements: Path, python: str, into: Path) -> None:
         LockError: requirements.txt does not name it.
         InstallError, IntegrityError, NetworkError: from uv.
     """
-    block = re.search(rf"^{re.escape(package)}==.*(?:\\\n.*)*", requirements.read_text(encoding="utf-8"), re.MULTILINE)
+    block = re.search(rf"^{re.escape(package)}==(?:.*\\\n)*.*$", requirements.read_text(encoding="utf-8"), re.MULTILINE)
     if block is None:
         raise LockError(f"{requirements} does not name {package}, which a patch is for", "lock again: `nox -s lock`")
     with scratch("one") as work:
