@@ -48,7 +48,7 @@ def install(recipe: Recipe, python: str, prefix: Path, kind: str) -> tuple[dict[
     if found is None:
         raise NoBase(
             f"{reason or 'the host base was asked for'}, and there is no CPython {python} on this machine",
-            f"install CPython {python} (uv python install {python}), or make a conda-forge mirror known with VERLOCK_CONDA_MIRROR",
+            f"install one (uv python install {python}), or name a conda-forge mirror in VERLOCK_CONDA_MIRROR",
         )
     if reason:
         console.warn(

@@ -7,18 +7,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_QUIET = False
+_settings = {"quiet": False}
 
 
 def set_quiet(quiet: bool) -> None:
     """Silence `say` and `step`; warnings stay."""
-    global _QUIET
-    _QUIET = quiet
+    _settings["quiet"] = quiet
 
 
 def say(text: str) -> None:
     """Tell the user something."""
-    if not _QUIET:
+    if not _settings["quiet"]:
         print(text, file=sys.stderr, flush=True)
 
 
@@ -57,7 +56,7 @@ def step(name: str, detail: str = "") -> Iterator[Step]:
     """Show one step of a longer work: `name  detail ... 3.2 s` when it is done."""
     current = Step(name, detail)
     start = time.monotonic()
-    if _QUIET:
+    if _settings["quiet"]:
         yield current
         return
     if sys.stderr.isatty():

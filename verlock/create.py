@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,8 +21,6 @@ from verlock.errors import ArtefactMissing, CheckFailed, NetworkError, NotSealed
 
 if TYPE_CHECKING:  # pydantic and the rest cost more than a whole no-op run
     from verlock.recipe import Recipe
-
-_NOT_ALLOWED = frozenset({"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX", "LD_PRELOAD"})
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ def _can_complete(sealed: dict[str, Any]) -> bool:
 
 
 def _make(variant: str, python: str, prefix: Path, current: str, options: Options) -> dict[str, Any]:
-    from verlock import base, preflight, recipe, wheels
+    from verlock import base, check, preflight, recipe, wheels
 
     loaded = recipe.load(variant)
     loaded.chosen_python(python)
@@ -137,7 +134,7 @@ def _make(variant: str, python: str, prefix: Path, current: str, options: Option
         patched = _patched(loaded, python, prefix, locks)
         step.detail = f"{len(patched)} applied" if patched else "none"
     with console.step("check") as step:
-        step.detail = _check(loaded, python, interpreter, current)
+        step.detail = check.run(loaded, interpreter, current)
     with console.step("seal"):
         return _seal(loaded, python, prefix, current, entry, owned, hashes, missing, patched, built, options)
 
@@ -229,48 +226,15 @@ def _from_source(
 
 
 def _patched(recipe: Recipe, python: str, prefix: Path, locks: Path) -> list[dict[str, Any]]:
-    """Patches go into the installed files, except those that a source build has already taken in."""
-    if not recipe.patch or recipe.source is not None:
+    """Patch the installed files; a source build has taken its patches in already, and its wheel's sha256 says so."""
+    if not recipe.patch:
         return []
     from verlock import patches, verify
 
-    return patches.apply(recipe, verify.site_packages(prefix, python), patches.read_lock(locks))
-
-
-def _check(recipe: Recipe, python: str, interpreter: Path, current: str) -> str:
-    """Dependencies consistent, versions as locked, key imports work. Raises CheckFailed or InstallError.
-
-    The imports take 20 s without byte code and depend on nothing but the digest and the interpreter, so a machine proves
-    them once for each.
-    """
-    from verlock import wheels
-
-    wheels.check(interpreter)
-    proof = project.cache_dir() / "imports" / f"{current}-{digest.of_file(interpreter.resolve())[:16]}"
-    if proof.exists():
-        return "dependencies consistent; imports proven before for this digest"
-    wanted = {"vllm": recipe.vllm.version, "verl": recipe.verl.version}
-    code = "import torch, vllm, verl; print('VERLOCK', vllm.__version__, verl.__version__, torch.__version__)"
-    done = subprocess.run(
-        [interpreter, "-I", "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=_plain_environment(recipe),
-        cwd="/",
-    )
-    last = next((line.split() for line in done.stdout.splitlines() if line.startswith("VERLOCK ")), None)
-    if done.returncode or last is None:
-        raise CheckFailed(
-            f"importing torch, vllm and verl fails\n{_indented(done.stderr)}",
-            "this is a fault of the lock: please report it",
-        )
-    got = {"vllm": last[1], "verl": last[2]}
-    if got != wanted:
-        raise CheckFailed(f"the environment has {got}, the recipe names {wanted}", "lock again: `nox -s lock`")
-    proof.parent.mkdir(parents=True, exist_ok=True)
-    proof.touch()
-    return f"vllm {last[1]}, verl {last[2]}, torch {last[3]} import"
+    locked = patches.read_lock(locks)
+    if recipe.source is not None:
+        return patches.receipt_entries(recipe, locked)
+    return patches.apply(recipe, verify.site_packages(prefix, python), locked)
 
 
 def _seal(
@@ -340,15 +304,6 @@ def _report(variant: str, prefix: Path, sealed: dict[str, Any], verb: str, secon
     if verb == "ready":
         how = f"conda activate {prefix}" if base["kind"] == "conda" else f"source {prefix}/bin/activate"
         console.say(f"  {how}")
-
-
-def _plain_environment(recipe: Recipe) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in _NOT_ALLOWED}
-    return {**kept, **recipe.vllm.environment}
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"    {line}" for line in text.strip().splitlines()[-12:])
 
 
 @contextlib.contextmanager

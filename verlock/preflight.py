@@ -81,7 +81,7 @@ def check_driver(recipe: Recipe, version: str) -> None:
     """Is this driver new enough for the variant's CUDA? Raises DriverTooOld."""
     if numbers(version) < numbers(recipe.cuda.min_driver):
         raise DriverTooOld(
-            f"the NVIDIA driver is {version}; CUDA {recipe.cuda.version} of {recipe.name} needs {recipe.cuda.min_driver} or newer",
+            f"the NVIDIA driver is {version}, {recipe.name} (CUDA {recipe.cuda.version}) needs {recipe.cuda.min_driver} or newer",
             "update the driver, or prepare the environment on a machine without a GPU for one that has a newer driver",
         )
 
@@ -93,7 +93,8 @@ def compiler(recipe: Recipe, prefix: Path) -> None:
     """
     if recipe.platform.compiler and not _compiler(prefix):
         console.warn(
-            f"{recipe.name}'s engine compiles kernels at run time and there is no C compiler (cc, gcc) here: install one, or use the conda base"
+            f"{recipe.name}'s engine compiles kernels at run time, and there is no C compiler (cc, gcc) here: "
+            "install one, or use the conda base"
         )
 
 

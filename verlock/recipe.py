@@ -276,10 +276,7 @@ def _allowed_at(loc: tuple[Any, ...]) -> list[str]:
     definitions = schema()
     node = definitions
     for part in loc:
-        if isinstance(part, int):
-            node = node["items"]
-        else:
-            node = node["properties"][part]
+        node = node["items"] if isinstance(part, int) else node["properties"][part]
         for option in node.get("anyOf", [node]):
             if "$ref" in option:
                 node = definitions["$defs"][option["$ref"].rsplit("/", 1)[1]]
