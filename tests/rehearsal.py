@@ -1,0 +1,103 @@
+"""A rollout engine for the CPU with the failures a real one can have: it keeps its own weights and a real prefix cache.
+
+It stands where vLLM stands, in tests alone: `verlock smoke` has no way to ask for it. Weights go in under Hugging Face
+names and stay there until the next `load`; keys and values of a prompt's prefix stay until the cache is reset, whatever
+weights they came from.
+"""
+
+from __future__ import annotations
+
+import copy
+from contextlib import contextmanager
+
+import torch
+from transformers import AutoTokenizer, DynamicCache, Qwen2ForCausalLM
+
+from verlock.smoke.rollout import Generated
+from verlock.smoke.suite import shards
+
+BLOCK = 16
+
+
+class RehearsalEngine:
+    kind = "V0"
+
+    def __init__(self, *, model, tensor_parallel_size, enforce_eager, fail="", **llm):
+        import os
+
+        if fail:
+            raise RuntimeError(fail)
+        self.rank, self.tp = int(os.environ["RANK"]), tensor_parallel_size
+        self.model = Qwen2ForCausalLM.from_pretrained(
+            model, torch_dtype=torch.bfloat16, attn_implementation="sdpa"
+        ).eval()
+        self.tokenizer = len(AutoTokenizer.from_pretrained(model))
+        self.vocabulary = self.model.config.vocab_size
+        self.cache = {}
+        self.graphs = not enforce_eager
+        self.replayed = 0
+        self.asleep = False
+
+    @torch.no_grad()
+    def generate(self, prompts, *, new, n=1, greedy=False, top=0, seed=0):
+        assert not self.asleep
+        draw = torch.Generator().manual_seed(seed)
+        return [[self._one(prompt, new, greedy, top, draw) for _ in range(n)] for prompt in prompts]
+
+    def _one(self, prompt, new, greedy, top, draw):
+        prefix = prompt[: (len(prompt) - 1) // BLOCK * BLOCK]
+        if prefix not in self.cache:
+            self.cache[prefix] = self.model(torch.tensor([prefix]), use_cache=True).past_key_values
+        past = copy.deepcopy(self.cache[prefix])
+        assert isinstance(past, DynamicCache)
+        left = prompt[len(prefix) :]
+        tokens, logprobs, likely = [], [], []
+        for position in range(new):
+            answer = self.model(torch.tensor([left]), past_key_values=past, use_cache=True)
+            past = answer.past_key_values
+            scores = torch.log_softmax(answer.logits[0, -1].float(), dim=-1)
+            token = int(scores.argmax()) if greedy else int(torch.multinomial(scores.exp(), 1, generator=draw))
+            tokens.append(token)
+            logprobs.append(float(scores[token]))
+            likely.append({int(i): float(scores[i]) for i in scores.topk(top).indices} if top else {})
+            left = (token,)
+            self.replayed += self.graphs and position > 0
+        return Generated(prompt, tuple(tokens), tuple(logprobs), tuple(likely) if top else ())
+
+    def load(self, weights):
+        self.model.load_state_dict(dict(weights), strict=True)
+
+    def reset_prefix_cache(self):
+        self.cache.clear()
+
+    def sleep(self):
+        self.asleep = True
+        self.cache.clear()
+
+    def wake(self):
+        self.asleep = False
+
+    def memory(self):
+        return 1.5 if self.asleep else 25.0
+
+    def parameters(self):
+        return shards(self.model.state_dict(), self.rank % self.tp, self.tp)
+
+    def placement(self):
+        import os
+
+        return {
+            "engine_rank": self.rank,
+            "device": int(os.environ["LOCAL_RANK"]),
+            "tp_rank": self.rank % self.tp,
+            "tp_size": self.tp,
+        }
+
+    def replays(self):
+        return self.replayed
+
+    @contextmanager
+    def eager(self):
+        before, self.graphs = self.graphs, False
+        yield
+        self.graphs = before

@@ -1,0 +1,115 @@
+"""One rank of a smoke run: `torchrun -m verlock.smoke CONFIG`, CONFIG being the JSON that verlock.certificate writes."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from verlock.smoke import gates, sabotage
+from verlock.smoke.report import Report, write_error
+from verlock.smoke.watchdog import Heartbeat
+
+# Seconds a phase may take; an engine with CUDA graphs started in 74 s, gates take a few seconds each.
+LIMITS = {"imports": 240.0, "trainer": 120.0, "engine": 420.0, "gate": 90.0, "last": 60.0}
+
+
+def main(config: dict[str, Any]) -> None:
+    """Run all passes the configuration asks for; the report is in its folder."""
+    folder = Path(config["folder"])
+    limits = {**LIMITS, **config.get("limits", {})}
+    rank = int(os.environ["RANK"])
+    heart = Heartbeat(folder, rank)
+    where = "start"
+
+    @contextmanager
+    def phase(name: str) -> Iterator[None]:
+        nonlocal where
+        where = name
+        with heart.phase(name, limits[name.split()[0]]):
+            yield
+
+    try:
+        _run(config, folder, heart, phase)
+    except BaseException as error:
+        write_error(folder, rank, where, error)
+        raise
+    heart.done()
+
+
+def _run(config: dict[str, Any], folder: Path, heart: Heartbeat, phase: Any) -> None:
+    with phase("imports"):
+        import torch  # noqa: F401
+        import transformers
+
+        from verlock.smoke import facts, model, rollout
+        from verlock.smoke.suite import Sizes, Suite
+        from verlock.smoke.trainer import Trainer
+        from verlock.smoke.world import Ranks
+
+        transformers.logging.set_verbosity_error()
+        module, name = config.get("engine", "verlock.smoke.rollout:Vllm").split(":")
+        make_engine = getattr(importlib.import_module(module), name)
+    report = Report(folder, writes=int(os.environ["RANK"]) == 0)
+    with phase("trainer"):
+        world = Ranks(config["device"], config["tp"])
+        checkpoint = folder / "model"
+        if world.rank == 0:
+            model.write(checkpoint)
+        world.barrier()
+        trainer = Trainer(checkpoint, world.device)
+        baseline = rollout.device_memory() if config["device"] == "cuda" else 0.0
+    with phase("engine"):
+        start = time.monotonic()
+        engine = make_engine(
+            **rollout.arguments(
+                checkpoint,
+                tp=config["tp"],
+                mode=config["mode"],
+                sleep_mode=config["sleep_mode"],
+                extra=config.get("llm", {}),
+            )
+        )
+        report.data["engine_seconds"] = time.monotonic() - start
+    with phase("gate 1"):
+        start = time.monotonic()
+        known = facts.gather(engine.kind, config["driver"], config.get("imports", facts.IMPORTS))
+        report.data["facts"] = known
+        first = gates.environment(known, config["expected"])
+        first = gates.Gate(**{**first.__dict__, "seconds": time.monotonic() - start})
+
+    suite = Suite(engine, trainer, world, config["mode"], baseline, phase, Sizes(**config.get("sizes", {})))
+    asked = config.get("sabotage", "")
+    modes = ["", *(mode for mode in sabotage.MODES if mode != "hang")] if asked == sabotage.ALL else [asked]
+    for number, mode in enumerate(modes):
+        if number:
+            with phase("gate restart"):
+                suite.restart()
+        report.begin(mode, [first])
+        for gate in suite.run(mode):
+            report.add(gate)
+        if not number:
+            report.data["fingerprint"] = suite.fingerprint
+    report.data["phases"] = [[name, seconds, limit] for name, seconds, limit in heart.phases]
+    report.write()
+    hangs = asked in ("hang", sabotage.ALL)
+    if asked == sabotage.ALL:
+        report.begin("hang", [gates.Gate.from_dict(gate) for gate in report.data["passes"][0]["gates"]])
+    with phase("last barrier"):
+        while hangs and world.rank == world.size - 1:
+            time.sleep(1.0)
+        world.barrier()
+
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    # vLLM's and NCCL's own clean-up at exit can hang; everything that matters is on disk.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -1,0 +1,62 @@
+"""What is installed and what runs: read from the environment itself, for gate 1 and the certificate."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+# The second and third are compiled: a wrong C++ ABI or CUDA shows as an undefined symbol at their import.
+IMPORTS = ("vllm", "vllm._C", "vllm.cumem_allocator", "verl", "verl.trainer.main_ppo", "ray", "tensordict")
+OPTIONAL = ("flash_attn",)
+PACKAGES = ("vllm", "verl", "torch", "transformers", "ray", "tensordict", "numpy", "triton", "xformers", "flash-attn")
+
+
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """The installed versions of those that are installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def imports(modules: Sequence[str]) -> dict[str, str]:
+    """Import each; its error as text, empty when it imports. Optional modules count once they are installed."""
+    wanted = [*modules, *(name for name in OPTIONAL if versions([name.replace("_", "-")]))]
+    result = {}
+    for module in wanted:
+        try:
+            importlib.import_module(module)
+            result[module] = ""
+        # A compiled module can raise anything while it loads, and each is this gate's to report.
+        except Exception as error:
+            result[module] = f"{type(error).__name__}: {error}"
+    return result
+
+
+def gather(engine: str, driver: str, modules: Sequence[str]) -> dict[str, Any]:
+    """Everything gate 1 looks at: see `gates.environment`.
+
+    Args:
+        engine: V0 or V1, as the live engine is.
+        driver: the GPU driver's version, as nvidia-smi names it.
+        modules: what must import.
+    """
+    import torch
+
+    return {
+        "engine": engine,
+        "driver": driver,
+        "python": platform.python_version(),
+        "versions": versions(PACKAGES),
+        "imports": imports(modules),
+        "cuda": torch.version.cuda,
+        "nccl": ".".join(map(str, torch.cuda.nccl.version())) if torch.cuda.is_available() else "",
+        "cxx11abi": bool(torch._C._GLIBCXX_USE_CXX11_ABI),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+    }

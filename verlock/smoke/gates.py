@@ -1,0 +1,479 @@
+"""The gates of a smoke run: pure logic on measured numbers, standard library only.
+
+Every function takes what was measured and returns a `Gate`: value, bound, verdict, and one sentence when it fails. What
+several ranks measured comes as a list, and the worst rank decides. A NaN never passes: comparisons are written so that
+it falls on the failing side.
+
+Where the bounds come from: NeMo-RL allows a mean exp(abs(dlogp)) of 1.043, SkyRL a mean abs(dlogp) of 0.0104, verl's FAQ
+calls differences above 0.01 a problem; on an H100 this model measured 0.001-0.0025 in bf16 when weights agree and 0.47 when
+they do not, so 0.02 and 1.05 are far from both. vLLM's own sleep tests allow 2 GiB (V0) and 7 GiB (V1) asleep; this model
+measured 1.8 GiB of everything, context and trainer included.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+PASS, FAIL, SKIP = "pass", "fail", "skip"
+
+DLOGP_BOUND = 0.02
+EXP_DLOGP_BOUND = 1.05
+CHANGE_FACTOR = 10.0
+RESIDUAL_BOUND_GIB = 3.0
+GROWTH_BOUND_GIB = 0.25
+TOP = 5
+
+NAMES = {
+    "1": "imports, versions, engine",
+    "2": "greedy: top 5 agree",
+    "3": "logprobs before training",
+    "4": "weight sync, both directions",
+    "5": "prefix cache after a sync",
+    "6": "sleep and wake, three times",
+    "7": "n=4 and a complete batch",
+    "8": "loss, gradients, parameters",
+    "9": "CUDA graphs and eager",
+    "10": "ranks, shards, replicas",
+    "verl": "one GRPO step of verl",
+    "watchdog": "progress within time",
+}
+MEASURED_INSIDE = tuple(str(number) for number in range(1, 11))
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One line of the report."""
+
+    id: str
+    verdict: str
+    value: str
+    bound: str
+    sentence: str = ""
+    seconds: float = 0.0
+    note: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the gate is about, for people."""
+        return NAMES[self.id]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The gate as JSON holds it."""
+        return {**asdict(self), "name": self.name}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Gate:
+        """The gate out of a report's JSON."""
+        return cls(**{key: data[key] for key in cls.__dataclass_fields__ if key in data})
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two sets of logprobs of the same tokens are apart: means over all tokens, in nats."""
+
+    mean: float
+    mean_exp: float
+    count: int
+
+    @classmethod
+    def of(cls, ours: Sequence[float], theirs: Sequence[float]) -> Agreement:
+        """Compare token by token. Both must have the same length; nothing to compare gives NaN, which no gate passes."""
+        if len(ours) != len(theirs):
+            raise ValueError(f"{len(ours)} logprobs against {len(theirs)}")
+        apart = [abs(a - b) for a, b in zip(ours, theirs, strict=True)]
+        if not apart:
+            return cls(math.nan, math.nan, 0)
+        # exp overflows a float beyond 709 nats; such a value is a failure in any case.
+        grown = [math.exp(min(d, 700.0)) if d == d else math.nan for d in apart]
+        return cls(sum(apart) / len(apart), sum(grown) / len(grown), len(apart))
+
+    @classmethod
+    def worst(cls, ranks: Sequence[Agreement]) -> Agreement:
+        """The rank that is furthest off; one NaN makes it NaN."""
+        if any(not math.isfinite(each.mean) for each in ranks):
+            return cls(math.nan, math.nan, sum(each.count for each in ranks))
+        return max(ranks, key=lambda each: each.mean)
+
+
+def _gate(ident: str, problems: Sequence[str], value: str, bound: str, note: str = "") -> Gate:
+    return Gate(ident, FAIL if problems else PASS, value, bound, "; ".join(problems), note=note)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".") if part.isdigit())
+
+
+def environment(facts: Mapping[str, Any], expected: Mapping[str, Any]) -> Gate:
+    """Gate 1: what is installed and what really runs, against what the lock and the recipe say.
+
+    Args:
+        facts: versions, engine, imports (module -> error text, empty when fine), driver, cuda, cxx11abi.
+        expected: versions, engine, and where known min_driver, cuda, cxx11abi.
+    """
+    problems = [f"{module} does not import: {error}" for module, error in facts["imports"].items() if error]
+    problems += [
+        f"{package} is {facts['versions'].get(package, 'missing')}, the lock says {version}"
+        for package, version in expected["versions"].items()
+        if facts["versions"].get(package) != version
+    ]
+    if facts["engine"] != expected["engine"]:
+        problems.append(f"the live engine is {facts['engine']}, the recipe says {expected['engine']}")
+    least = expected.get("min_driver")
+    if least and _version(facts["driver"]) < _version(least):
+        problems.append(f"the driver is {facts['driver']}, CUDA {facts['cuda']} needs {least}")
+    if expected.get("cuda") and facts["cuda"] != expected["cuda"]:
+        problems.append(f"torch carries CUDA {facts['cuda']}, the recipe says {expected['cuda']}")
+    if expected.get("cxx11abi") is not None and facts["cxx11abi"] != expected["cxx11abi"]:
+        problems.append(f"torch has cxx11abi={facts['cxx11abi']}, extension wheels are for {expected['cxx11abi']}")
+    value = f"{facts['engine']}, driver {facts['driver']}, CUDA {facts['cuda']}, cxx11abi {facts['cxx11abi']}"
+    bound = f"{expected['engine']}, {len(expected['versions'])} versions as locked, all imports"
+    return _gate("1", problems, value, bound)
+
+
+def greedy(ranks: Sequence[Mapping[str, int]]) -> Gate:
+    """Gate 2: at every greedy position each side's choice is among the other's five most likely, and every id is a token.
+
+    Args:
+        ranks: per rank positions, mutual, largest_id, tokenizer (its size), vocabulary (the engine's).
+    """
+    positions = sum(rank["positions"] for rank in ranks)
+    mutual = sum(rank["mutual"] for rank in ranks)
+    largest = max(rank["largest_id"] for rank in ranks)
+    size = min(rank["tokenizer"] for rank in ranks)
+    problems = []
+    if not positions or mutual < positions:
+        problems.append(
+            f"at {positions - mutual} of {positions} positions the engine and the trainer do not have each other's choice "
+            "in their top 5: they do not compute the same model"
+        )
+    if largest >= size:
+        problems.append(f"token id {largest} is beyond the tokenizer's {size} tokens")
+    return _gate("2", problems, f"{mutual}/{positions}, ids <= {largest}", f"all, ids < {size}")
+
+
+def before_training(ranks: Sequence[Agreement]) -> Gate:
+    """Gate 3: the engine's logprobs of its own samples are the trainer's, before any training."""
+    worst = Agreement.worst(ranks)
+    problems = []
+    if not worst.mean <= DLOGP_BOUND or not worst.mean_exp <= EXP_DLOGP_BOUND:
+        problems.append("the engine reports other logprobs than the trainer computes for the same tokens and weights")
+    value = f"{worst.mean:.4f}, exp {worst.mean_exp:.4f}"
+    return _gate("3", problems, value, f"mean <= {DLOGP_BOUND}, exp <= {EXP_DLOGP_BOUND}")
+
+
+def changed_bound(reference: float) -> float:
+    """How far apart old and new weights must be: ten times gate 3's value, of which no more than its bound counts."""
+    return CHANGE_FACTOR * (min(reference, DLOGP_BOUND) if reference == reference else DLOGP_BOUND)
+
+
+def sync(reference: float, stale: Sequence[Agreement], synced: Sequence[Agreement]) -> Gate:
+    """Gate 4: after training and without a sync the two must disagree; after the sync they agree again.
+
+    Args:
+        reference: gate 3's mean abs(dlogp).
+        stale: per rank, trained weights against the engine's old ones.
+        synced: per rank, after the weights went over.
+    """
+    least = changed_bound(reference)
+    closest = min(stale, key=lambda each: each.mean if each.mean == each.mean else -1.0)
+    worst = Agreement.worst(synced)
+    problems = []
+    if not closest.mean > least:
+        problems.append(
+            f"after training and before the sync the two still agree ({closest.mean:.4f}): the training changed nothing, or this "
+            "comparison cannot see stale weights"
+        )
+    if not worst.mean <= DLOGP_BOUND:
+        problems.append(
+            "after the sync the engine still does not compute the trained model: the weights did not arrive"
+        )
+    return _gate(
+        "4",
+        problems,
+        f"stale {closest.mean:.4f}, synced {worst.mean:.4f}",
+        f"stale > {least:.4f}, synced <= {DLOGP_BOUND}",
+    )
+
+
+def prefix_cache(reference: float, changed: Sequence[Agreement], fresh: Sequence[Agreement]) -> Gate:
+    """Gate 5: the same prompts, cached under the old weights, give the new weights' logprobs after a sync.
+
+    Args:
+        reference: gate 3's mean abs(dlogp).
+        changed: per rank, the logprobs given before against what the new weights make of the same tokens.
+        fresh: per rank, the logprobs given after, against the new weights.
+    """
+    least = changed_bound(reference)
+    closest = min(changed, key=lambda each: each.mean if each.mean == each.mean else -1.0)
+    worst = Agreement.worst(fresh)
+    problems = []
+    if not closest.mean > least:
+        problems.append(
+            f"the new weights hardly change these prompts' logprobs ({closest.mean:.4f}): a stale cache would not show"
+        )
+    if not worst.mean <= DLOGP_BOUND:
+        problems.append(
+            "prompts seen before the sync are answered from keys and values of the old weights: the prefix cache is stale"
+        )
+    return _gate(
+        "5",
+        problems,
+        f"changed {closest.mean:.4f}, fresh {worst.mean:.4f}",
+        f"changed > {least:.4f}, fresh <= {DLOGP_BOUND}",
+    )
+
+
+def sleeping(ranks: Sequence[Mapping[str, Any]]) -> Gate:
+    """Gate 6: asleep the engine gives its memory back, cycle after cycle, and says the same after waking.
+
+    Args:
+        ranks: per rank baseline (GiB in use before the engine started), awake, asleep (a list, one per cycle), same and
+            compared (greedy sequences that were the same after waking, summed over the cycles).
+    """
+    residual = max(max(rank["asleep"]) - rank["baseline"] for rank in ranks)
+    growth = max(rank["asleep"][-1] - rank["asleep"][0] for rank in ranks)
+    awake = max(rank["awake"] - rank["baseline"] for rank in ranks)
+    same = sum(rank["same"] for rank in ranks)
+    compared = sum(rank["compared"] for rank in ranks)
+    problems = []
+    if not residual <= RESIDUAL_BOUND_GIB:
+        problems.append(
+            f"asleep the engine still holds {residual:.1f} of its {awake:.1f} GiB: the trainer will run out of memory"
+        )
+    if not growth <= GROWTH_BOUND_GIB:
+        problems.append(
+            f"every sleep leaves more behind ({growth:.2f} GiB over the cycles): a long run will run out of memory"
+        )
+    if not compared or same != compared:
+        problems.append(
+            f"{compared - same} of {compared} greedy texts changed over sleep: the weights did not survive it"
+        )
+    return _gate(
+        "6",
+        problems,
+        f"asleep {residual:.2f} of {awake:.1f} GiB, growth {growth:.2f}, same text {same}/{compared}",
+        f"<= {RESIDUAL_BOUND_GIB} GiB, growth <= {GROWTH_BOUND_GIB}, all",
+    )
+
+
+def batch(ranks: Sequence[Mapping[str, Any]]) -> Gate:
+    """Gate 7: `n` sequences come back for every prompt, of the length asked for, and they differ.
+
+    Args:
+        ranks: per rank prompts, n, lengths (per prompt, the lengths of its sequences), asked (tokens), distinct (per prompt).
+    """
+    wanted = sum(rank["prompts"] * rank["n"] for rank in ranks)
+    got = sum(len(lengths) for rank in ranks for lengths in rank["lengths"])
+    short = sum(1 for rank in ranks for lengths in rank["lengths"] for length in lengths if length != rank["asked"])
+    n = ranks[0]["n"]
+    alike = sum(
+        1
+        for rank in ranks
+        for lengths, kinds in zip(rank["lengths"], rank["distinct"], strict=True)
+        if kinds < len(lengths)
+    )
+    missing = sum(1 for rank in ranks for lengths in rank["lengths"] if len(lengths) != n)
+    missing += sum(abs(rank["prompts"] - len(rank["lengths"])) for rank in ranks)
+    problems = []
+    if got != wanted or missing:
+        problems.append(
+            f"{got} sequences came back where {wanted} were asked for, {missing} prompts have not {n}: advantages would be wrong"
+        )
+    if short:
+        problems.append(f"{short} sequences have not the length asked for")
+    if alike:
+        problems.append(f"{alike} prompts got the same sequence more than once: sampling repeats itself")
+    return _gate("7", problems, f"{got}/{wanted} sequences, {alike} prompts with repeats", f"{wanted}, none")
+
+
+def training(ranks: Sequence[Mapping[str, Any]]) -> Gate:
+    """Gate 8: loss and gradient norm are finite in every step, and the trainer's parameters moved.
+
+    Args:
+        ranks: per rank losses, grad_norms, moved (largest change of a parameter).
+    """
+    losses = [value for rank in ranks for value in rank["losses"]]
+    norms = [value for rank in ranks for value in rank["grad_norms"]]
+    bad = sum(1 for value in [*losses, *norms] if not math.isfinite(value))
+    moved = min((rank["moved"] for rank in ranks), default=0.0)
+    problems = []
+    if bad or not losses:
+        problems.append(f"{bad} of {len(losses) + len(norms)} losses and gradient norms are not finite numbers")
+    if not (math.isfinite(moved) and moved > 0):
+        problems.append("the optimizer's steps did not change the trainer's parameters")
+    largest = max((value for value in norms if math.isfinite(value)), default=math.nan)
+    return _gate("8", problems, f"{bad} not finite, grad norm <= {largest:.2f}, moved {moved:.1e}", "none, moved > 0")
+
+
+def graphs(mode: str, ranks: Sequence[Mapping[str, Any]]) -> Gate:
+    """Gate 9: decoding through CUDA graphs and the eager forward of the same engine give the same logprobs.
+
+    In eager mode it holds that no graph is ever replayed; the comparison then belongs to the run with graphs.
+
+    Args:
+        mode: eager or graphs.
+        ranks: per rank replayed (graph replays while decoding), eager_replayed (while forced eager), and in graphs mode
+            agreement (an Agreement) and positions (what could have been compared).
+    """
+    if mode == "eager":
+        replayed = max(rank["replayed"] for rank in ranks)
+        problems = [f"enforce_eager=True, and yet {replayed} CUDA graphs were replayed"] if replayed else []
+        return _gate(
+            "9", problems, f"{replayed} replays", "0 replays", note="eager run: compared in the run with graphs"
+        )
+    replayed = min(rank["replayed"] for rank in ranks)
+    forced = max(rank["eager_replayed"] for rank in ranks)
+    worst = Agreement.worst([rank["agreement"] for rank in ranks])
+    share = min(rank["agreement"].count / rank["positions"] for rank in ranks)
+    problems = []
+    if not replayed:
+        problems.append("enforce_eager=False, and yet no CUDA graph was replayed: this engine runs eagerly")
+    if forced:
+        problems.append(f"{forced} graphs were replayed on the eager path: nothing was compared")
+    if not worst.mean <= DLOGP_BOUND:
+        problems.append("CUDA graphs and the eager forward give other logprobs: the graphs replay something else")
+    if not share >= 0.5:
+        problems.append(f"greedy decoding parts at once: only {share:.0%} of the positions could be compared")
+    return _gate(
+        "9",
+        problems,
+        f"{worst.mean:.4f} over {share:.0%}, {replayed} replays, {forced} when eager",
+        f"<= {DLOGP_BOUND}, replays > 0, none when eager",
+    )
+
+
+def two_engines(eager: Sequence[Mapping[str, Any]], graph: Sequence[Mapping[str, Any]]) -> Gate:
+    """Gate 9 once more, across the two runs: the eager engine's and the graphs engine's greedy answers to the same prompts.
+
+    Args:
+        eager, graph: per prompt tokens and logprobs, at the same initial weights.
+    """
+    ours: list[float] = []
+    theirs: list[float] = []
+    positions = 0
+    for one, other in zip(eager, graph, strict=True):
+        positions += len(one["tokens"])
+        for a, b, x, y in zip(one["tokens"], other["tokens"], one["logprobs"], other["logprobs"], strict=True):
+            if a != b:  # a near tie fell the other way; from here on the two texts are different questions
+                break
+            ours.append(x)
+            theirs.append(y)
+    agreement = Agreement.of(ours, theirs)
+    share = agreement.count / positions if positions else 0.0
+    problems = []
+    if not agreement.mean <= DLOGP_BOUND or not share >= 0.5:
+        problems.append("an engine with CUDA graphs and one without answer the same prompts differently")
+    return _gate(
+        "9",
+        problems,
+        f"{agreement.mean:.4f} over {share:.0%}",
+        f"<= {DLOGP_BOUND}, >= 50%",
+        note="two engines: eager, graphs",
+    )
+
+
+def ranks_agree(ranks: Sequence[Mapping[str, Any]], tp: int) -> Gate:
+    """Gate 10: every rank is where it should be, holds its own shard, and says what its group must say.
+
+    Args:
+        ranks: in rank order, each with rank, local_rank, engine_rank, device (CUDA index), tp_rank, tp_size, world, wrong (names
+            of engine parameters that are not the trainer's shard for this rank), shards (how many were compared), greedy and
+            sampled (token ids, a tuple per prompt), prompts (indices of the global batch this rank answered).
+        tp: tensor-parallel size; ranks r with the same r // tp are one replica.
+    """
+    world = len(ranks)
+    problems = []
+    for place, rank in enumerate(ranks):
+        expected = {
+            "rank": place,
+            "engine_rank": place,
+            "device": rank["local_rank"],
+            "tp_rank": place % tp,
+            "tp_size": tp,
+            "world": world,
+        }
+        problems += [
+            f"rank {place} has {key} {rank[key]}, not {want}" for key, want in expected.items() if rank[key] != want
+        ]
+        if rank["wrong"]:
+            names = ", ".join(rank["wrong"][:2])
+            wrong = f"{len(rank['wrong'])} of {rank['shards']} parameters ({names} ...)"
+            problems.append(f"rank {place} holds other weights than its shard in {wrong}")
+    replicas = [ranks[start : start + tp] for start in range(0, world, tp)]
+    for number, replica in enumerate(replicas):
+        for other in replica[1:]:
+            if other["sampled"] != replica[0]["sampled"] or other["greedy"] != replica[0]["greedy"]:
+                problems.append(
+                    f"the ranks of replica {number} generate different tokens: tensor parallel ranks have come apart"
+                )
+            if other["prompts"] != replica[0]["prompts"]:
+                problems.append(f"the ranks of replica {number} answer different prompts")
+    for number, replica in enumerate(replicas[1:], start=1):
+        if replica[0]["greedy"] != replicas[0][0]["greedy"]:
+            problems.append(f"replicas 0 and {number} give different greedy answers to the same prompts")
+        if replica[0]["sampled"] == replicas[0][0]["sampled"]:
+            problems.append(f"replicas 0 and {number} draw the same samples: their seeds are the same")
+    answered = sorted(index for replica in replicas for index in replica[0]["prompts"])
+    if answered != list(range(len(answered))):
+        problems.append("the replicas' shares do not make up the batch: prompts are missing or answered twice")
+    misplaced = sum(len(rank["wrong"]) for rank in ranks)
+    shards = sum(rank["shards"] for rank in ranks)
+    note = "" if world > 1 else "one GPU: placement and weights; several ranks need --gpus 2"
+    return _gate(
+        "10",
+        problems,
+        f"{world} ranks, TP={tp} DP={world // tp}, {misplaced}/{shards} shards wrong",
+        "each at its place, 0 wrong, replicas agree",
+        note=note,
+    )
+
+
+def engine_did_not_start(error: str, world: int) -> Gate:
+    """The engine could not be built: gate 1 on one GPU, gate 10 where several ranks had to come together."""
+    if world > 1:
+        return Gate(
+            "10",
+            FAIL,
+            f"no engine on {world} ranks",
+            "an engine on every rank",
+            f"vLLM does not start on {world} ranks: {error}",
+        )
+    return Gate("1", FAIL, "no engine", "an engine", f"vLLM does not start: {error}")
+
+
+def not_reached(ident: str) -> Gate:
+    """A gate that was not measured because the run ended before it."""
+    return Gate(ident, SKIP, "not reached", "", note="the run ended before this gate")
+
+
+def watchdog(longest: float, phase: str, limit: float, hung: bool) -> Gate:
+    """Every phase of every rank ended within its limit, in seconds; `longest` is the one nearest to it."""
+    problems = [f"nothing moved for {longest:.0f} s in {phase!r}: every rank's stack is in the report"] if hung else []
+    return _gate("watchdog", problems, f"{longest:.0f} s in {phase}", f"<= {limit:.0f} s")
+
+
+def grpo(metrics: Mapping[str, float], code: int, standin: bool) -> Gate:
+    """verl's own step: it ended, its metrics are finite, and the three times are there.
+
+    Args:
+        metrics: of the last step, verl's names.
+        code: the exit code of verl.trainer.main_ppo.
+        standin: flash-attn was replaced by a stand-in with sdpa.
+    """
+    needed = ("timing_s/step", "timing_s/gen", "timing_s/update_actor")
+    problems = []
+    if code:
+        problems.append(f"verl.trainer.main_ppo ended with exit code {code}")
+    if not metrics:
+        problems.append("verl reported no step")
+    else:
+        problems += [f"verl's metrics lack {name}" for name in needed if name not in metrics]
+    if odd := [name for name, value in metrics.items() if not math.isfinite(value)]:
+        problems.append(f"{', '.join(odd[:3])} {'is' if len(odd) == 1 else 'are'} not finite")
+    step, gen, update = (metrics.get(name, math.nan) for name in needed)
+    value = f"step {step:.2f} s, generation {gen:.2f} s, update {update:.2f} s, {len(metrics)} metrics"
+    note = "flash-attn is not installed: run with an sdpa stand-in" if standin else ""
+    return _gate("verl", problems, value, "exit code 0, all metrics finite", note=note)

@@ -1,0 +1,180 @@
+"""One GRPO step of verl itself: `python -m verlock.smoke.grpo CONFIG` runs verl.trainer.main_ppo on generated prompts.
+
+verl's actor imports flash_attn.bert_padding and asks transformers for flash_attention_2. Where flash-attn is not installed, the
+step runs with a stand-in: an overlay of verl with `sdpa` in its place, and a flash_attn whose functions refuse to be called. That
+is not what verl trains with, and the report, the table and the certificate say so.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from verlock.smoke import model, overlay
+from verlock.smoke.report import write_error, write_json
+from verlock.smoke.watchdog import Heartbeat
+
+LIMIT = 300.0  # seconds; about 60 were measured, CUDA graphs and compilation come on top
+PROMPTS = 64
+BATCH = 8
+WORKERS = "workers/fsdp_workers.py"
+
+REWARD = '''"""The share of even words: any text can earn it, so that every group of answers has an advantage."""
+
+
+def compute_score(data_source, solution_str, ground_truth, extra_info=None):
+    """A number from 0 to 1."""
+    words = [word[1:] for word in solution_str.split() if word[1:].isdigit()]
+    return sum(int(word) % 2 == 0 for word in words) / max(len(words), 1)
+'''
+
+STANDIN = '''"""A stand-in for flash-attn: verl imports these four names, and with sdpa nothing calls them."""
+
+
+def _refuse(*args, **kwargs):
+    raise RuntimeError("flash-attn is not installed: this is the smoke run's stand-in")
+
+
+index_first_axis = pad_input = rearrange = unpad_input = _refuse
+'''
+
+
+def overrides(folder: Path, gpus: int, flags: list[str], standin: bool) -> list[str]:
+    """The Hydra overrides of the step: the suite's own, the stand-in's, and last the recipe's flags."""
+    actor, ref, rollout = (f"actor_rollout_ref.{part}" for part in ("actor", "ref", "rollout"))
+    return [
+        "algorithm.adv_estimator=grpo",
+        f"data.train_files={folder / 'train.parquet'}",
+        f"data.val_files={folder / 'train.parquet'}",
+        f"data.train_batch_size={BATCH}",
+        "data.max_prompt_length=64",
+        "data.max_response_length=32",
+        f"actor_rollout_ref.model.path={folder / 'model'}",
+        "actor_rollout_ref.model.enable_gradient_checkpointing=False",
+        *(
+            ["actor_rollout_ref.model.use_remove_padding=False"]
+            if standin
+            else ["actor_rollout_ref.model.use_remove_padding=True"]
+        ),
+        f"{actor}.ppo_mini_batch_size={BATCH}",
+        f"{actor}.ppo_micro_batch_size_per_gpu=4",
+        f"{actor}.use_kl_loss=True",
+        f"{actor}.optim.lr=1e-5",
+        f"{ref}.log_prob_micro_batch_size_per_gpu=4",
+        f"{rollout}.name=vllm",
+        f"{rollout}.tensor_model_parallel_size=1",
+        f"{rollout}.n=4",
+        f"{rollout}.gpu_memory_utilization=0.3",
+        f"{rollout}.log_prob_micro_batch_size_per_gpu=4",
+        "custom_reward_function.path=" + str(folder / "reward.py"),
+        "trainer.nnodes=1",
+        f"trainer.n_gpus_per_node={gpus}",
+        "trainer.logger=[console]",
+        "trainer.total_training_steps=1",
+        "trainer.total_epochs=1",
+        "trainer.save_freq=-1",
+        "trainer.test_freq=-1",
+        "trainer.resume_mode=disable",
+        f"trainer.default_local_dir={folder / 'checkpoints'}",
+        "+trainer.val_before_train=False",
+        *flags,
+    ]
+
+
+def prepare(folder: Path) -> None:
+    """Write model, tokenizer, prompts and reward into `folder`."""
+    import pandas
+
+    if not (folder / "model").exists():
+        model.write(folder / "model")
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": " ".join(f"w{token}" for token in prompt)}],
+            "data_source": "verlock",
+            "reward_model": {"style": "rule", "ground_truth": "even"},
+            "extra_info": {"index": index},
+        }
+        for index, prompt in enumerate(model.prompts("grpo", PROMPTS, 32))
+    ]
+    pandas.DataFrame(rows).to_parquet(folder / "train.parquet")
+    (folder / "reward.py").write_text(REWARD, encoding="utf-8")
+
+
+def stand_in(folder: Path) -> Path:
+    """Make the overlay that lets verl run without flash-attn; the folder belongs on PYTHONPATH, first."""
+    spec = importlib.util.find_spec("verl")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("verl is not installed")
+    package = Path(spec.origin).parent
+    text = (package / WORKERS).read_text(encoding="utf-8")
+    changed, count = re.subn(r"(attn_implementation=)(['\"])flash_attention_2\2", r"\1\2sdpa\2", text)
+    if not count:
+        raise RuntimeError(f"verl/{WORKERS} does not ask for flash_attention_2 where the stand-in expects it")
+    into = folder / "standin"
+    overlay.make(package, {WORKERS: changed}, into)
+    (into / "flash_attn").mkdir()
+    (into / "flash_attn" / "__init__.py").write_text(STANDIN.splitlines()[0] + "\n", encoding="utf-8")
+    (into / "flash_attn" / "bert_padding.py").write_text(STANDIN, encoding="utf-8")
+    return into
+
+
+def metrics(printed: str) -> dict[str, float]:
+    """The metrics of the last step in what verl's console logger printed: `step:1 - name:value - name:value ...`."""
+    found: dict[str, float] = {}
+    for line in printed.splitlines():
+        if at := re.search(r"\bstep:\d+ - ", line):
+            pairs = (part.rsplit(":", 1) for part in line[at.end() :].split(" - ") if ":" in part)
+            found = {name.strip(): float(value) for name, value in pairs}
+    return found
+
+
+def main(config: dict[str, Any]) -> int:
+    """Run the step; `grpo.json` in the folder says how it went. The exit code is verl's."""
+    folder = Path(config["folder"])
+    heart = Heartbeat(folder, 0)
+    try:
+        with heart.phase("verl", config.get("limit", LIMIT)):
+            start = time.monotonic()
+            prepare(folder)
+            standin = importlib.util.find_spec("flash_attn") is None
+            environment = dict(os.environ)
+            if standin:
+                path = [str(stand_in(folder)), *filter(None, [environment.get("PYTHONPATH")])]
+                environment["PYTHONPATH"] = os.pathsep.join(path)
+            arguments = overrides(folder, config["gpus"], config["flags"], standin)
+            command = [sys.executable, "-m", "verl.trainer.main_ppo", *arguments, *config.get("more", [])]
+            done = subprocess.run(
+                command,
+                env=environment,
+                cwd=folder,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                check=False,
+            )
+            print(done.stdout, flush=True)
+            result = {
+                "code": done.returncode,
+                "metrics": metrics(done.stdout),
+                "standin": standin,
+                "seconds": time.monotonic() - start,
+                "overrides": arguments,
+            }
+            write_json(folder / "grpo.json", result)
+    except BaseException as error:
+        write_error(folder, 0, "verl", error)
+        raise
+    heart.done()
+    return done.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))

@@ -1,0 +1,61 @@
+"""A tiny Qwen2 with random weights and its tokenizer, made on the spot: nothing is downloaded.
+
+512 hidden, 4 layers, 8 heads of 64 (the smallest head vLLM's attention kernels take), 2 KV heads (so that two tensor
+parallel ranks get one each), 4096 tokens. Weights are drawn from a fixed seed on the CPU: two runs have the same model.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+VOCABULARY = 4096
+BOS, EOS = 0, 1
+SEED = 0
+# One line is enough for verl: it only has to render a chat as text.
+CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+
+
+def write(folder: Path) -> None:
+    """Write config, bf16 weights and tokenizer into `folder` as a Hugging Face checkpoint."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=512,
+        intermediate_size=1024,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=False,
+        torch_dtype="bfloat16",
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+    )
+    torch.manual_seed(SEED)
+    Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    write_tokenizer(folder)
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Write a word-level tokenizer: `<bos>`, `<eos>`, then `w2` ... `w4095`, a word per id."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"<bos>": BOS, "<eos>": EOS, **{f"w{i}": i for i in range(2, VOCABULARY)}}
+    words_only = Tokenizer(models.WordLevel(words, unk_token="<bos>"))
+    # Splitting at white space alone would leave `<bos>` whole as well; Whitespace also splits at punctuation, which no word has.
+    words_only.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words_only, bos_token="<bos>", eos_token="<eos>", unk_token="<bos>", pad_token="<eos>"
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(folder)
+
+
+def prompts(label: str, count: int, length: int) -> list[tuple[int, ...]]:
+    """Random prompts, `count` of `length` ids; the label seeds them, so that no two gates share a prompt by accident."""
+    draw = random.Random(f"{SEED}/{label}")
+    return [tuple(draw.randrange(2, VOCABULARY) for _ in range(length)) for _ in range(count)]

@@ -1,0 +1,274 @@
+"""The rollout engine: vLLM in this very process, started by torchrun (`external_launcher`), with sleep mode.
+
+What is called here was read in vLLM 0.7.0-0.7.3, at 22757848 and in 0.8.3; V0 and V1 keep the model at the same place when
+the engine runs in process.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+GIB = 2**30
+# Decode batches of this suite are at most this large; fewer graphs to capture, and every batch size has one.
+MAX_SEQUENCES = 64
+MAX_LENGTH = 1024
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One generated sequence.
+
+    Attributes:
+        prompt: the ids it continues.
+        tokens: the new ids.
+        logprobs: the engine's logprob of each new id, at temperature 1 and top_p 1.
+        top: per new id, the most likely ids with their logprobs, when asked for.
+    """
+
+    prompt: tuple[int, ...]
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    top: tuple[dict[int, float], ...] = ()
+
+
+class Engine(Protocol):
+    """What the suite needs of a rollout engine."""
+
+    kind: str
+    vocabulary: int
+    tokenizer: int
+
+    def generate(
+        self,
+        prompts: Sequence[tuple[int, ...]],
+        *,
+        new: int,
+        n: int = 1,
+        greedy: bool = False,
+        top: int = 0,
+        seed: int = 0,
+    ) -> list[list[Generated]]:
+        """`n` continuations of `new` tokens for each prompt; the same `seed` on every rank of a tensor parallel group."""
+
+    def load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Take new weights under their Hugging Face names, in process."""
+
+    def reset_prefix_cache(self) -> None:
+        """Forget the keys and values of all prompts."""
+
+    def sleep(self) -> None:
+        """Give the GPU's memory back."""
+
+    def wake(self) -> None:
+        """Take it again, weights as they were."""
+
+    def memory(self) -> float:
+        """GiB in use on this rank's device, by whomever."""
+
+    def parameters(self) -> dict[str, torch.Tensor]:
+        """The live parameters by vLLM's names."""
+
+    def placement(self) -> dict[str, int]:
+        """engine_rank, device, tp_rank, tp_size as the live engine has them."""
+
+    def replays(self) -> int:
+        """How many CUDA graphs were replayed in this process so far."""
+
+    @contextmanager
+    def eager(self) -> Iterator[None]:
+        """Within this, the engine's forward is run without CUDA graphs and without compilation."""
+
+
+def arguments(model: Path, *, tp: int, mode: str, sleep_mode: bool, extra: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of vllm.LLM: the suite's, then the recipe's."""
+    return {
+        "model": str(model),
+        "tensor_parallel_size": tp,
+        "distributed_executor_backend": "external_launcher",
+        "enforce_eager": mode == "eager",
+        "enable_sleep_mode": sleep_mode,
+        "gpu_memory_utilization": 0.3,
+        "dtype": "bfloat16",
+        "max_model_len": MAX_LENGTH,
+        "max_num_seqs": MAX_SEQUENCES,
+        # V0 has it off by default, and a cache that is off cannot be shown to be reset.
+        "enable_prefix_caching": True,
+        "seed": 0,
+        # Its buffers are registered outside the pool that sleep mode frees.
+        "disable_custom_all_reduce": True,
+        "disable_log_stats": True,
+        **extra,
+    }
+
+
+class Vllm:
+    """The colocated vLLM engine of one rank."""
+
+    def __init__(self, **llm: Any) -> None:
+        import torch
+
+        self._replayed = _count_replays(torch.cuda.CUDAGraph)
+        from vllm import LLM
+
+        self._llm = LLM(**llm)
+        # Read from the live object: VLLM_USE_V1 is a wish, and vLLM falls back to V0 for what V1 cannot do.
+        self.kind = "V1" if type(self._llm.llm_engine).__module__.startswith("vllm.v1.") else "V0"
+        self._worker = _unwrapped(self._llm.llm_engine.model_executor.driver_worker)
+        self._runner = self._worker.model_runner
+        self._model = self._runner.model
+        self.vocabulary = int(self._llm.llm_engine.model_config.get_vocab_size())
+        self.tokenizer = len(self._llm.get_tokenizer())
+
+    def generate(
+        self,
+        prompts: Sequence[tuple[int, ...]],
+        *,
+        new: int,
+        n: int = 1,
+        greedy: bool = False,
+        top: int = 0,
+        seed: int = 0,
+    ) -> list[list[Generated]]:
+        """See Engine. Every sampling parameter is given: generation_config.json must not change the distribution."""
+        import torch
+        from vllm import SamplingParams
+
+        torch.manual_seed(seed)  # the engine samples from the global generator, which the trainer uses as well
+        sampling = SamplingParams(
+            n=n,
+            temperature=0.0 if greedy else 1.0,
+            top_p=1.0,
+            top_k=-1,
+            min_p=0.0,
+            presence_penalty=0.0,
+            frequency_penalty=0.0,
+            repetition_penalty=1.0,
+            seed=None,
+            stop=None,
+            ignore_eos=True,
+            max_tokens=new,
+            min_tokens=0,
+            logprobs=top,
+            prompt_logprobs=None,
+            detokenize=False,
+            skip_special_tokens=False,
+        )
+        asked = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        answers = self._llm.generate(asked, sampling, use_tqdm=False)
+        return [[_generated(answer.prompt_token_ids, output, top) for output in answer.outputs] for answer in answers]
+
+    def load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """See Engine."""
+        import torch
+
+        self._model.load_weights(iter(weights))
+        torch.cuda.synchronize()
+
+    def reset_prefix_cache(self) -> None:
+        """See Engine."""
+        self._llm.reset_prefix_cache()
+
+    def sleep(self) -> None:
+        """See Engine. Level 1: weights are kept on the CPU, keys and values are dropped."""
+        self._llm.sleep(level=1)
+
+    def wake(self) -> None:
+        """See Engine."""
+        self._llm.wake_up()
+
+    def memory(self) -> float:
+        """See Engine."""
+        return device_memory()
+
+    def parameters(self) -> dict[str, torch.Tensor]:
+        """See Engine."""
+        return dict(self._model.named_parameters())
+
+    def placement(self) -> dict[str, int]:
+        """See Engine."""
+        from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
+
+        device = next(iter(self._model.parameters())).device
+        return {
+            "engine_rank": int(self._worker.rank),
+            "device": int(device.index),
+            "tp_rank": get_tensor_model_parallel_rank(),
+            "tp_size": get_tensor_model_parallel_world_size(),
+        }
+
+    def replays(self) -> int:
+        """See Engine."""
+        return self._replayed[0]
+
+    @contextmanager
+    def eager(self) -> Iterator[None]:
+        """See Engine. V0 asks model_config at every batch; V1 asks its runner, and the compiled module itself."""
+        switches: list[tuple[Any, str, bool]] = [(self._runner.model_config, "enforce_eager", True)]
+        if hasattr(self._runner, "use_cuda_graph"):
+            switches.append((self._runner, "use_cuda_graph", False))
+        switches += [
+            (part, "do_not_compile", True) for part in self._model.modules() if hasattr(part, "do_not_compile")
+        ]
+        before = [getattr(thing, name) for thing, name, _ in switches]
+        for thing, name, value in switches:
+            setattr(thing, name, value)
+        try:
+            yield
+        finally:
+            for (thing, name, _), value in zip(switches, before, strict=True):
+                setattr(thing, name, value)
+
+
+def device_memory() -> float:
+    """GiB in use on the current CUDA device, by whomever, with this process's unused cache given back first."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.synchronize()
+    free, total = torch.cuda.mem_get_info()
+    return float(total - free) / GIB
+
+
+def _unwrapped(worker: Any) -> Any:
+    """The worker itself: V0 and V1 both keep it inside a wrapper that passes unknown attributes on."""
+    return getattr(worker, "worker", worker)
+
+
+def _count_replays(graph: Any) -> list[int]:
+    """Count CUDAGraph.replay calls: the one place through which V0 and V1 both go."""
+    count = [0]
+    replay = graph.replay
+
+    def counted(self: Any) -> Any:
+        count[0] += 1
+        return replay(self)
+
+    graph.replay = counted
+    return count
+
+
+def _generated(prompt: Sequence[int], output: Any, top: int) -> Generated:
+    tokens = tuple(int(token) for token in output.token_ids)
+    # A missing logprob becomes NaN, which no gate passes.
+    logprobs = tuple(
+        float(at[token].logprob) if token in at else math.nan for token, at in zip(tokens, output.logprobs, strict=True)
+    )
+    likely = tuple(
+        {
+            int(token): float(entry.logprob)
+            for token, entry in sorted(at.items(), key=lambda item: -item[1].logprob)[:top]
+        }
+        for at in (output.logprobs if top else ())
+    )
+    return Generated(tuple(prompt), tokens, logprobs, likely)

@@ -1,0 +1,374 @@
+"""The measurements, in order. What they mean is in `gates`; what breaks them on purpose is in `sabotage`.
+
+Every gate makes its own rollout on its own prompts, so that one broken thing turns one gate red: only gate 5 asks prompts
+that the engine has seen, and gates 4, 5 and 10 each do a sync of their own.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from verlock.smoke import gates, model
+from verlock.smoke.gates import Agreement, Gate
+
+if TYPE_CHECKING:
+    import torch
+
+    from verlock.smoke.rollout import Engine, Generated
+    from verlock.smoke.trainer import Step, Trainer
+
+NOISE = 0.1  # nats; mean abs 0.08, four times the bound
+CYCLES = 3
+NEW_FOR_GRAPHS = 4  # the first token comes from the prompt's forward, which no graph runs; long texts part at near ties
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much every gate asks for."""
+
+    prompts: int = 32
+    length: int = 64
+    new: int = 64
+    # Gate 5: a long cached prefix weighs more in what is generated from it.
+    cached_prompts: int = 8
+    cached_length: int = 512
+    cached_new: int = 16
+    steps: int = 3
+
+
+class World(Protocol):
+    """The ranks of this run."""
+
+    rank: int
+    local_rank: int
+    size: int
+    tp: int
+
+    def gather(self, mine: Any) -> list[Any]:
+        """What every rank has, in rank order; collective."""
+
+
+Phase = Callable[[str], AbstractContextManager[None]]
+
+
+class Suite:
+    """One pass through the gates, on every rank alike; gates that need the trainer's forward are collective."""
+
+    def __init__(
+        self, engine: Engine, trainer: Trainer, world: World, mode: str, baseline: float, phase: Phase, sizes: Sizes
+    ) -> None:
+        self.engine = engine
+        self.trainer = trainer
+        self.world = world
+        self.mode = mode
+        self.baseline = baseline
+        self.phase = phase
+        self.sizes = sizes
+        self.fingerprint: list[dict[str, Any]] = []
+        self._calls = 0
+
+    # what the gates share ------------------------------------------------------------------------
+
+    @property
+    def replica(self) -> int:
+        """Which model replica this rank belongs to."""
+        return self.world.rank // self.world.tp
+
+    def prompts(self, label: str, count: int, length: int) -> list[tuple[int, ...]]:
+        """This replica's own prompts: ranks of one tensor parallel group get the same."""
+        return model.prompts(f"{label}/{self.replica}", count, length)
+
+    def generate(self, prompts: Sequence[tuple[int, ...]], **how: Any) -> list[list[Generated]]:
+        """A rollout; every call draws anew, ranks of one replica alike."""
+        self._calls += 1
+        return self.engine.generate(prompts, seed=1_000_003 * self.replica + self._calls, **how)
+
+    def sample(self, prompts: Sequence[tuple[int, ...]], new: int) -> list[Generated]:
+        """One sampled continuation per prompt."""
+        return [outputs[0] for outputs in self.generate(prompts, new=new)]
+
+    def compare(self, sequences: Sequence[Generated]) -> list[Agreement]:
+        """The engine's logprobs of `sequences` against the trainer's, per rank; collective."""
+        theirs = [value for each in sequences for value in each.logprobs]
+        return self.world.gather(Agreement.of(self.trainer.logprobs(sequences), theirs))
+
+    def sync(self, weights: Iterable[tuple[str, torch.Tensor]] | None = None, *, reset: bool = True) -> None:
+        """Hand the trainer's weights (or those given) to the engine and reset its prefix cache; collective."""
+        self.engine.load(self.trainer.weights().items() if weights is None else weights)
+        if reset:
+            self.engine.reset_prefix_cache()
+
+    def restart(self) -> None:
+        """Back to the initial weights on both sides, for another pass."""
+        self.trainer.reset()
+        self.sync()
+
+    # the pass ------------------------------------------------------------------------------------
+
+    def run(self, sabotage: str = "") -> Iterator[Gate]:
+        """Measure gates 2 to 10 and yield each when it is known; `sabotage` names what to break (see `sabotage.MODES`)."""
+        self.steps: list[Step] = []
+        yield self._timed("2", self.greedy)
+        three, sequences = self._measured("3", lambda: self.before_training(noisy=sabotage == "noisy-logprobs"))
+        yield three
+        awake = sabotage == "no-sleep"
+        yield self._timed(
+            "4",
+            lambda: self.weight_sync(
+                sequences, skipped=sabotage == "skip-sync", poisoned=1 if sabotage == "nan-loss" else None, awake=awake
+            ),
+        )
+        yield self._timed("5", lambda: self.prefix_cache(sequences, stale=sabotage == "stale-cache"))
+        yield self._timed("6", lambda: self.sleeping(awake=awake))
+        yield self._timed("7", lambda: self.batch(dropped=sabotage == "drop-sequence"))
+        yield self._timed("8", self.training)
+        yield self._timed("9", self.graphs)
+        yield self._timed("10", lambda: self.ranks(neighbours=sabotage == "wrong-rank"))
+
+    def _timed(self, ident: str, measure: Callable[[], Gate]) -> Gate:
+        return self._measured(ident, lambda: (measure(), None))[0]
+
+    def _measured(self, ident: str, measure: Callable[[], tuple[Gate, Any]]) -> tuple[Gate, Any]:
+        start = time.monotonic()
+        with self.phase(f"gate {ident}"):
+            gate, kept = measure()
+        return replace(gate, seconds=time.monotonic() - start), kept
+
+    # the gates -----------------------------------------------------------------------------------
+
+    def greedy(self) -> Gate:
+        """Gate 2; its answers at the initial weights are also what two runs of different modes are compared by."""
+        prompts = self.prompts("greedy", self.sizes.prompts, self.sizes.length)
+        answers = [
+            outputs[0] for outputs in self.generate(prompts, new=self.sizes.new // 2, greedy=True, top=gates.TOP)
+        ]
+        likely = self.trainer.top(answers, gates.TOP)
+        positions = mutual = 0
+        for answer, trainers in zip(answers, likely, strict=True):
+            for token, ours, theirs in zip(answer.tokens, answer.top, trainers, strict=True):
+                positions += 1
+                mutual += token in theirs and theirs[0] in ours
+        self.fingerprint = [
+            {"tokens": list(each.tokens[:16]), "logprobs": list(each.logprobs[:16])} for each in answers[:8]
+        ]
+        return gates.greedy(
+            self.world.gather(
+                {
+                    "positions": positions,
+                    "mutual": mutual,
+                    "largest_id": max(token for each in answers for token in each.tokens),
+                    "tokenizer": self.engine.tokenizer,
+                }
+            )
+        )
+
+    def before_training(self, noisy: bool) -> tuple[Gate, list[Generated]]:
+        """Gate 3, and the sequences the trainer then learns from."""
+        sequences = self.sample(self.prompts("before", self.sizes.prompts, self.sizes.length), self.sizes.new)
+        reported = [_noisy(each) for each in sequences] if noisy else sequences
+        agreements = self.compare(reported)
+        self.reference = Agreement.worst(agreements).mean
+        return gates.before_training(agreements), sequences
+
+    def weight_sync(self, sequences: Sequence[Generated], skipped: bool, poisoned: int | None, awake: bool) -> Gate:
+        """Gate 4, the way a training step goes: the engine sleeps, the trainer learns, the engine wakes, weights go over."""
+        if not awake:
+            self.engine.sleep()
+        self.steps += self.trainer.train(sequences, self.sizes.steps, poisoned)
+        if not awake:
+            self.engine.wake()
+        stale = self.compare(self.sample(self.prompts("stale", self.sizes.prompts, self.sizes.length), self.sizes.new))
+        if not skipped:
+            self.sync()
+        synced = self.compare(
+            self.sample(self.prompts("synced", self.sizes.prompts, self.sizes.length), self.sizes.new)
+        )
+        return gates.sync(self.reference, stale, synced)
+
+    def prefix_cache(self, sequences: Sequence[Generated], stale: bool) -> Gate:
+        """Gate 5: the engine stays awake, since falling asleep resets the cache as well."""
+        prompts = self.prompts("cached", self.sizes.cached_prompts, self.sizes.cached_length)
+        before = self.sample(prompts, self.sizes.cached_new)
+        self.steps += self.trainer.train(sequences, self.sizes.steps)
+        changed = self.compare(before)
+        self.sync(reset=not stale)
+        fresh = self.compare(self.sample(prompts, self.sizes.cached_new))
+        return gates.prefix_cache(self.reference, changed, fresh)
+
+    def sleeping(self, awake: bool) -> Gate:
+        """Gate 6; `awake` makes sleep and wake do nothing."""
+        prompts = self.prompts("sleep", 8, self.sizes.length)
+        before = self._greedy_ids(prompts)
+        in_use = self.engine.memory()
+        asleep = []
+        same = 0
+        for _ in range(CYCLES):
+            if not awake:
+                self.engine.sleep()
+            asleep.append(self.engine.memory())
+            if not awake:
+                self.engine.wake()
+            after = self._greedy_ids(prompts)
+            same += sum(a == b for a, b in zip(before, after, strict=True))
+        mine = {
+            "baseline": self.baseline,
+            "awake": in_use,
+            "asleep": asleep,
+            "same": same,
+            "compared": CYCLES * len(prompts),
+        }
+        return gates.sleeping(self.world.gather(mine))
+
+    def _greedy_ids(self, prompts: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """Greedy answers from a cold prefix cache: a cached prefix takes another kernel, and rounds otherwise."""
+        self.engine.reset_prefix_cache()
+        return [outputs[0].tokens for outputs in self.generate(prompts, new=self.sizes.new // 2, greedy=True)]
+
+    def batch(self, dropped: bool) -> Gate:
+        """Gate 7."""
+        prompts = self.prompts("batch", max(self.sizes.prompts // 2, 2), self.sizes.length)
+        answers = self.generate(prompts, new=self.sizes.new // 2, n=4)
+        if dropped and self.world.rank == 0:
+            answers[-1] = answers[-1][:-1]
+        return gates.batch(
+            self.world.gather(
+                {
+                    "prompts": len(prompts),
+                    "n": 4,
+                    "asked": self.sizes.new // 2,
+                    "lengths": [[len(each.tokens) for each in outputs] for outputs in answers],
+                    "distinct": [len({each.tokens for each in outputs}) for outputs in answers],
+                }
+            )
+        )
+
+    def training(self) -> Gate:
+        """Gate 8, on the steps that gates 4 and 5 took."""
+        mine = {
+            "losses": [step.loss for step in self.steps],
+            "grad_norms": [step.grad_norm for step in self.steps],
+            "moved": self.trainer.moved(),
+        }
+        return gates.training(self.world.gather(mine))
+
+    def graphs(self) -> Gate:
+        """Gate 9: the same prompts through CUDA graphs, then through the eager forward of the same engine."""
+        prompts = self.prompts("graphs", self.sizes.prompts, self.sizes.length)
+        ask = {"new": NEW_FOR_GRAPHS, "greedy": True, "top": gates.TOP}
+        self.engine.reset_prefix_cache()
+        start = self.engine.replays()
+        through_graphs = [outputs[0] for outputs in self.generate(prompts, **ask)]
+        mine: dict[str, Any] = {"replayed": self.engine.replays() - start}
+        if self.mode == "graphs":
+            self.engine.reset_prefix_cache()
+            start = self.engine.replays()
+            with self.engine.eager():
+                eagerly = [outputs[0] for outputs in self.generate(prompts, **ask)]
+            mine["eager_replayed"] = self.engine.replays() - start
+            ours, theirs = _decoded(through_graphs, eagerly)
+            mine |= {"agreement": Agreement.of(ours, theirs), "positions": len(prompts) * (NEW_FOR_GRAPHS - 1)}
+        return gates.graphs(self.mode, self.world.gather(mine))
+
+    def ranks(self, neighbours: bool) -> Gate:
+        """Gate 10: a sync, then every rank says where it is, what it holds and what it generates."""
+        weights = self.trainer.weights()
+        sent = {name: _neighbours(name, value) for name, value in weights.items()} if neighbours else weights
+        self.sync(sent.items())
+        wrong, shards = self._wrong_shards(weights)
+        share = [index for index in range(8) if index % (self.world.size // self.world.tp) == self.replica]
+        common = model.prompts("ranks", 8, self.sizes.length)
+        sampled = self.sample([common[index] for index in share], 16)
+        if neighbours:
+            self.sync(weights.items())
+        mine = {
+            "rank": self.world.rank,
+            "local_rank": self.world.local_rank,
+            "world": self.world.size,
+            **self.engine.placement(),
+            "wrong": wrong,
+            "shards": shards,
+            "greedy": tuple(self._greedy_ids(common)),
+            "sampled": tuple(each.tokens for each in sampled),
+            "prompts": [share[place] for place, each in enumerate(sampled) if each.prompt == common[share[place]]],
+        }
+        return gates.ranks_agree(self.world.gather(mine), self.world.tp)
+
+    def _wrong_shards(self, weights: dict[str, torch.Tensor]) -> tuple[list[str], int]:
+        """Which of this rank's live engine parameters are not, bit for bit, its shard of `weights`."""
+        import torch
+
+        live = self.engine.parameters()
+        expected = shards(weights, self.world.rank % self.world.tp, self.world.tp)
+        wrong = [
+            name
+            for name, value in expected.items()
+            # The engine pads the vocabulary; rows beyond the trainer's are not weights.
+            if name not in live or not torch.equal(live[name][: value.shape[0]].to(value.dtype), value)
+        ]
+        return wrong, len(expected)
+
+
+# what a shard is -----------------------------------------------------------------------------------
+
+_ROWS = ("embed_tokens", "lm_head", "q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
+_COLUMNS = ("o_proj", "down_proj")
+_FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+
+
+def _axis(name: str) -> int | None:
+    """Along which axis tensor parallelism cuts a Hugging Face weight; None where every rank holds it whole."""
+    layer = name.split(".")[-2]
+    return 0 if layer in _ROWS else 1 if layer in _COLUMNS else None
+
+
+def shards(weights: dict[str, torch.Tensor], tp_rank: int, tp: int) -> dict[str, torch.Tensor]:
+    """What one tensor parallel rank holds of a Qwen2, under vLLM's names, where q, k, v and gate, up are one parameter.
+
+    Args:
+        weights: whole weights under Hugging Face names. `tp` must divide the KV heads and the vocabulary.
+        tp_rank, tp: which of how many.
+    """
+    import torch
+
+    mine = {}
+    for name, value in weights.items():
+        axis = _axis(name)
+        mine[name] = value if axis is None else value.chunk(tp, dim=axis)[tp_rank]
+    for fused, parts in _FUSED.items():
+        for first in [name for name in mine if f".{parts[0]}." in name]:
+            pieces = [mine.pop(first.replace(parts[0], part)) for part in parts]
+            mine[first.replace(parts[0], fused)] = torch.cat(pieces)
+    return mine
+
+
+def _neighbours(name: str, value: torch.Tensor) -> torch.Tensor:
+    """The weight with its halves swapped along the sharded axis: at TP=2 what the neighbour should have got."""
+    axis = _axis(name)
+    return value if axis is None else value.roll(value.shape[axis] // 2, dims=axis)
+
+
+def _noisy(sequence: Generated) -> Generated:
+    draw = random.Random(str(sequence.tokens))
+    return replace(sequence, logprobs=tuple(value + draw.gauss(0.0, NOISE) for value in sequence.logprobs))
+
+
+def _decoded(one: Sequence[Generated], other: Sequence[Generated]) -> tuple[list[float], list[float]]:
+    """Logprobs of decoded tokens (the prompt's own first token apart) while both texts are still the same.
+
+    At the position where the texts part, the first text's token is still compared if the other engine lists it.
+    """
+    ours: list[float] = []
+    theirs: list[float] = []
+    for a, b in zip(one, other, strict=True):
+        for place in range(len(a.tokens)):
+            if place and (logprob := b.top[place].get(a.tokens[place])) is not None:
+                ours.append(a.logprobs[place])
+                theirs.append(logprob)
+            if a.tokens[place] != b.tokens[place]:
+                break
+    return ours, theirs

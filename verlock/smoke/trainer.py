@@ -1,0 +1,137 @@
+"""The trainer: FSDP over all ranks, fp32 master weights, bf16 compute, AdamW, a policy-gradient loss on a toy reward."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from verlock.smoke.rollout import Generated
+
+LEARNING_RATE = 1e-3
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step: loss and the gradients' norm before clipping; `taken` is false where they were not finite."""
+
+    loss: float
+    grad_norm: float
+    taken: bool
+
+
+class Trainer:
+    """The actor of one rank. Calls are collective: every rank makes the same ones in the same order."""
+
+    def __init__(self, checkpoint: Path, device: torch.device) -> None:
+        import torch
+        from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision, ShardingStrategy
+        from transformers import Qwen2ForCausalLM
+
+        self._device = device
+        model = Qwen2ForCausalLM.from_pretrained(checkpoint, torch_dtype=torch.float32, attn_implementation="sdpa")
+        # FSDP's backward needs reduce_scatter, which gloo does not have: on the CPU (rehearsals) every rank holds all.
+        on_gpu = device.type == "cuda"
+        self._fsdp = FullyShardedDataParallel(
+            model.to(device),
+            sharding_strategy=ShardingStrategy.FULL_SHARD if on_gpu else ShardingStrategy.NO_SHARD,
+            mixed_precision=MixedPrecision(
+                param_dtype=torch.bfloat16, reduce_dtype=torch.float32, buffer_dtype=torch.float32
+            ),
+            use_orig_params=True,
+            device_id=device,
+        )
+        self._initial = [parameter.detach().clone() for parameter in self._fsdp.parameters()]
+        self._optimizer = self._new_optimizer()
+
+    def _new_optimizer(self) -> Any:
+        import torch
+
+        return torch.optim.AdamW(self._fsdp.parameters(), lr=LEARNING_RATE)
+
+    def reset(self) -> None:
+        """Back to the initial weights, with a fresh optimizer."""
+        import torch
+
+        with torch.no_grad():
+            for parameter, initial in zip(self._fsdp.parameters(), self._initial, strict=True):
+                parameter.copy_(initial)
+        self._optimizer = self._new_optimizer()
+
+    def moved(self) -> float:
+        """The largest change of one of this rank's parameters since the start; NaN where one is not finite."""
+        largest = 0.0
+        for parameter, initial in zip(self._fsdp.parameters(), self._initial, strict=True):
+            if parameter.numel():
+                change = float((parameter.detach() - initial).abs().max())
+                largest = max(largest, change) if math.isfinite(change) else math.nan
+        return largest
+
+    def logprobs(self, sequences: Sequence[Generated]) -> list[float]:
+        """The logprob of every generated token, one flat list in the order of the sequences."""
+        import torch
+
+        with torch.no_grad():
+            return [float(value) for value in self._logprobs(sequences).flatten().tolist()]
+
+    def top(self, sequences: Sequence[Generated], k: int) -> list[list[list[int]]]:
+        """Per sequence and generated token, the `k` most likely ids."""
+        import torch
+
+        with torch.no_grad():
+            found: list[list[list[int]]] = self._logits(sequences).topk(k, dim=-1).indices.tolist()
+        return found
+
+    def train(self, sequences: Sequence[Generated], steps: int, poisoned: int | None = None) -> list[Step]:
+        """Take `steps` policy-gradient steps on one batch; the reward is the share of even ids.
+
+        A step whose gradients are not finite is not taken, as in verl's actor; `poisoned` is one whose loss is made NaN.
+        """
+        import torch
+
+        even = torch.tensor([[token % 2 == 0 for token in each.tokens] for each in sequences], device=self._device)
+        reward = even.float().mean(dim=1)
+        advantage = (reward - reward.mean()) / (reward.std() + 1e-6)
+        history = []
+        for step in range(steps):
+            loss = -(self._logprobs(sequences) * advantage[:, None]).mean()
+            if step == poisoned:
+                loss = loss * math.nan
+            loss.backward()
+            norm = float(self._fsdp.clip_grad_norm_(1.0))
+            finite = math.isfinite(norm)
+            if finite:
+                self._optimizer.step()
+            self._optimizer.zero_grad()
+            history.append(Step(float(loss.detach()), norm, finite))
+        return history
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """All weights, whole, in bf16, under their Hugging Face names, on this rank's device."""
+        import torch
+        from torch.distributed.fsdp import FullStateDictConfig, FullyShardedDataParallel, StateDictType
+
+        whole = FullStateDictConfig(offload_to_cpu=False, rank0_only=False)
+        with FullyShardedDataParallel.state_dict_type(self._fsdp, StateDictType.FULL_STATE_DICT, whole):
+            state = self._fsdp.state_dict()
+        return {name: value.detach().to(torch.bfloat16) for name, value in state.items()}
+
+    def _logprobs(self, sequences: Sequence[Generated]) -> torch.Tensor:
+        import torch
+
+        tokens = torch.tensor([each.tokens for each in sequences], device=self._device)
+        return torch.log_softmax(self._logits(sequences), dim=-1).gather(-1, tokens[..., None]).squeeze(-1)
+
+    def _logits(self, sequences: Sequence[Generated]) -> torch.Tensor:
+        """fp32 logits before each generated token: (sequences, new tokens, vocabulary). All sequences have one shape."""
+        import torch
+
+        ids = torch.tensor([[*each.prompt, *each.tokens] for each in sequences], device=self._device)
+        new = len(sequences[0].tokens)
+        logits: torch.Tensor = self._fsdp(input_ids=ids).logits
+        return logits[:, -new - 1 : -1].float()
