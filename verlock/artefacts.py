@@ -60,7 +60,7 @@ def _copy(artefact: Artefact, name: str, draft: Path) -> None:
     except (urllib.error.URLError, OSError) as error:
         reason = getattr(error, "reason", error)
         raise NetworkError(
-            f"{name} cannot be had from {urllib.parse.urlsplit(url).netloc}: {reason}",
+            f"{urllib.parse.urlsplit(url).netloc} does not give {name}: {reason}",
             "put the file into a folder and name that folder in VERLOCK_ARTEFACTS",
         ) from None
 

@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from verlock import conda, console, digest, hostpython, project, receipt, wheels
 from verlock.errors import NetworkError, NoBase
@@ -32,31 +33,38 @@ def install(recipe: Recipe, python: str, prefix: Path, kind: str) -> tuple[dict[
         IntegrityError, InstallError: from the conda engine.
     """
     clear(prefix)
-    lock = recipe.lock_dir(python) / "conda-lock.yml"
-    reason = ""
-    if kind in ("auto", "conda"):
+    if kind == "host":
+        why_host = "the host base was asked for"
+    else:
         try:
-            conda.install(lock, prefix, project.cache_dir() / "conda")
-            _set_conda_environment(recipe, prefix)
+            _install_conda(recipe, python, prefix, ask_first=kind == "auto")
             return {"kind": "conda", "version": _version(prefix), "from": "conda-lock.yml"}, _unowned(prefix)
         except NetworkError as error:
             if kind == "conda":
-                raise NoBase(f"no conda channel answers: {error.problem}", error.remedy) from None
-            reason = error.problem
+                raise NoBase(f"the conda layer cannot be had: {error.problem}", error.remedy) from None
+            why_host = error.problem
             clear(prefix)
     found = hostpython.find(python)
     if found is None:
         raise NoBase(
-            f"{reason or 'the host base was asked for'}, and there is no CPython {python} on this machine",
+            f"{why_host}, and there is no CPython {python} on this machine",
             f"install one (uv python install {python}), or name a conda-forge mirror in VERLOCK_CONDA_MIRROR",
         )
-    if reason:
-        console.warn(
-            f"{reason}; the base is the host's {found.executable} ({found.version}), not the locked conda layer"
-        )
+    if kind == "auto":
+        console.warn(f"{why_host}; base: host, {found.executable} ({found.version}) in place of the locked conda layer")
     wheels.make_venv(found.executable, prefix, prefix.name)
     _set_venv_environment(recipe, prefix)
     return {"kind": "host", "version": found.version, "from": str(found.executable)}, _unowned(prefix)
+
+
+def _install_conda(recipe: Recipe, python: str, prefix: Path, ask_first: bool) -> None:
+    lock = recipe.lock_dir(python) / "conda-lock.yml"
+    mirrors = conda.mirrors_from_environment()
+    if ask_first and not conda.reachable(lock, mirrors):  # a few seconds sooner than the engine's own retries
+        host = urlsplit(conda.packages(lock)[0]["url"]).netloc
+        raise NetworkError(f"{host} does not answer", "name a conda-forge mirror in VERLOCK_CONDA_MIRROR")
+    conda.install(lock, prefix, project.cache_dir() / "conda", mirrors=mirrors)
+    _set_conda_environment(recipe, prefix)
 
 
 def _version(prefix: Path) -> str:

@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument("variant")
     create.add_argument("--python", metavar="X.Y", help="a Python other than the variant's first")
     create.add_argument("--base", choices=("auto", "conda", "host"), default=os.environ.get("VERLOCK_BASE", "auto"),
-                        help="the locked conda layer, this machine's CPython, or conda where it can be had (default)")  # fmt: skip
+                        help="the locked conda layer, this machine's CPython, or conda if it can be had (default)")  # fmt: skip
     create.add_argument("--strict", action="store_true", help="an optional artefact that cannot be had is an error")
     create.add_argument(
         "--editable", action="store_true", help="install a variant built from source from an editable checkout"

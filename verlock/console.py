@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _settings = {"quiet": False}
@@ -38,7 +38,7 @@ class Step:
     def __init__(self, name: str, detail: str) -> None:
         self.name = name
         self._detail = detail
-        self._show = lambda text: None
+        self._show: Callable[[str], None] = lambda text: None
 
     @property
     def detail(self) -> str:
@@ -68,6 +68,7 @@ def step(name: str, detail: str = "") -> Iterator[Step]:
             yield current
         console.print(f"[green]✓[/] {name:<10} {current.detail}  [dim]{time.monotonic() - start:.1f} s[/]")
     else:
-        print(f"  {name:<10} {detail} ...", file=sys.stderr, flush=True)
+        if detail:  # a step with something to tell beforehand may take long
+            print(f"  {name:<10} {detail} ...", file=sys.stderr, flush=True)
         yield current
         print(f"  {name:<10} {current.detail}: {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)

@@ -189,7 +189,6 @@ def _artefacts(recipe: Recipe, python: str, options: Options) -> tuple[dict[str,
             if options.strict or not artefact.optional:
                 raise ArtefactMissing(error.problem, error.remedy) from None
             missing[artefact.package] = error.problem
-            console.warn(f"{error.problem}\n  the environment will be INCOMPLETE: {artefact.reason}\n  {error.remedy}")
     return local, hashes, missing
 
 
@@ -300,7 +299,11 @@ def _report(variant: str, prefix: Path, sealed: dict[str, Any], verb: str, secon
     base = sealed["base"]
     console.say(f"{variant} is {verb}: {prefix} (base: {base['kind']}, Python {base['version']}, {seconds:.1f} s)")
     for package, reason in sealed["missing"].items():
-        console.warn(f"incomplete: {package} is missing ({reason})")
+        console.warn(f"INCOMPLETE, {package} is missing: {reason}")
+    if sealed["missing"]:
+        console.say(
+            "  put the file into a folder, name that folder in VERLOCK_ARTEFACTS and run again; or run again with a network"
+        )
     if verb == "ready":
         how = f"conda activate {prefix}" if base["kind"] == "conda" else f"source {prefix}/bin/activate"
         console.say(f"  {how}")

@@ -59,7 +59,7 @@ def raw(variant: str) -> dict[str, Any]:
     """recipe.toml as it stands, not validated. Raises RecipeError when it is not TOML or has no `python`."""
     path = project.RECIPES / variant / "recipe.toml"
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
         data["python"][0]
     except (tomllib.TOMLDecodeError, KeyError, IndexError, TypeError):
         from verlock import recipe

@@ -136,7 +136,7 @@ def run(recipe: Recipe, python: str, prefix: Path, *, as_json: bool, strict: boo
     if as_json:
         report = {"prefix": str(prefix), "digest": sealed["digest"], "missing": sealed["missing"]}
         print(json.dumps({**report, "damage": [asdict(item) for item in damage]}, indent=1))
-    raise_for(prefix, damage)
+    raise_for(sealed["variant"], prefix, damage)
     for package, reason in sealed["missing"].items():
         if strict:
             raise errors.Incomplete(f"{prefix} lacks {package}: {reason}", "make it reachable and create again")
@@ -147,7 +147,7 @@ def run(recipe: Recipe, python: str, prefix: Path, *, as_json: bool, strict: boo
     return 0
 
 
-def raise_for(prefix: Path, damage: list[Damage], most: int = 20) -> None:
+def raise_for(variant: str, prefix: Path, damage: list[Damage], most: int = 20) -> None:
     """Raise the error of the worst kind found, naming up to `most` differences; do nothing when there is none."""
     if not damage:
         return
@@ -157,7 +157,7 @@ def raise_for(prefix: Path, damage: list[Damage], most: int = 20) -> None:
     raise KINDS[damage[0].kind](
         f"{prefix} is not what its lock says: {len(damage)} difference{'s' if len(damage) > 1 else ''}\n  "
         + "\n  ".join(lines),
-        "`nox -s env-<variant>` puts it right",
+        f"`nox -s env-{variant}` puts it right",
     )
 
 
@@ -213,8 +213,9 @@ def expectations(prefix: Path, site: Path, sealed: dict[str, Any]) -> tuple[dict
             found.append(Damage("file changed", name, _short(prefix, f"{dist_info}/RECORD"), got=str(error)))
     for patch in sealed["patches"]:
         for touched in patch["touches"]:
-            path = str(site / touched["path"])
-            expected[path] = Expected(patch["package"], sha256=touched["after"], patch=patch["file"])
+            expected[str(site / touched["path"])] = Expected(
+                patch["package"], sha256=touched["after"], patch=patch["file"]
+            )
     return expected, found
 
 
@@ -309,7 +310,7 @@ def _hash_all(paths: list[str]) -> tuple[int, dict[str, str]]:
         try:
             descriptor = os.open(path, os.O_RDONLY)
         except OSError as error:
-            answers[path] = error.strerror
+            answers[path] = error.strerror or str(error)
             continue
         total = hashlib.sha256()
         with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123
