@@ -79,6 +79,7 @@ def wheel(recipe: Recipe, python_exe: Path, build_requirements: Path, locked: di
     index = _index(recipe, build_requirements)
     if found := cached(recipe, locked) if locked else _indexed(index):
         return found
+    sources.store(recipe.source)  # before 265 MB are downloaded, since this may be out of reach
     donor = wheelstore.precompiled(recipe.source.precompiled, recipe.default_python)
     with (
         wheelstore.scratch("build") as work,
