@@ -46,7 +46,9 @@ def tools(session: nox.Session) -> Path:
 
 def _make_tools(session: nox.Session, stamp: Path, wanted: str) -> None:
     if TOOLS.exists() and not stamp.exists():
-        session.error(f"{TOOLS} exists and was not made by verlock: move it away, or name another folder with VERLOCK_TOOLS")
+        session.error(
+            f"{TOOLS} exists and was not made by verlock: move it away, or name another folder with VERLOCK_TOOLS"
+        )
     session.log(f"installing verlock's tools into {TOOLS} (once)")
     shutil.rmtree(TOOLS, ignore_errors=True)
     TOOLS.mkdir()

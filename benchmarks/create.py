@@ -51,7 +51,15 @@ class Bench:
         """The command line of bare uv on the same lock."""
         self._caches(cache)
         return [
-            *(wheels.uv(), "pip", "sync", "--quiet", "--python", str(self.folder / "uv/bin/python"), "--require-hashes"),
+            *(
+                wheels.uv(),
+                "pip",
+                "sync",
+                "--quiet",
+                "--python",
+                str(self.folder / "uv/bin/python"),
+                "--require-hashes",
+            ),
             *("--only-binary", ":all:", "--no-binary", "antlr4-python3-runtime"),
             *("--build-constraints", str(self.locks / "build-requirements.txt"), str(self.locks / "requirements.txt")),
         ]
