@@ -14,7 +14,7 @@ import torch
 from transformers import AutoTokenizer, DynamicCache, Qwen2ForCausalLM
 
 from verlock.smoke.rollout import Generated
-from verlock.smoke.suite import shards
+from verlock.smoke.shards import shards_of
 
 BLOCK = 16
 
@@ -81,7 +81,7 @@ class RehearsalEngine:
         return 1.5 if self.asleep else 25.0
 
     def parameters(self):
-        return shards(self.model.state_dict(), self.rank % self.tp, self.tp)
+        return shards_of(self.model.state_dict(), self.rank % self.tp, self.tp)
 
     def placement(self):
         import os

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from verlock.smoke import gates, model
 from verlock.smoke.gates import Agreement, Gate
+from verlock.smoke.shards import neighbour_half, shards_of
 
 if TYPE_CHECKING:
     import torch
@@ -277,7 +278,7 @@ class Suite:
     def ranks(self, neighbours: bool) -> Gate:
         """Gate 10: a sync, then every rank says where it is, what it holds and what it generates."""
         weights = self.trainer.weights()
-        sent = {name: _neighbours(name, value) for name, value in weights.items()} if neighbours else weights
+        sent = {name: neighbour_half(name, value) for name, value in weights.items()} if neighbours else weights
         self.sync(sent.items())
         wrong, shards = self._wrong_shards(weights)
         share = [index for index in range(8) if index % (self.world.size // self.world.tp) == self.replica]
@@ -303,7 +304,7 @@ class Suite:
         import torch
 
         live = self.engine.parameters()
-        expected = shards(weights, self.world.rank % self.world.tp, self.world.tp)
+        expected = shards_of(weights, self.world.rank % self.world.tp, self.world.tp)
         wrong = [
             name
             for name, value in expected.items()
@@ -311,45 +312,6 @@ class Suite:
             if name not in live or not torch.equal(live[name][: value.shape[0]].to(value.dtype), value)
         ]
         return wrong, len(expected)
-
-
-# what a shard is -----------------------------------------------------------------------------------
-
-_ROWS = ("embed_tokens", "lm_head", "q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
-_COLUMNS = ("o_proj", "down_proj")
-_FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
-
-
-def _axis(name: str) -> int | None:
-    """Along which axis tensor parallelism cuts a Hugging Face weight; None where every rank holds it whole."""
-    layer = name.split(".")[-2]
-    return 0 if layer in _ROWS else 1 if layer in _COLUMNS else None
-
-
-def shards(weights: dict[str, torch.Tensor], tp_rank: int, tp: int) -> dict[str, torch.Tensor]:
-    """What one tensor parallel rank holds of a Qwen2, under vLLM's names, where q, k, v and gate, up are one parameter.
-
-    Args:
-        weights: whole weights under Hugging Face names. `tp` must divide the KV heads and the vocabulary.
-        tp_rank, tp: which of how many.
-    """
-    import torch
-
-    mine = {}
-    for name, value in weights.items():
-        axis = _axis(name)
-        mine[name] = value if axis is None else value.chunk(tp, dim=axis)[tp_rank]
-    for fused, parts in _FUSED.items():
-        for first in [name for name in mine if f".{parts[0]}." in name]:
-            pieces = [mine.pop(first.replace(parts[0], part)) for part in parts]
-            mine[first.replace(parts[0], fused)] = torch.cat(pieces)
-    return mine
-
-
-def _neighbours(name: str, value: torch.Tensor) -> torch.Tensor:
-    """The weight with its halves swapped along the sharded axis: at TP=2 what the neighbour should have got."""
-    axis = _axis(name)
-    return value if axis is None else value.roll(value.shape[axis] // 2, dims=axis)
 
 
 def _noisy(sequence: Generated) -> Generated:

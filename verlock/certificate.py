@@ -1,0 +1,196 @@
+"""Certificates: smoke runs that passed, bound to a digest, a GPU and a driver; and the table of what is proven.
+
+`certificates/<variant>/<gpu>x<count>.json`, with `-py311` and the like for a Python other than the variant's first. A
+certificate whose digest is not today's is stale: it says what was once proven, of another lock.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from verlock import __version__, digest, project
+from verlock.errors import VerlockError
+from verlock.smoke.report import write_json
+
+if TYPE_CHECKING:
+    from verlock.recipe import Recipe
+
+SCHEMA = 1
+CERTIFIED, STALE, NEVER = "certified", "stale", "never"
+BEGIN, END = "<!-- status: begin, written by `verlock status --write` -->", "<!-- status: end -->"
+
+
+def file_name(gpu: str, count: int, python: str, default_python: str) -> str:
+    """The certificate's file name: "NVIDIA H100 80GB HBM3", 1 -> h100-80gb-hbm3x1.json."""
+    words = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-").removeprefix("nvidia-")
+    suffix = "" if python == default_python else f"-py{python.replace('.', '')}"
+    return f"{words}x{count}{suffix}.json"
+
+
+def write(recipe: Recipe, python: str, sealed: dict[str, Any], result: dict[str, Any]) -> Path:
+    """Write the certificate of a full pass; returns its path.
+
+    Args:
+        recipe, python: which variant.
+        sealed: the environment's receipt.
+        result: the whole report of `prove.run`.
+
+    Raises:
+        ValueError: the report is not of a full pass. Nothing is written then.
+    """
+    if (
+        result["problems"]
+        or not result["whole"]
+        or result["unpatched"]
+        or any(each["sabotage"] for each in result["runs"])
+    ):
+        raise ValueError("only a full pass makes a certificate")
+    runs = [
+        {key: value for key, value in each.items() if key not in ("facts", "fingerprint")} for each in result["runs"]
+    ]
+    facts = next(each["facts"] for each in result["runs"] if "facts" in each)
+    verl = {key: value for key, value in result["verl"].items() if key != "overrides"}
+    data = {
+        "schema": SCHEMA,
+        "verlock": __version__,
+        "variant": recipe.name,
+        "python": python,
+        "digest": result["digest"],
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "gpu": result["gpu"],
+        "versions": facts["versions"],
+        "engine": facts["engine"],
+        "cuda": facts["cuda"],
+        "nccl": facts["nccl"],
+        "receipt": {
+            key: sealed.get(key)
+            for key in ("created", "base", "missing", "patches", "source", "editable", "fingerprint")
+        },
+        "standin": bool(verl["standin"]),
+        "seconds": result["seconds"],
+        "runs": runs,
+        "verl": verl,
+    }
+    gpu = result["gpu"]
+    path = project.CERTIFICATES / recipe.name / file_name(gpu["name"], gpu["count"], python, recipe.default_python)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, data)
+    return path
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is proven of one variant for one Python."""
+
+    variant: str
+    python: str
+    digest: str
+    state: str
+    gpus: str = ""
+    date: str = ""
+    note: str = ""
+
+
+def rows() -> list[Row]:
+    """A row for every variant, and one more for each other Python that has a certificate."""
+    from verlock import recipe
+
+    found = []
+    for name in recipe.names():
+        certificates = read(name)
+        try:
+            loaded = recipe.load(name)
+        except VerlockError as error:
+            found.append(Row(name, "", "", NEVER, note=error.problem.splitlines()[0]))
+            continue
+        others = {each["python"] for each in certificates} - {loaded.default_python}
+        shown = (loaded.default_python, *(each for each in loaded.python if each in others))
+        found += [_row(name, python, [each for each in certificates if each["python"] == python]) for python in shown]
+    return found
+
+
+def read(variant: str) -> list[dict[str, Any]]:
+    """All certificates of a variant, the newest first."""
+    paths = sorted((project.CERTIFICATES / variant).glob("*.json"))
+    found: list[dict[str, Any]] = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    return sorted(found, key=lambda each: str(each["date"]), reverse=True)
+
+
+def _row(variant: str, python: str, certificates: list[dict[str, Any]]) -> Row:
+    try:
+        current = digest.of(variant, python)
+    except VerlockError:
+        return Row(variant, python, "", NEVER, note="not locked")
+    if not certificates:
+        return Row(variant, python, current, NEVER)
+    valid = [each for each in certificates if each["digest"] == current]
+    shown = valid or certificates[:1]
+    gpus = ", ".join(
+        dict.fromkeys(f"{each['gpu']['count']} x {each['gpu']['name'].removeprefix('NVIDIA ')}" for each in shown)
+    )
+    note = "verl's step with an sdpa stand-in for flash-attn" if any(each["standin"] for each in shown) else ""
+    return Row(variant, python, current, CERTIFIED if valid else STALE, gpus, str(shown[0]["date"])[:10], note)
+
+
+def status(*, markdown: bool = False, write_readme: bool = False) -> int:
+    """Print what is proven of each variant, as a table or as Markdown; or bring the README's table up to date."""
+    if write_readme:
+        readme = project.ROOT / "README.md"
+        readme.write_text(in_readme(readme.read_text(encoding="utf-8")), encoding="utf-8")
+        return 0
+    if markdown:
+        print(as_markdown())
+        return 0
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table()
+    for column in ("variant", "python", "digest", "state", "proven on", "date", "note"):
+        table.add_column(column, no_wrap=column != "note")
+    colours = {CERTIFIED: "green", STALE: "yellow", NEVER: "dim"}
+    for row in rows():
+        cells = [escape(each) for each in (row.gpus, row.date, row.note)]
+        table.add_row(row.variant, row.python, row.digest[:12], f"[{colours[row.state]}]{row.state}[/]", *cells)
+    out = Console(highlight=False)
+    (out if out.is_terminal else Console(highlight=False, width=150)).print(table)
+    return 0
+
+
+def as_markdown() -> str:
+    """The table as the README holds it, and below it what each engine build is known not to do."""
+    from verlock import recipe
+
+    lines = ["| variant | Python | digest | state | proven on | date | note |", "|---|---|---|---|---|---|---|"]
+    for row in rows():
+        cells = (
+            row.variant,
+            row.python,
+            f"`{row.digest[:12]}`" if row.digest else "",
+            row.state,
+            row.gpus,
+            row.date,
+            row.note,
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    limits = []
+    for name in recipe.names():
+        try:
+            limits += [f"- {name}: {sentence}" for sentence in recipe.load(name).vllm.limits]
+        except VerlockError:
+            continue
+    return "\n".join([*lines, *(["", "Known limits of these engine builds:", "", *limits] if limits else [])])
+
+
+def in_readme(text: str) -> str:
+    """`text` with today's table between its markers; without markers it is returned as it is."""
+    if BEGIN not in text or END not in text:
+        return text
+    before, rest = text.split(BEGIN, 1)
+    _, after = rest.split(END, 1)
+    return f"{before}{BEGIN}\n{as_markdown()}\n{END}{after}"
