@@ -83,7 +83,7 @@ def overrides(folder: Path, gpus: int, flags: list[str], standin: bool) -> list[
         "trainer.test_freq=-1",
         "trainer.resume_mode=disable",
         f"trainer.default_local_dir={folder / 'checkpoints'}",
-        "+trainer.val_before_train=False",
+        "++trainer.val_before_train=False",
         *flags,
     ]
 
