@@ -56,6 +56,48 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--json", action="store_true", help="print all differences as JSON")
     verify.set_defaults(run=_verify)
 
+    patches = commands.add_parser("patches", help="show a variant's patches, why they are needed, and their state")
+    _variant(patches)
+    patches.set_defaults(run=_patches)
+
+    smoke = commands.add_parser("smoke", help="prove FSDP training with vLLM rollout on this machine's GPUs")
+    _variant(smoke)
+    smoke.add_argument("--gpus", type=int, default=1, metavar="N", help="how many GPUs (default 1)")
+    smoke.add_argument("--mode", choices=("eager", "graphs"), default="", help="one engine mode alone: no certificate")
+    smoke.add_argument("--tp", type=int, default=0, metavar="N", help="one tensor-parallel size alone: no certificate")
+    smoke.add_argument(
+        "--sabotage", default="", metavar="MODE", help="break one thing on purpose; `all` for each in turn"
+    )
+    smoke.add_argument("--unpatched", action="store_true", help="with the patches taken back: what are they for?")
+    smoke.add_argument("--no-verl", action="store_true", help="leave verl's own GRPO step out: no certificate")
+    smoke.add_argument("--json", type=Path, metavar="FILE", help="write the whole report there")
+    smoke.set_defaults(run=_smoke)
+
+    status = commands.add_parser("status", help="what is proven of each variant, on which GPUs")
+    status.add_argument("--markdown", action="store_true", help="print the README's table")
+    status.add_argument("--readme", action="store_true", help="bring the README's table up to date")
+    status.set_defaults(run=_status)
+
+    lock = commands.add_parser("lock", help="make locks/ again from environments/ and recipes/")
+    lock.add_argument("variants", nargs="*", metavar="VARIANT", help="all when none is named; `tools` is verlock's own")
+    lock.add_argument("--check", action="store_true", help="only tell whether the locks are current; offline")
+    lock.add_argument("--upgrade", nargs="*", metavar="PACKAGE", help="let these packages move; all when none is named")
+    lock.add_argument(
+        "--cutoff", metavar="DATE", help="try another cut-off (or `none`): shows the diff, writes nothing"
+    )
+    lock.set_defaults(run=_lock)
+
+    diff = commands.add_parser("diff", help="what changed in locks/ between git revisions")
+    diff.add_argument("revisions", nargs="*", metavar="REV", help="none: HEAD to the working tree")
+    diff.add_argument("--markdown", action="store_true", help="for CHANGELOG.md")
+    diff.set_defaults(run=_diff)
+
+    why = commands.add_parser("why", help="who asks for a package, with which bounds, and why it is not newer")
+    why.add_argument("variant")
+    why.add_argument("package")
+    why.add_argument("--python", metavar="X.Y", help="a Python other than the variant's first")
+    why.set_defaults(run=_why)
+
     listing = commands.add_parser("list", help="list the variants and what is built")
     listing.set_defaults(run=_list)
 
@@ -84,6 +126,62 @@ def _verify(arguments: argparse.Namespace) -> int:
     loaded = recipe.load(arguments.variant)
     python = loaded.chosen_python(arguments.python)
     return verify.run(loaded, python, loaded.prefix(python), as_json=arguments.json, strict=arguments.strict)
+
+
+def _patches(arguments: argparse.Namespace) -> int:
+    from verlock import patches, recipe
+
+    loaded = recipe.load(arguments.variant)
+    return patches.show(loaded, loaded.chosen_python(arguments.python))
+
+
+def _smoke(arguments: argparse.Namespace) -> int:
+    from verlock import create, prove, recipe
+
+    loaded = recipe.load(arguments.variant)
+    python = loaded.chosen_python(arguments.python)
+    prove.needs(loaded, arguments.gpus)  # before an environment of 7 GB is made for nothing
+    create.run(loaded.name, create.Options(python=arguments.python))
+    return prove.run(
+        loaded,
+        python,
+        loaded.prefix(python),
+        gpus=arguments.gpus,
+        mode=arguments.mode,
+        sabotaged=arguments.sabotage,
+        verl=not arguments.no_verl,
+        unpatched=arguments.unpatched,
+        tp=arguments.tp,
+        json_path=arguments.json,
+    )
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from verlock import certificate
+
+    return certificate.status(markdown=arguments.markdown, write_readme=arguments.readme)
+
+
+def _lock(arguments: argparse.Namespace) -> int:
+    if arguments.check:
+        from verlock import lock
+
+        return lock.check(arguments.variants)
+    from verlock import relock
+
+    return relock.run(arguments.variants, upgrade=arguments.upgrade, cutoff=arguments.cutoff)
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    from verlock import lockdiff
+
+    return lockdiff.run(arguments.revisions, markdown=arguments.markdown)
+
+
+def _why(arguments: argparse.Namespace) -> int:
+    from verlock import why
+
+    return why.run(arguments.variant, arguments.package, python=arguments.python)
 
 
 def _list(arguments: argparse.Namespace) -> int:
