@@ -127,6 +127,7 @@ def tools(tmp_path, monkeypatch):
             "pkg_resources",
             "wheel",
             "wheel-*.dist-info",
+            "packaging",
         ):
             for found in packages.glob(pattern):
                 (target / found.name).symlink_to(found)

@@ -1,0 +1,92 @@
+"""Run by an environment's own Python, one process per rank: what vLLM does with one text of its files, on CPU.
+
+    python patch_behaviour.py FOLDER CASE...
+
+RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set as torchrun sets them. The modules of the cases are
+loaded from FOLDER, so the released and the patched text run in the same environment. The last line printed is JSON:
+what happened in each case.
+"""
+
+import importlib
+import importlib.util
+import json
+import os
+import sys
+import tempfile
+from types import SimpleNamespace
+
+MODULES = {
+    "groups": "vllm.distributed.parallel_state",
+    "local_rank": "vllm.executor.uniproc_executor",
+    "empty_cache": "vllm.model_executor.model_loader.weight_utils",
+}
+
+
+class Redirect:
+    """The cases' modules are imported from FOLDER, whoever imports them first."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def find_spec(self, name, path=None, target=None):
+        if name not in MODULES.values():
+            return None
+        return importlib.util.spec_from_file_location(name, f"{self.folder}/{name.replace('.', '/')}.py")
+
+
+def groups():
+    """Two ranks, tensor parallel size 1: which ranks are in this rank's tensor parallel group?"""
+    state = importlib.import_module(MODULES["groups"])
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    state.init_distributed_environment(size, rank, "env://", int(os.environ["LOCAL_RANK"]), "gloo")
+    try:
+        state.initialize_model_parallel(1, 1)
+        return {"tp": state.get_tp_group().ranks, "pp": state.get_pp_group().ranks}
+    finally:
+        state.destroy_distributed_environment()
+
+
+def local_rank():
+    """Which local rank does the external launcher give its worker?"""
+    module = importlib.import_module(MODULES["local_rank"])
+    module.WorkerWrapperBase = lambda **_: None
+    calls = []
+
+    class Launcher(module.ExecutorWithExternalLauncher):
+        def __init__(self):
+            self.vllm_config = SimpleNamespace(
+                parallel_config=SimpleNamespace(pipeline_parallel_size=1),
+                scheduler_config=SimpleNamespace(delay_factor=0.0),
+            )
+
+        def collective_rpc(self, method, timeout=None, args=(), kwargs=None):
+            calls.append((method, args))
+
+    os.environ.update(RANK="3", LOCAL_RANK="0")  # the first GPU of the second node
+    Launcher()._init_executor()
+    return {"local_rank": dict(calls)["init_worker"][0][0]["local_rank"]}
+
+
+def empty_cache():
+    """How often is the CUDA cache emptied while a .bin checkpoint is loaded?"""
+    import torch
+
+    module = importlib.import_module(MODULES["empty_cache"])
+    calls = []
+    torch.cuda.empty_cache = lambda: calls.append(1)
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save({"weight": torch.ones(2)}, f"{folder}/a.bin")
+        names = [name for name, _ in module.pt_weights_iterator([f"{folder}/a.bin"])]
+    return {"names": names, "calls": len(calls)}
+
+
+if __name__ == "__main__":
+    folder, *cases = sys.argv[1:]
+    sys.meta_path.insert(0, Redirect(folder))
+    results = {}
+    for case in cases:
+        try:
+            results[case] = {"groups": groups, "local_rank": local_rank, "empty_cache": empty_cache}[case]()
+        except RuntimeError as error:
+            results[case] = {"error": str(error)}
+    print(json.dumps(results), flush=True)

@@ -1,0 +1,117 @@
+"""That the patches do what they are for, without a GPU: the patched file of an environment against the released one."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from verlock import diffs, patches, recipe
+
+pytestmark = pytest.mark.e2e
+
+RUNNER = Path(__file__).with_name("patch_behaviour.py")
+FILES = {
+    "groups": "vllm/distributed/parallel_state.py",
+    "local_rank": "vllm/executor/uniproc_executor.py",
+    "empty_cache": "vllm/model_executor/model_loader/weight_utils.py",
+}
+CASES = {
+    variant.name: [case for case, path in FILES.items() if any(path in file.paths for file in patches.read(variant))]
+    for variant in (recipe.load(name) for name in recipe.names())
+    if variant.patch
+}
+REFUSALS = {
+    "V0": "world_size (2) is not equal to tensor_model_parallel_size (1) x pipeline_model_parallel_size (1)",
+    "V1": "shape '[1, 1, 1]' is invalid for input of size 2",
+}
+
+
+@cache
+def site_of(variant: str) -> Path:
+    """site-packages of the built environment; skips where there is none."""
+    prefix = recipe.load(variant).prefix()
+    if not (prefix / "verlock.json").exists():
+        pytest.skip(f"{prefix} is not built (nox -s env-{variant}; VERLOCK_ENVS says where environments are)")
+    return next(prefix.glob("lib/python3.*/site-packages"))
+
+
+def released(variant: str, folder: Path) -> Path:
+    """The files as released: ours with the patches taken back, proven by the lock's hashes."""
+    loaded = recipe.load(variant)
+    paths = list(FILES.values())
+    stage = diffs.Stage(site_of(variant), paths, folder)
+    for file in reversed(patches.read(loaded)):
+        assert stage.run(file.data, "--reverse") is None
+    for entry in patches.read_lock(loaded.lock_dir())["patches"]:
+        for touched in entry["touches"]:
+            assert diffs.sha256_of(folder / touched["path"]) == touched["before"]
+    return folder
+
+
+def run(variant: str, folder: Path) -> list[dict]:
+    """What each of two ranks reports."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    python = recipe.load(variant).prefix() / "bin/python"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    kept |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo"}
+    kept |= {"CUDA_VISIBLE_DEVICES": "", "VLLM_USE_V1": "0", "VLLM_CONFIGURE_LOGGING": "0", "OMP_NUM_THREADS": "1"}
+    ranks = [
+        subprocess.Popen(
+            [python, "-B", RUNNER, folder, *CASES[variant]],
+            env={**kept, "RANK": rank, "LOCAL_RANK": rank},
+            cwd="/",
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for rank in ("0", "1")
+    ]
+    results = []
+    for process in ranks:
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err[-3000:]
+        results.append(json.loads(out.strip().splitlines()[-1]))
+    return results
+
+
+def does_its_work(case: str, results: list[dict]) -> None:
+    """The property a patch is for; it must fail on the released text."""
+    got = [result[case] for result in results]
+    wanted = {
+        "groups": [{"tp": [rank], "pp": [rank]} for rank in (0, 1)],
+        "local_rank": [{"local_rank": 0}] * 2,
+        "empty_cache": [{"names": ["weight"], "calls": 0}] * 2,
+    }
+    assert got == wanted[case]
+
+
+@pytest.mark.parametrize("variant", CASES)
+def test_patched(variant):
+    loaded = recipe.load(variant)
+    states = patches.states(loaded, site_of(variant), patches.read_lock(loaded.lock_dir()))
+    assert {state.outcome for state in states} == {patches.Outcome.APPLIED}
+    results = run(variant, site_of(variant))
+    for case in CASES[variant]:
+        does_its_work(case, results)
+
+
+@pytest.mark.parametrize("variant", CASES)
+def test_released(variant, tmp_path):
+    """The negative control: the same runner, the same environment, the released text."""
+    results = run(variant, released(variant, tmp_path))
+    for case in CASES[variant]:
+        with pytest.raises(AssertionError):
+            does_its_work(case, results)
+    refusal = REFUSALS[recipe.load(variant).vllm.engine]
+    assert [refusal in result["groups"]["error"] for result in results] == [True, True]
+    if len(CASES[variant]) > 1:
+        assert [result["local_rank"] for result in results] == [{"local_rank": 3}] * 2
+        assert [result["empty_cache"] for result in results] == [{"names": ["weight"], "calls": 1}] * 2
