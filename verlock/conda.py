@@ -15,6 +15,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ from urllib.parse import unquote, urlsplit
 
 from verlock import errors, project
 from verlock.errors import InstallError, IntegrityError, LockError, NetworkError, ResolutionError, VerlockError
+from verlock.lock import read_yaml
 
 RETRIES = 3
 REACHABLE_SECONDS = 5.0
@@ -58,6 +60,7 @@ def solve(
     virtual: Sequence[tuple[str, str, str]],
     repodata: Path | None = None,
     locked: Path | None = None,
+    locked_only: bool = False,
     upgrade: Sequence[str] = (),
     mirrors: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
@@ -69,6 +72,7 @@ def solve(
         virtual: name, version and build of each virtual package (`__glibc`, ...); none is taken from this machine.
         repodata: a folder with `linux-64/repodata.json` and `noarch/repodata.json` read in the place of the first channel's.
         locked: a conda-lock.yml whose packages are preferred.
+        locked_only: there is nothing but the packages of `locked`: confirm that they satisfy the specs, without a network.
         upgrade: names of packages not to prefer from `locked`; `*` for all.
         mirrors: as for `install`.
 
@@ -86,6 +90,7 @@ def solve(
         virtual=[list(item) for item in virtual],
         repodata=str(repodata) if repodata else None,
         locked=str(locked) if locked else None,
+        locked_only=locked_only,
         upgrade=list(upgrade),
         mirrors=list(mirrors),
     )
@@ -115,28 +120,44 @@ def mirrors_from_environment() -> list[str]:
 
 
 def packages(lock: Path) -> list[dict[str, Any]]:
-    """The linux-64 packages of a conda-lock.yml: `name`, `version`, `url` and `sha256` of each, in the file's order.
+    """The linux-64 packages of a conda-lock.yml, in its order: `name`, `version`, `url`, `sha256` and `python` (is it one's?).
 
     Raises:
         LockError: the file is missing, is not conda-lock's, or has a package without sha256.
     """
-    import yaml
-
     try:
-        content = yaml.load(lock.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        content = read_yaml(lock.read_text(encoding="utf-8"))
         found = [item for item in content["package"] if item["platform"] == "linux-64"]
         listed = [
-            {"name": item["name"], "version": item["version"], "url": item["url"], "sha256": item["hash"].get("sha256")}
+            {
+                "name": item["name"],
+                "version": item["version"],
+                "url": item["url"],
+                "sha256": item["hash"].get("sha256"),
+                "python": bool({"python", "python_abi"} & set(item["dependencies"])),
+            }
             for item in found
         ]
     except FileNotFoundError:
         raise LockError(f"{lock} is missing", "make it with `nox -s lock`") from None
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LockError(f"{lock} is not a conda-lock.yml: {error!r}", "make it again with `nox -s lock`") from None
     for item in listed:
         if not re.fullmatch(r"[0-9a-f]{64}", item["sha256"] or ""):
-            raise LockError(f"{lock}: {item['name']} {item['version']} has no sha256", "make it again with `nox -s lock`")
+            raise LockError(
+                f"{lock}: {item['name']} {item['version']} has no sha256", "make it again with `nox -s lock`"
+            )
     return listed
+
+
+def askers(lock: Path, name: str) -> list[tuple[str, str, str]]:
+    """Who depends on a package of a conda-lock.yml: name, version and bound of each."""
+    content = read_yaml(lock.read_text(encoding="utf-8"))
+    return [
+        (item["name"], item["version"], str(item["dependencies"][name]))
+        for item in content["package"]
+        if name in item["dependencies"]
+    ]
 
 
 # parent ----------------------------------------------------------------------------------------------
@@ -287,18 +308,28 @@ def _damaged(prefix: Path) -> set[str]:
 def _intact(prefix: Path, item: dict[str, Any]) -> bool:
     path = prefix / item["_path"]
     if path.is_symlink():
-        return item.get("path_type") == "softlink"
+        return bool(item.get("path_type") == "softlink")
     wanted = item.get("sha256_in_prefix") or item.get("sha256")
     if path.suffix == ".pyc" or item.get("path_type") != "hardlink" or not wanted:
         return path.exists()
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest() == wanted
+        return hashlib.sha256(path.read_bytes()).hexdigest() == str(wanted)
     except OSError:
         return False
 
 
 def _solve(job: dict[str, Any]) -> list[dict[str, Any]]:
-    from rattler import BuildString, Channel, Gateway, GenericVirtualPackage, MatchSpec, PackageName, SparseRepoData, Subdir, Version
+    from rattler import (
+        BuildString,
+        Channel,
+        Gateway,
+        GenericVirtualPackage,
+        MatchSpec,
+        PackageName,
+        SparseRepoData,
+        Subdir,
+        Version,
+    )
     from rattler import solve as rattler_solve
 
     channels = [str(channel) for channel in job["channels"]]
@@ -306,15 +337,20 @@ def _solve(job: dict[str, Any]) -> list[dict[str, Any]]:
     preferred = _locked_records(Path(job["locked"])) if job["locked"] and "*" not in upgrade else []
     preferred = [record for record in preferred if record.name.normalized not in upgrade]
     virtual = [
-        GenericVirtualPackage(PackageName(name), Version(version), BuildString(build or "0")) for name, version, build in job["virtual"]
+        GenericVirtualPackage(PackageName(name), Version(version), BuildString(build or "0"))
+        for name, version, build in job["virtual"]
     ]
     with _served(job["mirrors"]) as mirrors:
         sources: list[Any] = [Channel(url) for url in channels]
-        if job["repodata"]:
+        if job["locked_only"]:
+            sources = [_repodata_of(preferred, Channel(channels[0]), subdir) for subdir in ("linux-64", "noarch")]
+        elif job["repodata"]:
             folder = Path(job["repodata"])
             found = [subdir for subdir in ("linux-64", "noarch") if (folder / subdir / "repodata.json").is_file()]
             if not found:
-                raise NetworkError(f"{folder} has no linux-64/repodata.json", "VERLOCK_CONDA_REPODATA names the folder above it")
+                raise NetworkError(
+                    f"{folder} has no linux-64/repodata.json", "VERLOCK_CONDA_REPODATA names the folder above it"
+                )
             first = Channel(channels[0])
             sparse = [SparseRepoData(first, subdir, folder / subdir / "repodata.json") for subdir in found]
             sources = [*sparse, *sources[1:]]
@@ -337,8 +373,28 @@ def _solve(job: dict[str, Any]) -> list[dict[str, Any]]:
     return sorted(plain, key=lambda item: str(item["name"]))
 
 
-_UNREACHABLE = ("dns error", "error sending request", "connect error", "connection refused", "timed out", "could not resolve")
-_CORRUPT = re.compile(r"hash mismatch|expected.{0,80}sha256|sha256.{0,80}(mismatch|expected)", re.IGNORECASE | re.DOTALL)
+def _repodata_of(records: Sequence[Any], channel: Any, subdir: str) -> Any:
+    """A channel's subdir that holds nothing but these records."""
+    from rattler import SparseRepoData
+
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        listed = {record.file_name: json.loads(record.to_json()) for record in records if record.subdir == subdir}
+        json.dump({"info": {"subdir": subdir}, "packages": {}, "packages.conda": listed, "repodata_version": 1}, file)
+        file.flush()
+        return SparseRepoData(channel, subdir, Path(file.name))
+
+
+_UNREACHABLE = (
+    "dns error",
+    "error sending request",
+    "connect error",
+    "connection refused",
+    "timed out",
+    "could not resolve",
+)
+_CORRUPT = re.compile(
+    r"hash mismatch|expected.{0,80}sha256|sha256.{0,80}(mismatch|expected)", re.IGNORECASE | re.DOTALL
+)
 _HASH = re.compile(r"\b[0-9a-f]{64}\b")
 
 
@@ -355,7 +411,11 @@ def _translate(action: str, error: BaseException) -> VerlockError:
         return IntegrityError.of(
             package[0] if package else "a conda package", wanted, got, "try another mirror; nothing of it was installed"
         )
-    if any(word in lowered for word in _UNREACHABLE) or "status client error" in lowered or "status server error" in lowered:
+    if (
+        any(word in lowered for word in _UNREACHABLE)
+        or "status client error" in lowered
+        or "status server error" in lowered
+    ):
         host = re.search(r"https?://([^/\s)]+)", text)
         name = host[1] if host else "the conda channel"
         return NetworkError(
@@ -363,8 +423,12 @@ def _translate(action: str, error: BaseException) -> VerlockError:
             "set VERLOCK_CONDA_MIRROR to a mirror (a URL or a folder), or use `--base host`",
         )
     if action == "solve" and type(error).__name__ in ("SolverError", "InvalidMatchSpecError"):
-        return ResolutionError(f"the conda layer cannot be solved: {str(error).strip()}", "loosen a line of environments/*/environment.yml")
-    return InstallError(f"the conda engine failed ({type(error).__name__}): {text[:600]}", "run it again; a finished part is kept")
+        return ResolutionError(
+            f"the conda layer cannot be solved: {str(error).strip()}", "loosen a line of environments/*/environment.yml"
+        )
+    return InstallError(
+        f"the conda engine failed ({type(error).__name__}): {text[:600]}", "run it again; a finished part is kept"
+    )
 
 
 def _main(action: str) -> None:

@@ -2,7 +2,8 @@
 
 conda-lock solves nothing itself and there is no conda on a package index. Only what `conda-lock lock` asks is answered: a dry-run
 `create`, and `info`. What conda-lock cannot pass on comes by environment variables, set by `verlock.relock`:
-`VERLOCK_CONDA_REPODATA`, `VERLOCK_CONDA_MIRROR`, `VERLOCK_CONDA_LOCKED` and `VERLOCK_CONDA_UPGRADE`.
+`VERLOCK_CONDA_REPODATA`, `VERLOCK_CONDA_MIRROR`, `VERLOCK_CONDA_LOCKED`, `VERLOCK_CONDA_LOCKED_ONLY` and
+`VERLOCK_CONDA_UPGRADE`.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ def _solve(channels: list[str], specs: list[str]) -> list[dict[str, Any]]:
         virtual=virtual,
         repodata=Path(folder) if (folder := variables.get("VERLOCK_CONDA_REPODATA")) else None,
         locked=Path(lock) if (lock := variables.get("VERLOCK_CONDA_LOCKED")) else None,
+        locked_only=bool(variables.get("VERLOCK_CONDA_LOCKED_ONLY")),
         upgrade=[name for name in variables.get("VERLOCK_CONDA_UPGRADE", "").split(",") if name],
         mirrors=conda.mirrors_from_environment(),
     )
