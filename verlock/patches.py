@@ -8,69 +8,25 @@ is left to do. The package's RECORD stays as its wheel wrote it: for patched fil
 
 from __future__ import annotations
 
-import base64
-import csv
-import enum
-import hashlib
 import json
 import os
-import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from verlock.diffs import Hunk, Stage, sha256_of, split
-from verlock.errors import IntegrityError, LockError, PatchPartlyApplied, PatchRejected, StaleLock
+from verlock.diffs import Stage, sha256_of, split
+from verlock.errors import IntegrityError, LockError, NotSealed, PatchPartlyApplied, PatchRejected, StaleLock
+from verlock.outcomes import Outcome as Outcome  # patches.Outcome is what callers compare with
+from verlock.outcomes import PatchFile, PatchState, by_hash, judge, shipped
 
 if TYPE_CHECKING:
-    from verlock.recipe import Patch, Recipe
+    from verlock.recipe import Recipe
 
 LOCK = "sources.json"
 _DRAFT = ".verlock-draft"  # suffix of a file on its way into place; a kill can leave one, the next run takes it away
-
-
-class Outcome(enum.Enum):
-    """What a patch meets. The value is what `verlock patches` shows."""
-
-    APPLIES = "not applied"
-    APPLIED = "applied"
-    FIXED_UPSTREAM = "already fixed upstream"
-    PARTLY = "partly applied"
-    REJECTED = "does not apply"
-
-
-@dataclass(frozen=True)
-class PatchFile:
-    """A patch file, read and split."""
-
-    patch: Patch
-    data: bytes
-    hunks: tuple[Hunk, ...]
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """The files it changes, relative to the folder that holds the package."""
-        return tuple(dict.fromkeys(hunk.path for hunk in self.hunks))
-
-    @property
-    def sha256(self) -> str:
-        """Of the patch file itself."""
-        return hashlib.sha256(self.data).hexdigest()
-
-
-@dataclass(frozen=True)
-class PatchState:
-    """How one patch stands to one tree."""
-
-    patch: Patch
-    outcome: Outcome
-    detail: str = ""
-    touches: tuple[str, ...] = ()
-    exact: bool = field(default=True)  # every touched file has one of the lock's two hashes
 
 
 # Reading -------------------------------------------------------------------------------------------
@@ -123,52 +79,6 @@ def read(recipe: Recipe) -> list[PatchFile]:
 # Judging -------------------------------------------------------------------------------------------
 
 
-def _judge(stage: Stage, file: PatchFile, shipped: dict[str, str]) -> PatchState:
-    """What git makes of a patch, where no hash tells."""
-
-    def state(outcome: Outcome, detail: str) -> PatchState:
-        return PatchState(file.patch, outcome, detail, file.paths, exact=False)
-
-    if absent := [path for path in file.paths if path in stage.missing]:
-        return state(Outcome.REJECTED, f"{absent[0]} is not there")
-    if stage.holds(file.data):
-        if shipped and all(sha256_of(stage.root / path) == shipped.get(path) for path in file.paths):
-            return state(Outcome.FIXED_UPSTREAM, f"{file.patch.package} was released with this text")
-        return state(Outcome.APPLIED, "but the file is not otherwise what the lock names")
-    if stage.fits(file.data):
-        return state(Outcome.APPLIES, "and the file is not what the lock names")
-    there = [hunk for hunk in file.hunks if stage.holds(hunk.text.encode())]
-    open_ = [hunk for hunk in file.hunks if hunk not in there and stage.fits(hunk.text.encode())]
-    stray = [hunk for hunk in file.hunks if hunk not in there and hunk not in open_]
-    if stray:
-        return state(Outcome.REJECTED, _shown(stray[0], stage))
-    return state(Outcome.PARTLY, f"there: {_named(there)}; not there: {_named(open_)}")
-
-
-def _named(hunks: Sequence[Hunk]) -> str:
-    return ", ".join(str(hunk) for hunk in hunks)
-
-
-def _shown(hunk: Hunk, stage: Stage) -> str:
-    """The hunk that does not fit, and the text it met."""
-    lines = (stage.scratch / hunk.path).read_text(encoding="utf-8", errors="replace").splitlines()
-    length = sum(line[:1] in " -" for line in hunk.body.splitlines()[1:])
-    met = lines[hunk.line - 1 : hunk.line - 1 + length]
-    return "\n".join(
-        [f"hunk {hunk}", *(f"    {line}" for line in hunk.body.splitlines()), "  met", *(f"    {line}" for line in met)]
-    )
-
-
-def _shipped(root: Path, package: str) -> dict[str, str]:
-    """path -> hex sha256 out of the installed package's RECORD; empty where there is none (a source tree)."""
-    for folder in root.glob("*.dist-info"):
-        if re.sub(r"[-_.]+", "-", folder.name.split("-")[0]).lower() == re.sub(r"[-_.]+", "-", package).lower():
-            with (folder / "RECORD").open(encoding="utf-8", newline="") as file:
-                rows = [row for row in csv.reader(file) if row[1].startswith("sha256=")]
-            return {row[0]: base64.urlsafe_b64decode(row[1][7:] + "=" * (-len(row[1][7:]) % 4)).hex() for row in rows}
-    return {}
-
-
 def _chains(locked: dict[str, Any]) -> dict[str, list[str]]:
     """path -> its sha256 before any patch, after the first that touches it, after the second, and so on."""
     chains: dict[str, list[str]] = {}
@@ -176,16 +86,6 @@ def _chains(locked: dict[str, Any]) -> dict[str, list[str]]:
         for touched in entry["touches"]:
             chains.setdefault(touched["path"], [touched["before"]]).append(touched["after"])
     return chains
-
-
-def _by_hash(file: PatchFile, there: dict[str, bool | None]) -> PatchState:
-    """The state that the lock's hashes tell; `there`: does a file have this patch already?"""
-    if all(there.values()):
-        return PatchState(file.patch, Outcome.APPLIED, "", file.paths)
-    if not any(there.values()):
-        return PatchState(file.patch, Outcome.APPLIES, "", file.paths)
-    done, left = ([path for path in there if there[path] is side] for side in (True, False))
-    return PatchState(file.patch, Outcome.PARTLY, f"there: {', '.join(done)}; not there: {', '.join(left)}", file.paths)
 
 
 def states(recipe: Recipe, root: Path, locked: dict[str, Any]) -> list[PatchState]:
@@ -213,15 +113,42 @@ def states(recipe: Recipe, root: Path, locked: dict[str, Any]) -> list[PatchStat
                 known = now[path] in chains.get(path, [])
                 there[path] = chains[path].index(str(now[path])) >= place if known else None
             if None not in there.values():
-                result.append(_by_hash(file, there))
+                result.append(by_hash(file, there))
                 continue
             if stage is None:
                 stage = Stage(root, list(now), Path(scratch))
-            state = _judge(stage, file, _shipped(root, file.patch.package))
+            state = judge(stage, file, shipped(root, file.patch.package))
             if state.outcome is Outcome.APPLIES:  # a later patch may build on this one
                 stage.run(file.data)
             result.append(state)
     return result
+
+
+def show(recipe: Recipe, python: str) -> int:
+    """Print what `verlock patches` shows: each patch, why, where upstream fixed it, and its state in the prefix. Returns 0."""
+    from verlock import receipt, verify
+
+    prefix = recipe.prefix(python)
+    root, where = verify.site_packages(prefix, python), str(prefix)
+    try:
+        if checkout := (receipt.read(prefix)["source"] or {}).get("checkout"):
+            root, where = Path(checkout), checkout
+        found = {state.patch.file: state for state in states(recipe, root, read_lock(recipe.lock_dir(python)))}
+    except NotSealed:
+        found, where = {}, f"{where}, which is not built"
+    print(f"{recipe.name}: {recipe.summary}\nin {where}")
+    for file in read(recipe):
+        patch, state = file.patch, found.get(file.patch.file)
+        print(f"\n{patch.file}" + (f"  [{state.outcome.value}]" if state else ""))
+        if state and state.detail:
+            print(f"  state     {state.detail}")
+        print(f"  changes   {', '.join(file.paths)}")
+        print(textwrap.fill(patch.why, 100, initial_indent="  why       ", subsequent_indent=" " * 12))
+        if patch.upstream:
+            print(f"  upstream  {patch.upstream} {patch.upstream_link or ''}".rstrip())
+    if recipe.patch and recipe.source and not found:
+        print("\nThese go into the wheel when it is built.")
+    return 0
 
 
 # Doing ---------------------------------------------------------------------------------------------
@@ -381,7 +308,7 @@ def measure(recipe: Recipe, root: Path, into: Path | None = None) -> list[dict[s
     with tempfile.TemporaryDirectory(prefix="verlock-patch-") as scratch:
         stage = Stage(root, list(dict.fromkeys(path for file in files for path in file.paths)), Path(scratch))
         for file in files:
-            state = _judge(stage, file, _shipped(root, file.patch.package))
+            state = judge(stage, file, shipped(root, file.patch.package))
             if state.outcome is not Outcome.APPLIES:
                 raise _refusal(recipe, state)
             before = {path: sha256_of(stage.scratch / path) for path in file.paths}
