@@ -11,7 +11,6 @@ import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -76,9 +75,8 @@ def checkout(source: Source, into: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="verlock-index-") as folder:
         git = _Git(path, {"GIT_WORK_TREE": str(into), "GIT_INDEX_FILE": f"{folder}/index"})
         into.mkdir(parents=True, exist_ok=True)
-        with _damage(path):
-            git.run("read-tree", source.tree)
-            git.run("checkout-index", "--all", "--force")
+        git.run("read-tree", source.tree)
+        git.run("checkout-index", "--all", "--force")
 
 
 def clone(source: Source, into: Path) -> None:
@@ -89,11 +87,11 @@ def clone(source: Source, into: Path) -> None:
         draft = Path(folder) / "checkout"
         git = _Git(draft / ".git", {"GIT_WORK_TREE": str(draft)})
         draft.mkdir()
-        git.run("init", "--quiet", "--template=", f"--initial-branch=verlock-{source.commit[:8]}", str(draft))
+        git.run("init", "--quiet", "--template=", str(draft))
         git.run("fetch", "--quiet", "--depth=1", "--no-tags", "--", str(path), f"+{_REF}:{_REF}")
         git.run("remote", "add", "origin", source.url)
-        with _damage(path):
-            git.run("reset", "--quiet", "--hard", source.commit)
+        git.run("reset", "--quiet", "--hard", source.commit)
+        git.run("branch", "--move", f"verlock-{source.commit[:8]}")
         draft.rename(into)
 
 
@@ -131,8 +129,17 @@ def _places(source: Source) -> list[str]:
 def _fetch_from(place: str, commit: str, draft: Path) -> str | None:
     """Fetch the commit from one place; None where that succeeded, else the reason."""
     git = _Git(draft, users_own=True)
-    options = ["-c", "protocol.version=2", "-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=30"]
-    fetch = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance"]
+    options = [
+        "-c",
+        "protocol.version=2",
+        "-c",
+        "gc.auto=0",
+        "-c",
+        "http.lowSpeedLimit=1000",
+        "-c",
+        "http.lowSpeedTime=30",
+    ]
+    fetch = ["fetch", "--quiet", "--no-tags"]
     refusal = git.try_run(*options, *fetch, "--depth=1", "--", place, f"+{commit}:{_REF}")
     if refusal is None or not _BRANCHES_ONLY.search(refusal):
         return refusal
@@ -195,16 +202,11 @@ class _Git:
         self._error: type[Exception] = git.GitCommandError
         self._git = git.Git(repository.parent)
         self.output = ""
-        own = (
-            {}
-            if users_own
-            else {
-                "GIT_CONFIG_GLOBAL": os.devnull,
-                "GIT_CONFIG_NOSYSTEM": "1",
-                "GIT_CONFIG_COUNT": "0",
-                "GIT_CONFIG_PARAMETERS": "",
-            }
-        )
+        own = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_COUNT": "0", "GIT_CONFIG_PARAMETERS": ""}
+        own |= dict.fromkeys(
+            ("GIT_CONFIG_GLOBAL", "HOME", "XDG_CONFIG_HOME"), os.devnull
+        )  # git before 2.32 knows only HOME
+        own = {} if users_own else own
         self._environment = {
             **own,
             # said in full, since a git hook that calls verlock has them set for its own repository
@@ -218,26 +220,19 @@ class _Git:
         }
 
     def run(self, *arguments: str) -> str:
-        """Its standard output, stripped. Raises GitCommandError."""
-        return str(self._git.execute(["git", *arguments], env=self._environment))
+        """Its standard output, stripped. Raises SourceStoreDamaged: nothing asked through here fails on a whole store."""
+        if refusal := self.try_run(*arguments):
+            where = self._environment["GIT_DIR"]
+            raise SourceStoreDamaged(
+                f"git {arguments[0]} fails in {where}: {_complaint(refusal)}",
+                f"make sure its disk has room; if it has, remove {where} and run again",
+            )
+        return self.output
 
     def try_run(self, *arguments: str) -> str | None:
         """None where it succeeds (`output` holds what it printed), else what it said."""
         try:
-            self.output = self.run(*arguments)
+            self.output = str(self._git.execute(["git", *arguments], env=self._environment))
         except self._error as error:
             return str(getattr(error, "stderr", "") or error)
         return None
-
-
-@contextlib.contextmanager
-def _damage(path: Path) -> Iterator[None]:
-    """An object that cannot be read, although the store was whole a moment ago."""
-    import git
-
-    try:
-        yield
-    except git.GitCommandError as error:
-        raise SourceStoreDamaged(
-            f"{path} cannot be read: {_complaint(str(error.stderr or error))}", f"remove {path} and run again"
-        ) from None
