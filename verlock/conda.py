@@ -211,38 +211,54 @@ def _local(url: str) -> Path | None:
 
 
 @contextlib.contextmanager
-def _served(mirrors: Sequence[str]) -> Iterator[list[str]]:
-    """Mirrors as http URLs: a folder gets a server on the loopback, since rattler checks the hash of http packages only."""
-    from functools import partial
-    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+def _client(channels: Sequence[str], mirrors: Sequence[str]) -> Iterator[Any]:
+    """An http client that asks the mirrors before each channel.
 
-    class Handler(SimpleHTTPRequestHandler):
+    Folders get a server on the loopback, since rattler checks the hash of http packages only; what they lack is redirected to the
+    channel, since rattler goes on to the next mirror when one is dead, not when it has no such file.
+    """
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    from rattler.networking import Client, MirrorMiddleware, RetryMiddleware
+
+    remote = [channel for channel in channels if channel.startswith("http")]
+    folders = [folder for mirror in mirrors if (folder := _local(mirror)) is not None]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            _, number, tail = self.path.split("/", 2)
+            found = next((path for folder in folders if (path := folder / tail).is_file()), None)
+            if found is None:
+                self.send_response(307)
+                self.send_header("Location", f"{remote[int(number)]}/{tail}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", str(found.stat().st_size))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(found.read_bytes())
+
+        do_HEAD = do_GET
+
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
-    servers: list[ThreadingHTTPServer] = []
-    urls: list[str] = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler) if folders else None
+    if server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+    table: dict[str, list[str]] = {}
+    for number, channel in enumerate(remote):
+        places = [mirror.rstrip("/") for mirror in mirrors if _local(mirror) is None]
+        if server:
+            places.insert(0, f"http://127.0.0.1:{server.server_port}/{number}")
+        table[channel] = [*places, channel]
     try:
-        for mirror in mirrors:
-            if (folder := _local(mirror)) is None:
-                urls.append(mirror.rstrip("/"))
-                continue
-            server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            servers.append(server)
-            urls.append(f"http://127.0.0.1:{server.server_port}")
-        yield urls
+        yield Client([RetryMiddleware(RETRIES), *([MirrorMiddleware(table)] if mirrors and table else [])])
     finally:
-        for server in servers:
+        if server:
             server.shutdown()
-
-
-def _client(channels: Sequence[str], mirrors: Sequence[str]) -> Any:
-    from rattler.networking import Client, MirrorMiddleware, RetryMiddleware
-
-    # the channel itself comes last in its own list: a dead mirror falls through to it
-    table = {channel: [*mirrors, channel] for channel in channels if channel.startswith("http")}
-    return Client([RetryMiddleware(RETRIES), *([MirrorMiddleware(table)] if mirrors and table else [])])
 
 
 def _locked_records(lock: Path) -> list[Any]:
@@ -265,13 +281,13 @@ def _install(job: dict[str, Any]) -> None:
     records = _locked_records(lock)
     channels = sorted({_split_url(item["url"])[0] for item in listed})
     cache = PackageCache.new_layered([Path(job["cache"])], validation_mode=ValidationMode.full())
-    with _served(job["mirrors"]) as mirrors:
+    with _client(channels, job["mirrors"]) as client:
         asyncio.run(
             rattler_install(
                 records,
                 target_prefix=prefix,
                 package_cache=cache,
-                client=_client(channels, mirrors),
+                client=client,
                 reinstall_packages=_damaged(prefix),
                 show_progress=False,
                 execute_link_scripts=False,
@@ -306,14 +322,14 @@ def _damaged(prefix: Path) -> set[str]:
 
 
 def _intact(prefix: Path, item: dict[str, Any]) -> bool:
-    path = prefix / item["_path"]
+    path = Path(prefix, item["_path"])
     if path.is_symlink():
         return bool(item.get("path_type") == "softlink")
-    wanted = item.get("sha256_in_prefix") or item.get("sha256")
+    wanted: str | None = item.get("sha256_in_prefix") or item.get("sha256")
     if path.suffix == ".pyc" or item.get("path_type") != "hardlink" or not wanted:
         return path.exists()
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest() == str(wanted)
+        return hashlib.sha256(path.read_bytes()).hexdigest() == wanted
     except OSError:
         return False
 
@@ -340,7 +356,7 @@ def _solve(job: dict[str, Any]) -> list[dict[str, Any]]:
         GenericVirtualPackage(PackageName(name), Version(version), BuildString(build or "0"))
         for name, version, build in job["virtual"]
     ]
-    with _served(job["mirrors"]) as mirrors:
+    with _client(channels, job["mirrors"]) as client:
         sources: list[Any] = [Channel(url) for url in channels]
         if job["locked_only"]:
             sources = [_repodata_of(preferred, Channel(channels[0]), subdir) for subdir in ("linux-64", "noarch")]
@@ -359,7 +375,7 @@ def _solve(job: dict[str, Any]) -> list[dict[str, Any]]:
                 sources=sources,
                 specs=[MatchSpec(spec, strict=False) for spec in job["specs"]],
                 platforms=[Subdir("linux-64"), Subdir("noarch")],
-                gateway=Gateway(client=_client(channels, mirrors)),
+                gateway=Gateway(client=client),
                 locked_packages=preferred,
                 virtual_packages=virtual,
             )
@@ -419,7 +435,7 @@ def _translate(action: str, error: BaseException) -> VerlockError:
         host = re.search(r"https?://([^/\s)]+)", text)
         name = host[1] if host else "the conda channel"
         return NetworkError(
-            f"{name} does not answer: {text[:300]}",
+            f"{name} does not answer: {text.rpartition('Caused by: ')[2][:200]}",
             "set VERLOCK_CONDA_MIRROR to a mirror (a URL or a folder), or use `--base host`",
         )
     if action == "solve" and type(error).__name__ in ("SolverError", "InvalidMatchSpecError"):

@@ -128,10 +128,9 @@ def _read_pins(text: str, title: str) -> Layer:
     layer: Layer = {}
     pin = re.compile(r"^(\S+?)==(\S+)[^\n]*((?:\n    --hash=sha256:[0-9a-f]{64}[^\n]*)*)", re.MULTILINE)
     for name, version, block in pin.findall(text):
-        hashes = frozenset(re.findall(r"sha256:([0-9a-f]{64})", block))
-        if name in layer:
-            version, hashes = f"{layer[name].version}, {version}", hashes | layer[name].hashes
-        layer[name] = Entry(version, hashes)
+        known = layer.get(name, Entry("", frozenset()))
+        both = f"{known.version}, {version}" if known.version else version
+        layer[name] = Entry(both, known.hashes | frozenset(re.findall(r"sha256:([0-9a-f]{64})", block)))
     if not layer and re.search(r"^\w", text, re.MULTILINE):
         raise LockError(f"{title} holds no pins", "is it a lock at all?")
     return layer

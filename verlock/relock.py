@@ -18,7 +18,7 @@ from datetime import date
 from pathlib import Path
 
 from verlock import conda, console, lock, lockdiff, project, recipe, resolvers
-from verlock.errors import LockError, NetworkError, RecipeError, ResolverDisagreement, VerlockError
+from verlock.errors import NetworkError, RecipeError, ResolverDisagreement, VerlockError
 from verlock.index import Index, serve
 from verlock.lock import BUILD_REQUIREMENTS, CONDA_LOCK, REQUIREMENTS, SOURCES, Pin
 from verlock.recipe import Recipe
@@ -70,9 +70,7 @@ def run(variants: Sequence[str] = (), *, upgrade: Sequence[str] | None = None, c
         index.prefetch(_known_projects())
         if "tools" in named or not variants:
             _tools(wish, index)
-        finished = 0
-        for job, result in _each(jobs, lambda job: _lock(job[0], job[1], wish, index)):
-            finished += 1
+        for finished, (job, result) in enumerate(_each(jobs, lambda job: _lock(job[0], job[1], wish, index)), 1):
             title = f"{job[0].name} {job[1]}"
             if isinstance(result, VerlockError):
                 failures.append(result)
@@ -217,12 +215,14 @@ def _pip_layers(chosen: Recipe, python: str, wish: Wish, work: Path, out: Path, 
 
 
 def _canonical(pin: Pin, place: str) -> Pin:
-    """Without the `# via` line that only says that the constraint, our own lock, names the package too."""
-    return replace(pin, via=tuple(asker for asker in pin.via if asker != f"-c {place}/{REQUIREMENTS}"))
+    """Plain paths in the `# via` lines, and none that only says that the constraint, our own lock, names the package too."""
+    askers = [asker for asker in pin.via if asker != f"-c {place}/{REQUIREMENTS}"]
+    via = {f"-r {os.path.normpath(asker[3:])}" if asker.startswith("-r ") else asker for asker in askers}
+    return replace(pin, via=tuple(sorted(via)))
 
 
 def _preferences(chosen: Recipe, python: str, name: str) -> str:
-    """The pins to stay with: this lock's, else those of the variant's default Python. Without hashes, which uv would keep unseen."""
+    """The pins to stay with: this lock's, else those of the variant's default Python. No hashes: uv would keep them unseen."""
     for path in (chosen.lock_dir(python) / name, chosen.lock_dir() / name):
         if path.exists():
             return "".join(f"{pin.name}=={pin.version}\n" for pin in lock.pins(path))

@@ -151,7 +151,7 @@ def _asks(recipe: Recipe, python: str, pins: dict[str, Pin], asker: str, name: s
     pin = pins.get(lock.normalise(asker))
     if pin is None:
         return [Ask(asker, None)]
-    requirements = _requirements(index, pin, python)
+    requirements = _requirements(index, pin, python, _extras(recipe, python, pins, pin, index))
     if requirements is None:
         return [Ask(f"{pin.name} {pin.version}", None)]
     found_here = [item for item in requirements if lock.normalise(item.name) == name]
@@ -182,23 +182,35 @@ def reasons(path: Path) -> list[tuple[Requirement, str]]:
     return found
 
 
-def _requirements(index: Index, pin: Pin, python: str) -> list[Requirement] | None:
-    """What a locked package requires on this Python, whatever the extra; None when that cannot be known."""
+def _extras(recipe: Recipe, python: str, pins: dict[str, Pin], pin: Pin, index: Index) -> set[str]:
+    """The extras of a locked package that its own askers ask for."""
+    extras: set[str] = set()
+    for asker in pin.via:
+        if asker.startswith(("-r ", "-c ")):
+            asked = [item for item, _ in reasons(project.ROOT / asker[3:])]
+        else:
+            asked = _requirements(index, pins[asker], python, None) or [] if asker in pins else []
+        extras.update(*(item.extras for item in asked if lock.normalise(item.name) == pin.name))
+    return extras
+
+
+def _requirements(index: Index, pin: Pin, python: str, extras: set[str] | None) -> list[Requirement] | None:
+    """What a locked package requires on this Python with these extras (any, when None); None when that cannot be known."""
     try:
         files = {f"sha256:{file.sha256}": file for file in index.files(pin.name)}
         wheel = next(files[value] for value in pin.hashes if value in files and files[value].filename.endswith(".whl"))
-        return _requires(index, wheel, python)
+        return _requires(index, wheel, python, extras)
     except (NetworkError, StopIteration):
         return None
 
 
-def _requires(index: Index, wheel: File, python: str) -> list[Requirement]:
+def _requires(index: Index, wheel: File, python: str, extras: set[str] | None) -> list[Requirement]:
     message = email.parser.Parser().parsestr(index.metadata(wheel.sha256).decode("utf-8", "replace"), headersonly=True)
     requirements = [Requirement(text) for text in message.get_all("Requires-Dist") or []]
-    return [item for item in requirements if _applies(item, python)]
+    return [item for item in requirements if _applies(item, python, extras)]
 
 
-def _applies(requirement: Requirement, python: str) -> bool:
+def _applies(requirement: Requirement, python: str, extras: set[str] | None) -> bool:
     if requirement.marker is None:
         return True
     base = {
@@ -207,8 +219,12 @@ def _applies(requirement: Requirement, python: str) -> bool:
         "platform_python_implementation": "CPython", "platform_release": "", "platform_version": "",
         "implementation_version": f"{python}.0",
     }  # fmt: skip
-    extras = {"", *re.findall(r"extra\s*==\s*['\"]([^'\"]+)['\"]", str(requirement.marker))}
-    return any(requirement.marker.evaluate({**base, "extra": extra}) for extra in extras)
+    named = (
+        {"", *extras}
+        if extras is not None
+        else {"", *re.findall(r"extra\s*==\s*['\"]([^'\"]+)['\"]", str(requirement.marker))}
+    )
+    return any(requirement.marker.evaluate({**base, "extra": extra}) for extra in named)
 
 
 # the releases -----------------------------------------------------------------------------------------
@@ -251,13 +267,11 @@ def _tags(python: str, glibc: str) -> frozenset[Tag]:
 def _conflict(index: Index, wheel: File, pins: dict[str, Pin], python: str) -> str | None:
     """Which requirement of a newer release the lock contradicts."""
     try:
-        requirements = _requires(index, wheel, python)
+        requirements = _requires(index, wheel, python, set())
     except NetworkError:
         return None
     for item in requirements:
         pin = pins.get(lock.normalise(item.name))
-        if item.marker is not None and "extra" in str(item.marker):
-            continue
         if pin and not item.specifier.contains(pin.version, prereleases=True):
             return (
                 f"it asks for {item.name}{item.specifier}, and the lock has {pin.version} (wanted by {_list(pin.via)})"
