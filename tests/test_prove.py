@@ -149,6 +149,9 @@ def test_a_full_pass_writes_the_certificate(inside, capsys):
     assert data["gpu"] == {"name": GPU, "count": 1, "memory_mib": 81559, "driver": "580.159.04"}
     assert [each["mode"] for each in data["runs"]] == ["eager", "graphs", "eager and graphs"]
     assert data["standin"] is True
+    assert data["receipt"]["base"] == {"kind": "host"}
+    assert data["receipt"]["missing"] == ["flash-attn"]
+    assert str(project.ROOT) not in json.dumps(data)
     assert "flash-attn is not installed" in capsys.readouterr().out
 
 

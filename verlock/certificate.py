@@ -67,10 +67,7 @@ def write(recipe: Recipe, python: str, sealed: dict[str, Any], result: dict[str,
         "engine": facts["engine"],
         "cuda": facts["cuda"],
         "nccl": facts["nccl"],
-        "receipt": {
-            key: sealed.get(key)
-            for key in ("created", "base", "missing", "patches", "source", "editable", "fingerprint")
-        },
+        "receipt": _receipt(sealed),
         "standin": bool(verl["standin"]),
         "seconds": result["seconds"],
         "runs": runs,
@@ -81,6 +78,13 @@ def write(recipe: Recipe, python: str, sealed: dict[str, Any], result: dict[str,
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, data)
     return path
+
+
+def _receipt(sealed: dict[str, Any]) -> dict[str, Any]:
+    """What of a receipt is the same on every machine: no paths, and of what is missing the names."""
+    kept = {key: sealed.get(key) for key in ("created", "patches", "source", "editable")}
+    base = {key: value for key, value in sealed["base"].items() if key in ("kind", "version")}
+    return {**kept, "base": base, "missing": sorted(sealed["missing"])}
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from verlock.smoke import gates, sabotage
 from verlock.smoke.report import Report, write_error
@@ -20,8 +21,8 @@ from verlock.smoke.watchdog import Heartbeat
 LIMITS = {"imports": 240.0, "trainer": 120.0, "engine": 420.0, "gate": 90.0, "last": 60.0}
 
 
-def main(config: dict[str, Any]) -> None:
-    """Run all passes the configuration asks for; the report is in its folder."""
+def main(config: dict[str, Any]) -> NoReturn:
+    """Run all passes the configuration asks for, and end this process; the report is in its folder."""
     folder = Path(config["folder"])
     limits = {**LIMITS, **config.get("limits", {})}
     rank = int(os.environ["RANK"])
@@ -39,8 +40,17 @@ def main(config: dict[str, Any]) -> None:
         _run(config, folder, heart, phase)
     except BaseException as error:
         write_error(folder, rank, where, error)
-        raise
+        traceback.print_exc()
+        _leave(1)
     heart.done()
+    _leave(0)
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once: vLLM's and NCCL's own clean-up at exit can hang, and everything that matters is on disk."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _run(config: dict[str, Any], folder: Path, heart: Heartbeat, phase: Any) -> None:
@@ -109,7 +119,3 @@ def _run(config: dict[str, Any], folder: Path, heart: Heartbeat, phase: Any) -> 
 
 if __name__ == "__main__":
     main(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
-    # vLLM's and NCCL's own clean-up at exit can hang; everything that matters is on disk.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,8 @@ class Trainer:
             use_orig_params=True,
             device_id=device,
         )
-        self._initial = [parameter.detach().clone() for parameter in self._fsdp.parameters()]
+        with self._whole():
+            self._initial = [parameter.detach().clone() for parameter in self._fsdp.parameters()]
         self._optimizer = self._new_optimizer()
 
     def _new_optimizer(self) -> Any:
@@ -58,19 +60,27 @@ class Trainer:
         """Back to the initial weights, with a fresh optimizer."""
         import torch
 
-        with torch.no_grad():
+        with self._whole(), torch.no_grad():
             for parameter, initial in zip(self._fsdp.parameters(), self._initial, strict=True):
                 parameter.copy_(initial)
         self._optimizer = self._new_optimizer()
 
     def moved(self) -> float:
-        """The largest change of one of this rank's parameters since the start; NaN where one is not finite."""
+        """The largest change of a parameter since the start; NaN where one is not finite."""
         largest = 0.0
-        for parameter, initial in zip(self._fsdp.parameters(), self._initial, strict=True):
-            if parameter.numel():
+        with self._whole():
+            for parameter, initial in zip(self._fsdp.parameters(), self._initial, strict=True):
                 change = float((parameter.detach() - initial).abs().max())
                 largest = max(largest, change) if math.isfinite(change) else math.nan
         return largest
+
+    def _whole(self) -> AbstractContextManager[None]:
+        """Every rank holds all fp32 weights and may write them. Writing to FSDP's own shards would miss the whole bf16 copy that
+        its root keeps from the last forward."""
+        from torch.distributed.fsdp import FullyShardedDataParallel
+
+        context: AbstractContextManager[None] = FullyShardedDataParallel.summon_full_params(self._fsdp, writeback=True)
+        return context
 
     def logprobs(self, sequences: Sequence[Generated]) -> list[float]:
         """The logprob of every generated token, one flat list in the order of the sequences."""
