@@ -147,30 +147,25 @@ def editable(recipe: Recipe, python_exe: Path, build_requirements: Path, locked:
     assert source is not None
     prefix = python_exe.parent.parent
     checkout = prefix.with_name(f"{prefix.name}-{source.package}")
+    if checkout.exists() and not sources.descends(checkout, source):
+        raise BuildError(
+            f"{checkout} is there, and is no checkout of {source.commit[:12]}",
+            "move it away; a checkout that holds the commit would be used as it is",
+        )
+    sources.store(source)
     donor = wheelstore.precompiled(source.precompiled, recipe.default_python)
     with wheelstore.scratch("editable") as work, console.step("build", f"editable {checkout}"):
         if not checkout.exists():
-            draft = work / "checkout"  # patched before it is put in place, so that a kill leaves no half
+            draft = checkout.with_name(
+                f".{checkout.name}.draft"
+            )  # put in place when it is patched: a kill leaves no half
+            shutil.rmtree(draft, ignore_errors=True)
             sources.clone(source, draft)
             patches.measure(recipe, draft, into=draft)
-            shutil.move(draft, checkout)
-        elif not sources.descends(checkout, source):
-            raise BuildError(
-                f"{checkout} is there, and is no checkout of {source.commit[:12]}",
-                "move it away; a checkout that holds the commit would be used as it is",
-            )
-        _setup(
-            source,
-            python_exe,
-            build_requirements,
-            donor,
-            checkout,
-            work,
-            "editable_wheel",
-            "--dist-dir",
-            str(work / "dist"),
-        )
-        made = next((work / "dist").glob("*.whl"))
+            draft.rename(checkout)
+        dist = work / "dist"
+        _setup(source, python_exe, build_requirements, donor, checkout, work, "editable_wheel", "--dist-dir", str(dist))
+        made = next(dist.glob("*.whl"))
         wheels._run(
             ["pip", "install", "--python", str(python_exe), "--no-deps", "--no-cache", "--reinstall", str(made)]
         )

@@ -243,18 +243,18 @@ def _same_as_locked(recipe: Recipe, files: list[PatchFile], locked: dict[str, An
         )
 
 
-def _refusal(recipe: Recipe, state: PatchState) -> PatchRejected | PatchPartlyApplied:
+def _refusal(recipe: Recipe, state: PatchState, locking: bool = False) -> PatchRejected | PatchPartlyApplied:
     """The error that fits a state in which nothing can be applied."""
     file, package = state.patch.file, state.patch.package
     anew = f"the installed {package} is not the locked one: make the environment anew with `nox -s env-{recipe.name}`"
+    if locking:
+        anew = f"make the patch anew against the {package} that is locked"
     if state.outcome is Outcome.PARTLY:
         return PatchPartlyApplied(f"{file} is partly applied\n  {state.detail}", anew)
     if state.outcome is Outcome.FIXED_UPSTREAM:
         fix = f" by {state.patch.upstream[:12]}" if state.patch.upstream else ""
-        return PatchRejected(
-            f"{file} is already fixed upstream{fix}: {state.detail}",
-            f"{anew}; or, if {package} was moved to this version on purpose, take the patch out of recipe.toml and lock again",
-        )
+        remedy = f"take the patch out of recipe.toml: this {package} needs none" if locking else anew
+        return PatchRejected(f"{file} is already fixed upstream{fix}: {state.detail}", remedy)
     if state.outcome is Outcome.REJECTED:
         return PatchRejected(f"{file} does not apply: {state.detail}", anew)
     return PatchRejected(f"{file} is {state.outcome.value}, {state.detail}", anew)
@@ -310,7 +310,7 @@ def measure(recipe: Recipe, root: Path, into: Path | None = None) -> list[dict[s
         for file in files:
             state = judge(stage, file, shipped(root, file.patch.package))
             if state.outcome is not Outcome.APPLIES:
-                raise _refusal(recipe, state)
+                raise _refusal(recipe, state, locking=True)
             before = {path: sha256_of(stage.scratch / path) for path in file.paths}
             if said := stage.run(file.data):
                 raise PatchRejected(f"{file.patch.file} does not apply\n  {said}")
