@@ -10,12 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from verlock import __version__, console
-from verlock.errors import VerlockError
+from verlock.errors import VerlockError, of_system
+
+BASES = ("auto", "conda", "host")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code: 0, 1 for a bug, 2 for a wrong command line, else that of verlock.errors."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if getattr(arguments, "base", "auto") not in BASES:  # argparse holds no default against the choices
+        parser.error(f"VERLOCK_BASE is {arguments.base!r}: it can be {', '.join(BASES)}")
     console.set_quiet(getattr(arguments, "quiet", False))
     try:
         code: int = arguments.run(arguments)
@@ -28,6 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        refused = of_system(error)
+        if refused is None:
+            raise
+        print(f"verlock: {refused}", file=sys.stderr)
+        return refused.exit_code
     return code
 
 
@@ -41,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     create = commands.add_parser("create", help="make a variant's environment from its lock, or find it already there")
     create.add_argument("variant")
     create.add_argument("--python", metavar="X.Y", help="a Python other than the variant's first")
-    create.add_argument("--base", choices=("auto", "conda", "host"), default=os.environ.get("VERLOCK_BASE", "auto"),
+    create.add_argument("--base", choices=BASES, default=os.environ.get("VERLOCK_BASE") or "auto",
                         help="the locked conda layer, this machine's CPython, or conda if it can be had (default)")  # fmt: skip
     create.add_argument("--strict", action="store_true", help="an optional artefact that cannot be had is an error")
     create.add_argument(

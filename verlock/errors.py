@@ -6,6 +6,9 @@ escapes is a bug and shows its traceback. Codes 1 and 2 keep their usual meaning
 
 from __future__ import annotations
 
+import errno
+import os
+
 
 class VerlockError(Exception):
     """Base of all errors a user can meet.
@@ -260,3 +263,32 @@ class SmokeCrashed(VerlockError):
     """A smoke process died before it could report."""
 
     exit_code = 53
+
+
+# 60-69: files and folders --------------------------------------------------------------------------
+
+
+class FileRefused(VerlockError):
+    """The operating system refuses a file or folder: not writable, read-only, damaged, in use."""
+
+    exit_code = 60
+
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_REFUSED = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.EBUSY, errno.ENAMETOOLONG, errno.EMFILE}
+)
+
+
+def of_system(error: OSError) -> VerlockError | None:
+    """The error class for what the operating system refused; None where it is rather a bug of verlock's."""
+    where = error.filename2 or error.filename or "a file"
+    said = os.strerror(error.errno) if error.errno else str(error)
+    if error.errno in _FULL:
+        return DiskTooSmall(f"{where}: {said}", "free some space and run again: what was finished is kept")
+    if error.errno in _REFUSED:
+        return FileRefused(
+            f"{where}: {said}",
+            "see who may write there; VERLOCK_ENVS, VERLOCK_CACHE and UV_CACHE_DIR name other folders",
+        )
+    return None
