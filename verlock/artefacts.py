@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import shutil
-import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from verlock import project
+from verlock import console, project
 from verlock.digest import of_file
 from verlock.errors import IntegrityError, NetworkError
-from verlock.recipe import Artefact
+
+if TYPE_CHECKING:  # `create` asks `reachable` at every run of an incomplete environment
+    from verlock.recipe import Artefact
 
 _PATIENCE = 10  # seconds without a byte
+_REACHABLE_SECONDS = 3.0
 
 
-def filename(artefact: Artefact) -> str:
-    """The file name in its URL, with %2B and the like decoded: pip and uv read version and tags from it."""
-    return urllib.parse.unquote(artefact.url.rsplit("/", 1)[1])
+def filename(url: str) -> str:
+    """The file name in a URL, with %2B and the like decoded: pip and uv read version and tags from it."""
+    return urllib.parse.unquote(url.rsplit("/", 1)[1])
+
+
+def reachable(url: str, sha256: str) -> bool:
+    """Could `fetch` have the file now? Nothing is downloaded, and a host that does not answer costs a few seconds at most."""
+    name = filename(url)
+    mirror = os.environ.get("VERLOCK_ARTEFACTS", "")
+    if _kept(name, sha256).exists() or (mirror and "://" not in mirror and (Path(mirror) / name).exists()):
+        return True
+    request = urllib.request.Request(_remote(url, name, mirror), method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=_REACHABLE_SECONDS):
+            return True
+    except (OSError, http.client.HTTPException, ValueError):
+        return False
 
 
 def fetch(artefact: Artefact) -> Path:
@@ -31,10 +49,13 @@ def fetch(artefact: Artefact) -> Path:
         NetworkError: it is nowhere to be had; names the host.
         IntegrityError: size or sha256 differ from the recipe; nothing is kept.
     """
-    name = filename(artefact)
-    kept = project.cache_dir() / "artefacts" / artefact.sha256 / name
+    name = filename(artefact.url)
+    kept = _kept(name, artefact.sha256)
     if kept.exists():
-        return kept
+        if of_file(kept) == artefact.sha256:
+            return kept
+        console.warn(f"{kept} is damaged and is fetched again")
+        kept.unlink()
     kept.parent.mkdir(parents=True, exist_ok=True)
     draft = kept.with_name(f".{name}.{os.getpid()}")
     try:
@@ -46,6 +67,14 @@ def fetch(artefact: Artefact) -> Path:
     return kept
 
 
+def _kept(name: str, sha256: str) -> Path:
+    return project.cache_dir() / "artefacts" / sha256 / name
+
+
+def _remote(url: str, name: str, mirror: str) -> str:
+    return f"{mirror.rstrip('/')}/{urllib.parse.quote(name)}" if "://" in mirror else url
+
+
 def _copy(artefact: Artefact, name: str, draft: Path) -> None:
     mirror = os.environ.get("VERLOCK_ARTEFACTS", "")
     if mirror and "://" not in mirror:
@@ -53,24 +82,45 @@ def _copy(artefact: Artefact, name: str, draft: Path) -> None:
         if local.exists():
             shutil.copyfile(local, draft)
             return
-    url = f"{mirror.rstrip('/')}/{urllib.parse.quote(name)}" if "://" in mirror else artefact.url
+    url = _remote(artefact.url, name, mirror)
+    with draft.open("wb") as file:
+        try:
+            answer = urllib.request.urlopen(url, timeout=_PATIENCE)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise _no_answer(url, name, error) from None
+        with answer:
+            while block := _read(answer, url, name):
+                file.write(block)  # a full disk is no matter of the network: it has an error of its own
+
+
+def _read(answer: http.client.HTTPResponse, url: str, name: str) -> bytes:
     try:
-        with urllib.request.urlopen(url, timeout=_PATIENCE) as answer, draft.open("wb") as file:
-            shutil.copyfileobj(answer, file, 1 << 20)
-    except (urllib.error.URLError, OSError) as error:
-        reason = getattr(error, "reason", error)
-        raise NetworkError(
-            f"{urllib.parse.urlsplit(url).netloc} does not give {name}: {reason}",
-            "put the file into a folder and name that folder in VERLOCK_ARTEFACTS",
-        ) from None
+        return answer.read(1 << 20)
+    except (OSError, http.client.HTTPException) as error:
+        raise _no_answer(url, name, error) from None
+
+
+def _no_answer(url: str, name: str, error: Exception) -> NetworkError:
+    return NetworkError(
+        f"{urllib.parse.urlsplit(url).netloc or url} does not give {name}: {getattr(error, 'reason', error)}",
+        "put the file into a folder and name that folder in VERLOCK_ARTEFACTS",
+    )
 
 
 def _verify(artefact: Artefact, file: Path) -> None:
     size = file.stat().st_size
     if artefact.size is not None and size != artefact.size:
-        raise IntegrityError.of(f"{filename(artefact)} (size)", f"{artefact.size} bytes", f"{size} bytes", "try again")
+        raise IntegrityError.of(
+            f"{filename(artefact.url)} (size)",
+            f"{artefact.size} bytes",
+            f"{size} bytes",
+            "try again",
+        )
     got = of_file(file)
     if got != artefact.sha256:
         raise IntegrityError.of(
-            filename(artefact), f"sha256:{artefact.sha256}", f"sha256:{got}", "the file was replaced where it came from"
+            filename(artefact.url),
+            f"sha256:{artefact.sha256}",
+            f"sha256:{got}",
+            "the file was replaced where it came from",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,20 @@ def install(recipe: Recipe, python: str, prefix: Path, kind: str) -> tuple[dict[
         NoBase: neither can be had, or the folder is not verlock's.
         IntegrityError, InstallError: from the conda engine.
     """
-    clear(prefix)
+    aside = clear(prefix)
+    try:
+        made = _make(recipe, python, prefix, kind)
+    except BaseException:  # Ctrl-C as well: where nothing was gained, nothing is lost
+        shutil.rmtree(prefix, ignore_errors=True)
+        if aside:
+            aside.rename(prefix)
+        raise
+    if aside:
+        shutil.rmtree(aside, ignore_errors=True)
+    return made
+
+
+def _make(recipe: Recipe, python: str, prefix: Path, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
     if kind == "host":
         why_host = "the host base was asked for"
     else:
@@ -43,7 +57,8 @@ def install(recipe: Recipe, python: str, prefix: Path, kind: str) -> tuple[dict[
             if kind == "conda":
                 raise NoBase(f"the conda layer cannot be had: {error.problem}", error.remedy) from None
             why_host = error.problem
-            clear(prefix)
+            shutil.rmtree(prefix)
+            _mark(prefix)
     found = hostpython.find(python)
     if found is None:
         raise NoBase(
@@ -81,14 +96,17 @@ def _set_conda_environment(recipe: Recipe, prefix: Path) -> None:
 def _set_venv_environment(recipe: Recipe, prefix: Path) -> None:
     """`source bin/activate` sets them too."""
     with (prefix / "bin" / "activate").open("a", encoding="utf-8") as file:
-        file.writelines(f"export {name}={value!r}\n" for name, value in sorted(recipe.vllm.environment.items()))
+        file.writelines(
+            f"export {name}={shlex.quote(value)}\n" for name, value in sorted(recipe.vllm.environment.items())
+        )
 
 
 def _unowned(prefix: Path) -> dict[str, str]:
-    """Files of the base that neither a RECORD nor conda-meta names: path -> hex sha256, or `link:<target>`."""
+    """Files of the base of which neither a RECORD nor conda-meta has the hash: path -> hex sha256, or `link:<target>`."""
     owned = {f"{prefix}/{MARKER}"}
-    for path in (prefix / "conda-meta").glob("*-*-*.json"):
-        owned.add(str(path))
+    for path in (prefix / "conda-meta").glob(
+        "*-*-*.json"
+    ):  # each is no package's own file: its hash goes into the receipt
         record = json.loads(path.read_text(encoding="utf-8"))
         owned.update(f"{prefix}/{item['_path']}" for item in record["paths_data"]["paths"])
     files = {}
@@ -97,28 +115,33 @@ def _unowned(prefix: Path) -> dict[str, str]:
         links = [name for name in folders if (Path(folder) / name).is_symlink()]
         for name in [*names, *links]:
             path = Path(folder, name)
-            if str(path) in owned or name.endswith((".pyc", ".lock")):
-                continue
+            if name.endswith((".pyc", ".lock")) or (str(path) in owned and not path.is_symlink()):
+                continue  # of a link, conda-meta does not say where it leads
             files[str(path.relative_to(prefix))] = (
                 f"link:{path.readlink()}" if path.is_symlink() else digest.of_file(path)
             )
     return files
 
 
-def clear(prefix: Path) -> None:
-    """Take away what an earlier run left, and mark the folder as verlock's.
+def clear(prefix: Path) -> Path | None:
+    """Put aside what is there (returns where, to be deleted or put back), and begin an empty folder, marked as verlock's.
 
     Raises NoBase for a folder that verlock did not make: it may hold somebody's work.
     """
-    if prefix.exists() and any(prefix.iterdir()):
+    aside = prefix.with_name(f".{prefix.name}.old")
+    if aside.exists():  # a killed run's
+        shutil.rmtree(aside)
+    empty = not prefix.exists() or (prefix.is_dir() and not any(prefix.iterdir()))
+    if not empty:
         if not (prefix / MARKER).exists() and not (prefix / receipt.NAME).exists():
             raise NoBase(
                 f"{prefix} exists and was not made by verlock", "move it away, or name another folder with VERLOCK_ENVS"
             )
-        (prefix / receipt.NAME).unlink(missing_ok=True)  # first: from here on it is no environment
-        doomed = prefix.with_name(f".{prefix.name}.old-{os.getpid()}")
-        prefix.rename(doomed)
-    for old in prefix.parent.glob(f".{prefix.name}.old-*"):
-        shutil.rmtree(old, ignore_errors=True)
-    prefix.mkdir(exist_ok=True)
+        prefix.rename(aside)
+    _mark(prefix)
+    return None if empty else aside
+
+
+def _mark(prefix: Path) -> None:
+    prefix.mkdir(parents=True, exist_ok=True)
     (prefix / MARKER).write_text("This folder was made by verlock and may be deleted and made anew by it.\n")

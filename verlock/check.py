@@ -86,6 +86,10 @@ def _ask(recipe: Recipe, interpreter: Path, code: str, failure: str) -> list[str
 def _certificate(variant: str, current: str) -> str | None:
     """The name of a certificate for exactly this digest."""
     for path in sorted((project.CERTIFICATES / variant).glob("*.json")):
-        if json.loads(path.read_text(encoding="utf-8")).get("digest") == current:
+        try:
+            certified = json.loads(path.read_text(encoding="utf-8"))["digest"]
+        except (ValueError, KeyError, TypeError):
+            continue
+        if certified == current:
             return f"certificates/{variant}/{path.name}"
     return None

@@ -8,6 +8,7 @@ Packages found damaged are first dropped from uv's cache, because an edit of a h
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verlock import console, digest, project, receipt
-from verlock.errors import ArtefactMissing, CheckFailed, NetworkError, NotSealed, UnknownVariant, VerlockError
+from verlock.errors import ArtefactMissing, CheckFailed, FileRefused, NetworkError, NotSealed, UnknownVariant
 
 if TYPE_CHECKING:  # pydantic and the rest cost more than a whole no-op run
     from verlock.recipe import Recipe
@@ -36,7 +37,7 @@ class Options:
 def run(variant: str, options: Options) -> int:
     """Make the environment of `variant` if it is not there already. Returns 0; raises VerlockError."""
     start = time.monotonic()
-    if not (project.RECIPES / variant / "recipe.toml").exists():
+    if "/" in variant or not (project.RECIPES / variant / "recipe.toml").exists():
         from verlock import recipe
 
         recipe.load(variant)  # names the nearest variants
@@ -46,73 +47,89 @@ def run(variant: str, options: Options) -> int:
     prefix = project.prefix_dir(variant, python, default)
     current = digest.of(variant, python)
     prefix.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(prefix):
-        sealed = up_to_date(prefix, current, options)
-        if sealed is None:
-            sealed = _make(variant, python, prefix, current, options)
-            verb = "ready"
-        else:
-            verb = "up to date"
+    if not os.access(prefix.parent, os.W_OK):
+        sealed, verb = _of_others(prefix, current, options), "up to date"
+    else:
+        with _alone(prefix):
+            present = _present(prefix, current, options)
+            if present is not None and _untouched(prefix, present) and not _incomplete(variant, present, options):
+                sealed, verb = present, "up to date"
+            else:
+                sealed, verb = _make(variant, python, prefix, current, options, present), "ready"
     _report(variant, prefix, sealed, verb, time.monotonic() - start)
     return 0
 
 
-def up_to_date(prefix: Path, current: str, options: Options) -> dict[str, Any] | None:
-    """The receipt of `prefix` when there is nothing to do; None when it must be made (anew)."""
+def _present(prefix: Path, current: str, options: Options) -> dict[str, Any] | None:
+    """The receipt of `prefix` when it is what the lock and the options ask for; None when it must be made (anew)."""
     try:
         sealed = receipt.read(prefix)
     except NotSealed:
         return None
-    if sealed["digest"] != current or sealed["editable"] != options.editable:
-        return None
-    if options.base != "auto" and sealed["base"]["kind"] != options.base:
-        return None
-    if sealed["missing"] and (options.strict or _can_complete(sealed)):
-        return None
-    if receipt.fingerprint(prefix) != sealed["fingerprint"]:
-        return None
+    same = sealed["digest"] == current and sealed["editable"] == options.editable
+    return sealed if same and options.base in ("auto", sealed["base"]["kind"]) else None
+
+
+def _untouched(prefix: Path, sealed: dict[str, Any]) -> bool:
+    return receipt.fingerprint(prefix) == str(sealed["fingerprint"])
+
+
+def _of_others(prefix: Path, current: str, options: Options) -> dict[str, Any]:
+    """The receipt of an environment that this user may use but not write. Raises FileRefused when it must be made anew."""
+    sealed = _present(prefix, current, options)
+    if sealed is None or not _untouched(prefix, sealed) or (sealed["missing"] and options.strict):
+        raise FileRefused(
+            f"{prefix} must be made (anew), and {prefix.parent} is not writable",
+            "name a folder of yours with VERLOCK_ENVS, or ask whoever made it",
+        )
     return sealed
 
 
-def _can_complete(sealed: dict[str, Any]) -> bool:
-    """Can an optional artefact that was out of reach be had now?"""
-    from verlock import artefacts, recipe
+def _incomplete(variant: str, sealed: dict[str, Any], options: Options) -> bool:
+    """Does an optional artefact lack that is asked for, or that can be had by now?"""
+    if not sealed["missing"] or options.strict:
+        return bool(sealed["missing"])
+    from verlock import artefacts
 
-    variant = recipe.load(sealed["variant"])
-    for artefact in variant.artefact:
-        if artefact.package in sealed["missing"] and artefact.python == sealed["python"]:
-            try:
-                artefacts.fetch(artefact)
-            except VerlockError:
-                continue
-            return True
-    return False
+    return any(
+        artefacts.reachable(artefact["url"], artefact["sha256"])
+        for artefact in digest.raw(variant).get("artefact", [])
+        if artefact["package"] in sealed["missing"] and artefact["python"] == sealed["python"]
+    )
 
 
-def _make(variant: str, python: str, prefix: Path, current: str, options: Options) -> dict[str, Any]:
-    from verlock import base, check, preflight, recipe, wheels
+def _make(
+    variant: str, python: str, prefix: Path, current: str, options: Options, present: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Make it, unless it proves to be whole. What can be refused is refused before an environment there is touched."""
+    from verlock import base, check, lock, preflight, recipe, wheels
 
     loaded = recipe.load(variant)
     loaded.chosen_python(python)
-    sealed = _inspected(loaded, python, prefix, current)
-    if sealed is not None and options.base in ("auto", sealed["base"]["kind"]) and not options.strict:
-        return sealed
     locks = loaded.lock_dir(python)
+    pins = lock.pins(locks / lock.REQUIREMENTS)
+    lock.pins(locks / lock.BUILD_REQUIREMENTS)
+    if present is not None and not _untouched(prefix, present):
+        present = _inspected(loaded, python, prefix, present)
+    if present is not None and not present["missing"]:
+        return present
     console.say(f"{variant}: {loaded.summary}\n  {prefix}, Python {python}, digest {current[:12]}")
 
     with console.step("preflight"):
-        preflight.run(loaded, prefix)
-    with console.step("base") as step:
-        entry, owned = base.install(loaded, python, prefix, options.base)
-        step.detail = f"{entry['kind']}: CPython {entry['version']}"
-    preflight.compiler(loaded, prefix)
-    interpreter = prefix / "bin" / "python"
+        preflight.run(loaded, python, prefix)
     with console.step("artefacts") as step:
         local, hashes, missing = _artefacts(loaded, python, options)
         step.detail = (
             ", ".join([*(f"{name} verified" for name in local), *(f"{name} MISSING" for name in missing)]) or "none"
         )
-    with console.step("wheels", f"{len(_pins(locks))} packages") as step:
+    if present is not None and present["missing"].keys() <= missing.keys():
+        return present
+    with console.step("base") as step:
+        entry, owned = base.install(loaded, python, prefix, options.base)
+        step.detail = f"{entry['kind']}: CPython {entry['version']}"
+    preflight.compiler(loaded, prefix)
+    interpreter = prefix / "bin" / "python"
+    with console.step("wheels", f"{len(pins)} packages") as step:
         sdists = [sdist.package for sdist in loaded.sdist]
 
         def sync() -> None:
@@ -139,19 +156,13 @@ def _make(variant: str, python: str, prefix: Path, current: str, options: Option
         return _seal(loaded, python, prefix, current, entry, owned, hashes, missing, patched, built, options)
 
 
-def _inspected(recipe: Recipe, python: str, prefix: Path, current: str) -> dict[str, Any] | None:
+def _inspected(recipe: Recipe, python: str, prefix: Path, sealed: dict[str, Any]) -> dict[str, Any] | None:
     """Look closer at a sealed prefix whose fingerprint differs: whole after all (its receipt), or damaged (None).
 
     What is damaged is dropped from uv's cache before the environment is made anew.
     """
     from verlock import verify, wheels
 
-    try:
-        sealed = receipt.read(prefix)
-    except NotSealed:
-        return None
-    if sealed["digest"] != current:
-        return None
     with console.step("verify", "something changed since it was sealed"):
         damage = verify.inspect(recipe, python, prefix)
     if not damage:
@@ -166,12 +177,6 @@ def _inspected(recipe: Recipe, python: str, prefix: Path, current: str) -> dict[
     if spoilt:
         wheels.forget(spoilt)
     return None
-
-
-def _pins(locks: Path) -> list[Any]:
-    from verlock import lock
-
-    return lock.pins(locks / "requirements.txt")
 
 
 def _artefacts(recipe: Recipe, python: str, options: Options) -> tuple[dict[str, Path], dict[str, str], dict[str, str]]:
@@ -318,4 +323,8 @@ def _alone(prefix: Path) -> Iterator[None]:
         except BlockingIOError:
             console.say(f"another run is working on {prefix}; waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:  # some cluster file systems have no locks
+            if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+                raise
+            console.warn(f"the file system of {prefix} has no locks: let no other run work there meanwhile")
         yield

@@ -25,6 +25,7 @@ LOCK_FILES = ("conda-lock.yml", "requirements.txt", "build-requirements.txt", "s
 _REQUIRED = LOCK_FILES[:3]
 _ACTING = ("vllm", "verl", "cuda", "sdist", "artefact", "source", "patch")
 _PROSE = frozenset({"reason", "link", "why", "limits", "flags_reason", "subject", "date", "upstream", "upstream_link"})
+_VERBATIM = frozenset({"environment", "llm"})  # the engine's own names, whatever they are
 
 
 def of(variant: str, python: str | None = None) -> str:
@@ -61,7 +62,7 @@ def raw(variant: str) -> dict[str, Any]:
     try:
         data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
         data["python"][0]
-    except (tomllib.TOMLDecodeError, KeyError, IndexError, TypeError):
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, IndexError, TypeError):
         from verlock import recipe
 
         recipe.load(variant)  # says what is wrong
@@ -77,7 +78,9 @@ def _acting(data: dict[str, Any], python: str) -> dict[str, Any]:
 
 def _without_prose(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_prose(item) for key, item in value.items() if key not in _PROSE}
+        return {
+            key: item if key in _VERBATIM else _without_prose(item) for key, item in value.items() if key not in _PROSE
+        }
     if isinstance(value, list):
         return [_without_prose(item) for item in value]
     return value

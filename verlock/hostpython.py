@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ def find(minor: str) -> HostPython | None:
 
 def candidates(minor: str, name: str) -> Iterator[Path]:
     """Executables called `name` on PATH, in pyenv's and uv's own folders for `minor`, and in the system's."""
-    home = Path.home()
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111 (Path.home() fails for a user without a home)
     folders = [Path(folder) for folder in os.environ.get("PATH", "").split(os.pathsep) if folder]
     pyenv = Path(os.environ.get("PYENV_ROOT") or home / ".pyenv")
     folders += sorted(pyenv.glob(f"versions/{minor}.*/bin"))
@@ -55,10 +56,10 @@ def candidates(minor: str, name: str) -> Iterator[Path]:
         os.environ.get("XDG_DATA_HOME") or home / ".local/share", "uv/python"
     )
     folders += sorted(Path(managed).glob(f"cpython-{minor}.*/bin"))
-    folders += [Path("/usr/bin"), Path("/usr/local/bin")]
+    folders += [Path("/usr/bin"), Path("/usr/local/bin"), Path(sys.base_prefix, "bin")]
     for folder in dict.fromkeys(folders):
         path = folder / name
-        if path.is_file() and os.access(path, os.X_OK):
+        if os.path.isfile(path) and os.access(path, os.X_OK):  # noqa: PTH113 (Path's may fail in a folder that is not ours)
             yield path
 
 
@@ -66,7 +67,12 @@ def probe(path: Path) -> HostPython | None:
     """What this interpreter is, or None where it does not run, is no 64-bit CPython, or sits in a virtual environment."""
     try:
         done = subprocess.run(
-            [path, "-I", "-c", _ASK], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=_PATIENCE, check=False
+            [path, "-I", "-c", _ASK],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=_PATIENCE,
+            check=False,
         )
         answer = json.loads(done.stdout) if done.returncode == 0 else None
     except (OSError, subprocess.TimeoutExpired, ValueError):

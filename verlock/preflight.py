@@ -9,21 +9,22 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from verlock import console
+from verlock import console, wheels
 from verlock.errors import DiskTooSmall, DriverTooOld, PlatformMismatch
 from verlock.recipe import Recipe
 
 _KERNEL_DRIVER = Path("/proc/driver/nvidia/version")
+_PATIENCE = 10  # seconds that nvidia-smi may take
 
 
-def run(recipe: Recipe, prefix: Path) -> None:
+def run(recipe: Recipe, python: str, prefix: Path) -> None:
     """Check platform, C library, disk and, where there is a GPU, its driver.
 
     Raises:
         PlatformMismatch, DiskTooSmall, DriverTooOld
     """
     system(recipe)
-    disk(recipe, prefix)
+    disk(recipe, python, prefix)
     found = driver()
     if found:
         check_driver(recipe, found)
@@ -44,17 +45,36 @@ def system(recipe: Recipe) -> None:
         )
 
 
-def disk(recipe: Recipe, prefix: Path) -> None:
-    """Enough free space for an environment none of whose packages is cached yet. Raises DiskTooSmall with both figures."""
-    place = prefix
+def disk(recipe: Recipe, python: str, prefix: Path) -> None:
+    """Enough free space for the environment and for uv's cache, which share their files on one file system.
+
+    Where space is short, what is cached already is left out of the sum. Raises DiskTooSmall with both figures.
+    """
+    places = {"prefix": _existing(prefix), "cache": _existing(wheels.cache())}
+    shared = len({place.stat().st_dev for place in places.values()}) == 1
+    short = [name for name in places if shutil.disk_usage(places[name]).free < recipe.platform.disk]
+    if not short:
+        return
+    needed = dict.fromkeys(places, recipe.platform.disk)
+    if wheels.cached(recipe.lock_dir(python) / "requirements.txt", python, [sdist.package for sdist in recipe.sdist]):
+        needed["cache"] = 0
+        if shared:
+            needed["prefix"] //= 10  # folders, links, and what each environment has of its own
+    for name in short:
+        place = places[name]
+        free = shutil.disk_usage(place).free
+        if free < needed[name]:
+            raise DiskTooSmall(
+                f"{place} has {free / 1e9:.1f} GB free, {recipe.name} takes up to {needed[name] / 1e9:.1f} GB",
+                "free some space, or name a larger place with VERLOCK_ENVS and UV_CACHE_DIR (best on one file system)",
+            )
+
+
+def _existing(place: Path) -> Path:
+    """The nearest folder above (or at) `place` that is there."""
     while not place.exists():
         place = place.parent
-    free = shutil.disk_usage(place).free
-    if free < recipe.platform.disk:
-        raise DiskTooSmall(
-            f"{place} has {free / 1e9:.1f} GB free, {recipe.name} takes up to {recipe.platform.disk / 1e9:.1f} GB",
-            "free some space, or name a larger place with VERLOCK_ENVS (and UV_CACHE_DIR, on the same file system)",
-        )
+    return place
 
 
 def driver() -> str | None:
@@ -67,13 +87,16 @@ def driver() -> str | None:
         return match.group(1)
     if not shutil.which("nvidia-smi"):
         return None
-    done = subprocess.run(
-        ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_PATIENCE,
+        )
+    except (OSError, subprocess.TimeoutExpired):  # it hangs where a GPU fell off the bus
+        return None
     return done.stdout.split()[0] if done.returncode == 0 and done.stdout.split() else None
 
 

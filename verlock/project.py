@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -14,7 +15,7 @@ CERTIFICATES = ROOT / "certificates"
 
 def envs_dir() -> Path:
     """The folder that holds the built environments: `VERLOCK_ENVS`, else `envs/` in the clone."""
-    return Path(os.environ.get("VERLOCK_ENVS") or ROOT / "envs").absolute()
+    return Path(os.path.abspath(os.environ.get("VERLOCK_ENVS") or ROOT / "envs"))  # noqa: PTH100 (it takes `..` out, too)
 
 
 def cache_dir() -> Path:
@@ -23,7 +24,9 @@ def cache_dir() -> Path:
         return Path(given).absolute()
     from platformdirs import user_cache_path
 
-    return user_cache_path("verlock")
+    path = user_cache_path("verlock")
+    # a user without HOME and without an entry in passwd, as in many containers, has no cache folder
+    return path if path.is_absolute() else Path(tempfile.gettempdir()) / f"verlock-{os.getuid()}"
 
 
 def lock_dir(variant: str, python: str, default_python: str) -> Path:
@@ -33,6 +36,10 @@ def lock_dir(variant: str, python: str, default_python: str) -> Path:
 
 
 def prefix_dir(variant: str, python: str, default_python: str) -> Path:
-    """The folder of one environment: `envs/<variant>`, or `envs/<variant>-py311` for a Python other than the variant's first."""
+    """The folder of one environment: `envs/<variant>`, or `envs/<variant>-py311` for a Python other than the variant's first.
+
+    Where that is a link, such as one to a larger disk, it is the folder the link leads to.
+    """
     name = variant if python == default_python else f"{variant}-py{python.replace('.', '')}"
-    return envs_dir() / name
+    path = envs_dir() / name
+    return path.resolve() if path.is_symlink() else path

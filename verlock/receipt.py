@@ -7,6 +7,7 @@ that nothing was touched since; when it differs, the files themselves decide.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -17,6 +18,10 @@ from verlock.errors import NotSealed
 
 NAME = "verlock.json"
 SCHEMA = 1
+KEYS = frozenset(
+    {"variant", "python", "digest", "prefix", "base", "conda", "packages", "missing", "patches", "editable", "files"}
+    | {"fingerprint"}
+)
 
 
 def read(prefix: Path) -> dict[str, Any]:
@@ -29,9 +34,9 @@ def read(prefix: Path) -> dict[str, Any]:
         receipt: dict[str, Any] = json.loads((prefix / NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise NotSealed(f"{prefix} is not a finished environment", "make it with `nox -s env-<variant>`") from None
-    if receipt.get("schema") != SCHEMA:
+    if not isinstance(receipt, dict) or receipt.get("schema") != SCHEMA or not receipt.keys() >= KEYS:
         raise NotSealed(f"{prefix} was made by another verlock", "make it again with `nox -s env-<variant>`")
-    if receipt["prefix"] != str(prefix):
+    if os.path.realpath(receipt["prefix"]) != os.path.realpath(prefix):
         raise NotSealed(
             f"{prefix} was moved: it was made at {receipt['prefix']}, and its scripts point there",
             "make it again where it is to be (VERLOCK_ENVS names the folder)",
@@ -47,6 +52,12 @@ def write(prefix: Path, receipt: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(prefix / NAME)
+
+
+def distrust(prefix: Path) -> None:
+    """Take the fingerprint out of the receipt, where that may be written: the next `create` hashes every file."""
+    with contextlib.suppress(OSError):
+        write(prefix, {**read(prefix), "fingerprint": ""})
 
 
 def fingerprint(prefix: Path) -> str:

@@ -12,6 +12,7 @@ import csv
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -133,6 +134,8 @@ def run(recipe: Recipe, python: str, prefix: Path, *, as_json: bool, strict: boo
 
         damage = inspect(recipe, python, prefix, progress)
     sealed = receipt.read(prefix)
+    if any(item.kind != "receipt stale" for item in damage):
+        receipt.distrust(prefix)  # so that `create` looks closer, even where size and time tell nothing
     if as_json:
         report = {"prefix": str(prefix), "digest": sealed["digest"], "missing": sealed["missing"]}
         print(json.dumps({**report, "damage": [asdict(item) for item in damage]}, indent=1))
@@ -201,12 +204,17 @@ def expectations(prefix: Path, site: Path, sealed: dict[str, Any]) -> tuple[dict
     expected: dict[str, Expected] = {}
     found: list[Damage] = []
     for path in (prefix / "conda-meta").glob("*-*-*.json"):
-        _from_conda(prefix, path, expected)
+        try:
+            _from_conda(prefix, path, expected)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            found.append(Damage("file changed", f"conda:{path.stem}", _short(prefix, str(path)), got=str(error)))
     for relative, value in sealed["files"].items():
         link = value.removeprefix("link:") if value.startswith("link:") else ""
         expected[str(prefix / relative)] = Expected("base", sha256="" if link else value, link=link)
     here = installed(site) if site.is_dir() else {}
     for name, (_, dist_info) in here.items():
+        if f"{dist_info}/METADATA" in expected:
+            continue  # the conda layer's: its RECORD is of the build machine, conda-meta is of this prefix
         try:
             _from_record(name, site, dist_info, expected)
         except (OSError, ValueError, IndexError, csv.Error) as error:
@@ -222,6 +230,8 @@ def expectations(prefix: Path, site: Path, sealed: dict[str, Any]) -> tuple[dict
 def _from_record(name: str, site: Path, dist_info: Path, expected: dict[str, Expected]) -> None:
     with (dist_info / "RECORD").open(encoding="utf-8", newline="") as file:
         for row in csv.reader(file):
+            if not row:
+                continue
             path, value = row[0], row[1]
             if path.endswith(".pyc"):
                 continue
@@ -261,13 +271,16 @@ def _files(prefix: Path, expected: dict[str, Expected], progress: Callable[[int,
                 found.append(Damage(kind, want.package, _short(prefix, path), want.link, got))
             continue
         try:
-            size = os.stat(path).st_size  # noqa: PTH116
+            status = os.stat(path)  # noqa: PTH116
         except OSError:
             kind = "patch undone" if want.patch else "file missing"
             found.append(Damage(kind, want.package, _short(prefix, path)))
             continue
-        if want.sha256:
-            sizes.append((size, path))
+        if not stat.S_ISREG(status.st_mode) and not (stat.S_ISDIR(status.st_mode) and not want.sha256):
+            kind = "patch undone" if want.patch else "file changed"
+            found.append(Damage(kind, want.package, _short(prefix, path), want.sha256, "no regular file"))
+        elif want.sha256:
+            sizes.append((status.st_size, path))
     total = sum(size for size, _ in sizes)
     done = 0
     cores = len(os.sched_getaffinity(0))
@@ -313,11 +326,14 @@ def _hash_all(paths: list[str]) -> tuple[int, dict[str, str]]:
             answers[path] = error.strerror or str(error)
             continue
         total = hashlib.sha256()
-        with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123
-            while n := file.readinto(view):
-                total.update(view[:n])
-                count += n
-        answers[path] = total.hexdigest()
+        try:
+            with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123
+                while n := file.readinto(view):
+                    total.update(view[:n])
+                    count += n
+            answers[path] = total.hexdigest()
+        except OSError as error:
+            answers[path] = error.strerror or str(error)
     return count, answers
 
 

@@ -7,13 +7,26 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from verlock.errors import InstallError, IntegrityError, NetworkError
+from verlock.errors import DiskTooSmall, InstallError, IntegrityError, NetworkError, VerlockError
 
 _DNS_OR_CONNECT = re.compile(
     r"dns error|error sending request|Could not connect|Failed to fetch|timed out", re.IGNORECASE
+)
+_REFUSED = re.compile(r"HTTP status (?:client|server) error \(([^)]+)\)")
+# Settings that decide what is installed or into what, as container images have them; the lock and verlock decide that. Those
+# that say from where and how (indexes, mirrors, certificates, caches, link mode, timeouts) are the user's.
+_NOT_PASSED_ON = frozenset(
+    f"UV_{name}"
+    for name in (
+        *("SYSTEM_PYTHON", "PYTHON", "BREAK_SYSTEM_PACKAGES", "TARGET", "PREFIX", "PROJECT", "WORKING_DIR"),
+        *("NO_VERIFY_HASHES", "TORCH_BACKEND", "EXCLUDE_NEWER", "PRERELEASE", "RESOLUTION", "CONSTRAINT", "OVERRIDE"),
+        *("BUILD_CONSTRAINT", "EXCLUDE", "NO_BINARY", "NO_BINARY_PACKAGE", "NO_BUILD", "NO_BUILD_PACKAGE"),
+        *("NO_BUILD_ISOLATION", "VENV_SEED", "VENV_RELOCATABLE", "VENV_CLEAR", "REQUIRE_HASHES"),
+    )
 )
 _URL_HOST = re.compile(r"https?://([^/`\s]+)")
 
@@ -75,13 +88,33 @@ def check(python: Path) -> None:
     _run(["pip", "check", "--python", str(python)])
 
 
+def cache() -> Path:
+    """The folder of uv's cache."""
+    return Path(_run(["cache", "dir"]).strip())
+
+
+def cached(requirements: Path, python: str, sdists: Iterable[str]) -> bool:
+    """Is every file of a lock in uv's cache already, so that an install downloads nothing? Takes half a second."""
+    options = ["--no-deps", "--require-hashes", "--only-binary", ":all:", "--python-version", python]
+    for name in sdists:
+        options += ["--no-binary", name]
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            _run(["pip", "install", "--offline", "--dry-run", "--target", folder, *options, "-r", str(requirements)])
+        except VerlockError:
+            return False
+    return True
+
+
 def forget(packages: Iterable[str]) -> None:
     """Drop packages from uv's cache, where an edit of a hardlinked file spoils every later install."""
     _run(["cache", "clean", *sorted(packages)])
 
 
-def _run(arguments: list[str], stdin: str = "", show_progress: bool = False) -> None:
+def _run(arguments: list[str], stdin: str = "", show_progress: bool = False) -> str:
+    """Run uv; returns its standard output, raises what its message means."""
     quiet = [] if show_progress else ["--no-progress"]
+    kept = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
     done = subprocess.run(
         [uv(), *quiet, "--color", "never", *arguments],
         input=stdin,
@@ -90,10 +123,11 @@ def _run(arguments: list[str], stdin: str = "", show_progress: bool = False) -> 
         text=True,
         check=False,
         cwd="/",  # no uv.toml or pyproject.toml of the folder the user happens to stand in
-        env={**os.environ, "UV_NO_PROJECT": "1", "VIRTUAL_ENV": ""},
+        env={**kept, "UV_NO_PROJECT": "1", "VIRTUAL_ENV": ""},
     )
     if done.returncode:
         raise _explained(done.stderr or "(uv's own message is above)")
+    return done.stdout
 
 
 def _explained(message: str) -> Exception:
@@ -109,8 +143,18 @@ def _explained(message: str) -> Exception:
             " ".join(got) or "unknown",
             "the index or mirror serves other bytes than were locked; nothing was installed from it",
         )
+    if "os error 28" in text or "os error 122" in text:  # ENOSPC, EDQUOT
+        return DiskTooSmall(
+            f"the disk is full; uv says\n  {text.splitlines()[-1].strip()}",
+            "free some space and run again: what was finished is kept",
+        )
+    host = _URL_HOST.search(text)
+    if refused := _REFUSED.search(text):
+        return NetworkError(
+            f"{host.group(1) if host else 'a package index'} answers {refused[1]}\n  {text}",
+            "the index or mirror lacks a locked file, or wants a login (UV_DEFAULT_INDEX names another index)",
+        )
     if _DNS_OR_CONNECT.search(text):
-        host = _URL_HOST.search(text)
         return NetworkError(
             f"{host.group(1) if host else 'a package index'} does not answer",
             "check the network or proxy, or name a mirror (UV_DEFAULT_INDEX); what was downloaded so far is kept",
