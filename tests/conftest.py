@@ -1,0 +1,57 @@
+"""What all tests share: a project of its own for every test that asks, and no settings of this user's shell."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from verlock import console, project
+
+settings.register_profile("verlock", deadline=None, max_examples=50)
+settings.load_profile("verlock")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "e2e" in item.path.parts:
+            item.add_marker("e2e")
+
+
+@pytest.fixture(autouse=True)
+def loud():
+    """`--quiet` in one test is not `--quiet` in the next."""
+    console.set_quiet(False)
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A copy of the clone's data, in which a test may break things, with environments and caches of its own."""
+    root = tmp_path / "clone"
+    for name in ("recipes", "locks", "environments", "certificates"):
+        if (project.ROOT / name).is_dir():
+            shutil.copytree(project.ROOT / name, root / name)
+    for name in ("RECIPES", "LOCKS", "ENVIRONMENTS", "CERTIFICATES"):
+        monkeypatch.setattr(project, name, root / name.lower())
+    monkeypatch.setattr(project, "ROOT", root)
+    for name in list(os.environ):
+        if name.startswith("VERLOCK_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("VERLOCK_ENVS", str(tmp_path / "envs"))
+    monkeypatch.setenv("VERLOCK_CACHE", str(tmp_path / "cache"))
+    return root
+
+
+@pytest.fixture
+def edit():
+    """Replace a text that must be there, in a file."""
+
+    def replace(path: Path, old: str, new: str) -> None:
+        text = path.read_text(encoding="utf-8")
+        assert text.count(old) >= 1, f"{old!r} is not in {path}"
+        path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+    return replace
