@@ -117,8 +117,8 @@ def inside(tmp_path, monkeypatch, nvidia_smi):
     monkeypatch.setattr(project, "CERTIFICATES", tmp_path / "certificates")
     sealed = {
         "digest": "d" * 64,
-        "base": {"kind": "host"},
-        "missing": {},
+        "base": {"kind": "host", "from": "/usr/bin/python3.10"},
+        "missing": {"flash-attn": "no such host"},
         "patches": [],
         "source": None,
         "created": "2025-01-01",
