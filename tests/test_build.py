@@ -102,10 +102,12 @@ def donor_wheel(path: Path) -> Path:
         "toy/_C.abi3.so": b"\x7fELF" + b"object" * 999,
         "toy/_version.py": b"version = '0.7.3'",
         "toy/kernels/__init__.py": b"",
-        f"{info}/METADATA": b"",
+        f"{info}/METADATA": b"Metadata-Version: 2.1\nName: toy\nVersion: 0.7.3\nRequires-Python: <3.13\n",
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: cp38-abi3-manylinux1_x86_64\n",
     }
     rows = [",".join(map(str, [name, *build._row(data)])) for name, data in files.items()]
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as out:
+        rows.append(f"{info}/RECORD,,\n")
         for name, data in {**files, f"{info}/RECORD": "\n".join(rows).encode()}.items():
             out.writestr(name, data)
     return path

@@ -317,6 +317,32 @@ def test_each_hunk_is_a_patch_of_its_own(tmp_path_factory, old, new):
     assert (root / "x").read_text() == before
 
 
+def test_show(toy, site, tmp_path, monkeypatch, capsys):
+    made, locked = toy
+    monkeypatch.setenv("VERLOCK_ENVS", str(tmp_path / "envs"))
+    monkeypatch.setattr(recipe.project, "LOCKS", tmp_path)
+    (tmp_path / "toy").mkdir()
+    patches.write_lock(tmp_path / "toy", locked)
+    assert patches.show(made, "3.10") == 0
+    out = capsys.readouterr().out
+    assert "which is not built" in out
+    assert "pkg/one.txt, pkg/two.py" in out
+    assert "upstream  433c4a49230a470f13657f06e7612cde86e4fb40" in out
+    prefix = made.prefix()
+    target = prefix / "lib/python3.10/site-packages"
+    target.parent.mkdir(parents=True)
+    shutil.copytree(site, target)
+    monkeypatch.setattr("verlock.receipt.read", lambda _: {"source": None})
+    for state in ("[not applied]", "[applied]"):
+        patches.show(made, "3.10")
+        assert f"0001-Toy.patch  {state}" in capsys.readouterr().out
+        patches.apply(made, target, locked)
+    monkeypatch.setattr("verlock.receipt.read", lambda _: {"source": {"checkout": str(site)}})  # an editable install
+    patches.show(made, "3.10")
+    assert "[not applied]" in (out := capsys.readouterr().out)
+    assert f"in {site}" in out
+
+
 PATCHED = [name for name in recipe.names() if recipe.load(name).patch]
 
 
