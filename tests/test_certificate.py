@@ -110,7 +110,7 @@ def test_the_readme_in_the_repository_is_current():
     if not readme.exists() or certificate.BEGIN not in readme.read_text(encoding="utf-8"):
         pytest.skip("README.md has no table of certificates yet")
     text = readme.read_text(encoding="utf-8")
-    assert certificate.in_readme(text) == text, "run `verlock status --write`"
+    assert certificate.in_readme(text) == text, "run `verlock status --readme`"
 
 
 def test_the_certificates_in_the_repository_are_passes():

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 CERTIFIED, STALE, NEVER = "certified", "stale", "never"
-BEGIN, END = "<!-- status: begin, written by `verlock status --write` -->", "<!-- status: end -->"
+BEGIN, END = "<!-- status: begin, written by `verlock status --readme` -->", "<!-- status: end -->"
 
 
 def file_name(gpu: str, count: int, python: str, default_python: str) -> str:

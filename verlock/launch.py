@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # What the versions in gate 1 are checked for: the packages whose mismatch has broken such environments.
 CHECKED = ("vllm", "verl", "torch", "transformers", "ray", "tensordict", "numpy", "triton", "xformers")
-# A user's own settings for vLLM and torch would prove another environment than the locked one.
+# A user's own settings for vLLM, Ray and torch would prove another environment than the locked one.
 DROPPED = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "PYTORCH_CUDA_ALLOC_CONF")
 HANG_LIMIT = 10.0  # seconds the sabotage `hang` is waited for
 TAIL = 25  # lines of the log shown when a run crashed
@@ -40,6 +40,13 @@ class Pass:
         """The pass's name in the report."""
         layout = f" TP={self.tp}" if self.details.get("gpus", 1) > 1 else ""
         return f"{self.mode}{layout}{f' --sabotage {self.sabotage}' if self.sabotage else ''}"
+
+    @property
+    def timing(self) -> str:
+        """How long it took, and what of that was the engine's start and the gates."""
+        measured = sum(gate.seconds for gate in self.gates)
+        engine = f"engine {self.details['engine_seconds']:.0f} s, " if "engine_seconds" in self.details else ""
+        return f"{self.seconds:.0f} s ({engine}gates {measured:.0f} s)"
 
     @property
     def red(self) -> list[Gate]:
@@ -73,7 +80,11 @@ class Pass:
 
 def surroundings(recipe: Recipe, prefix: Path) -> dict[str, str]:
     """The environment variables inside `prefix`: the recipe's, offline, without the user's own settings for vLLM and torch."""
-    kept = {name: value for name, value in os.environ.items() if name not in DROPPED and not name.startswith("VLLM_")}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in DROPPED and not name.startswith(("VLLM_", "RAY_"))
+    }
     return {
         **kept,
         "PATH": os.pathsep.join([str(prefix / "bin"), kept.get("PATH", os.defpath)]),

@@ -202,7 +202,7 @@ def show(variant: str, passes: Sequence[Pass]) -> None:
     out = wide if wide.is_terminal else Console(highlight=False, width=170)
     colours = {gates.PASS: "green", gates.FAIL: "bold red", gates.SKIP: "dim"}
     for each in passes:
-        table = Table(title=escape(f"{variant}: {each.label}, {each.seconds:.0f} s"), title_justify="left")
+        table = Table(title=escape(f"{variant}: {each.label}, {each.timing}"), title_justify="left")
         for column, justify in (
             ("gate", "left"),
             ("value", "left"),

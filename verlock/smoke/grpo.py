@@ -11,8 +11,10 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -145,6 +147,8 @@ def main(config: dict[str, Any]) -> int:
             prepare(folder)
             standin = importlib.util.find_spec("flash_attn") is None
             environment = dict(os.environ)
+            # A Ray of its own: without it ray.init joins whatever cluster it finds. Socket paths have 107 bytes at most.
+            environment["RAY_TMPDIR"] = sessions = tempfile.mkdtemp(prefix="vr", dir="/tmp")
             if standin:
                 path = [str(stand_in(folder)), *filter(None, [environment.get("PYTHONPATH")])]
                 environment["PYTHONPATH"] = os.pathsep.join(path)
@@ -161,6 +165,7 @@ def main(config: dict[str, Any]) -> int:
                 check=False,
             )
             print(done.stdout, flush=True)
+            shutil.rmtree(sessions, ignore_errors=True)
             result = {
                 "code": done.returncode,
                 "metrics": metrics(done.stdout),
