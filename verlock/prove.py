@@ -88,7 +88,7 @@ def run(
         GateFailed, SmokeHung, SmokeCrashed: it did, and failed.
     """
     start = time.monotonic()
-    found = _enough(recipe, gpus)
+    found = needs(recipe, gpus)
     sealed = receipt.read(prefix)
     current = digest.of(recipe.name, python)
     if sealed["digest"] != current:
@@ -145,7 +145,8 @@ def run(
     return 0
 
 
-def _enough(recipe: Recipe, gpus: int) -> Gpus:
+def needs(recipe: Recipe, gpus: int) -> Gpus:
+    """The GPUs of this machine, if they are enough. Raises NoGpu (saying what is needed) or DriverTooOld."""
     found = find_gpus()
     cuda = f"driver {recipe.cuda.min_driver} or newer (CUDA {recipe.cuda.version})"
     needed = f"{gpus} NVIDIA GPU{'s' if gpus > 1 else ''} with {cuda}"
