@@ -30,6 +30,8 @@ class take(build_ext):
 
 open("toy/_version.py", "w").write("version = %r" % os.environ["SETUPTOOLS_SCM_PRETEND_VERSION"])
 assert os.environ["VLLM_USE_PRECOMPILED"] == "1"
+assert os.environ["SOURCE_DATE_EPOCH"] == "1740355200", "the day of the commit"
+assert not {"PYTHONSTARTUP", "CFLAGS", "UNRELATED"} & set(os.environ)
 setup(name="toy", version="9.9+precompiled", packages=["toy"], cmdclass={"build_ext": take},
       ext_modules=[Extension("toy._C", [])], install_requires=["torch==2.5.1"])
 """
@@ -175,6 +177,7 @@ def test_same_bytes_on_another_day_in_another_place(toy, tools, tmp_path, monkey
     monkeypatch.setenv("LC_ALL", "tr_TR.UTF-8")
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("UNRELATED", "1")
     with wheelstore.scratch("test") as work:
         donor = toy.source.precompiled
         kept = tmp_path / "cache/wheels" / donor.sha256 / donor.filename

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -166,6 +167,19 @@ def flip(store: Path) -> None:
     path.write_bytes(data)
 
 
+def forged(store: Path) -> None:
+    """A file with other content under the old name: whole and readable, but not what its hash says."""
+    name = git(store, "rev-parse", f"{sources._REF}:run.sh")
+    for pack in list((store / "objects/pack").glob("*.pack")):
+        data = pack.read_bytes()
+        for file in (store / "objects/pack").iterdir():
+            file.unlink()
+        subprocess.run(["git", "unpack-objects", "-q"], cwd=store, input=data, check=True)
+    loose = store / "objects" / name[:2] / name[2:]
+    loose.chmod(0o644)
+    loose.write_bytes(zlib.compress(b"blob 5\0evil\n"))
+
+
 def empty(store: Path) -> None:
     for path in store.rglob("*"):
         if path.is_file():
@@ -188,7 +202,7 @@ def alternates(store: Path) -> None:
     (store / "objects/info/alternates").write_text("/elsewhere/objects\n")
 
 
-@pytest.mark.parametrize("damage", [truncate, flip, empty, foreign_ref, replaced, alternates])
+@pytest.mark.parametrize("damage", [truncate, flip, forged, empty, foreign_ref, replaced, alternates])
 def test_a_damaged_store_is_refused_with_what_to_do(mirrored, tmp_path, damage):
     store = sources.store(mirrored)
     damage(store)
