@@ -115,6 +115,7 @@ def inside(tmp_path, monkeypatch, nvidia_smi):
     python.write_text(FAKE_PYTHON.format(python=sys.executable, root=str(project.ROOT), script=str(script)))
     python.chmod(0o755)
     monkeypatch.setattr(project, "CERTIFICATES", tmp_path / "certificates")
+    monkeypatch.setattr(prove.tempfile, "tempdir", str(tmp_path))
     sealed = {
         "digest": "d" * 64,
         "base": {"kind": "host", "from": "/usr/bin/python3.10"},
@@ -207,6 +208,12 @@ def test_a_death_without_a_word_shows_the_end_of_the_log(inside):
     with pytest.raises(SmokeCrashed, match=r"(?s)code 3 .*cannot open shared object") as caught:
         inside(text="print('libcuda.so.1: cannot open shared object file'); sys.exit(3)")
     assert caught.value.exit_code == 53
+
+
+def test_a_death_in_the_second_launch_still_shows_the_first(inside, capsys):
+    with pytest.raises(SmokeCrashed):
+        inside(text="if config.get('mode') == 'graphs': sys.exit(3)\n" + GREEN)
+    assert "vllm073: eager" in capsys.readouterr().out
 
 
 HANG = """

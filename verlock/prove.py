@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from verlock import certificate, console, digest, launch, lock, preflight, receipt
-from verlock.errors import GateFailed, NoGpu, ReceiptStale, SmokeHung
+from verlock.errors import GateFailed, NoGpu, ReceiptStale, SmokeCrashed, SmokeHung
 from verlock.launch import Pass
 from verlock.smoke import gates, report
 
@@ -109,8 +109,12 @@ def run(
             config = launch.configuration(
                 recipe, python, found.driver, folder / f"{each}-tp{size}", each, size, sabotaged
             )
-            with console.step("smoke", f"{recipe.name}, {each}, {gpus} x {found.name}, TP={size}"):
-                passes += launch.launch(prefix, environment, config, gpus)
+            try:
+                with console.step("smoke", f"{recipe.name}, {each}, {gpus} x {found.name}, TP={size}"):
+                    passes += launch.launch(prefix, environment, config, gpus)
+            except SmokeCrashed:
+                show(recipe.name, passes)  # what the launches before it found is not lost
+                raise
     step = launch.verl_step(recipe, prefix, environment, folder / "verl", gpus) if verl and proves else None
     if proves and len(modes) == len(MODES):
         passes += _across(passes)
