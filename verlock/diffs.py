@@ -98,7 +98,8 @@ class Stage:
             env={
                 **kept,
                 "GIT_CEILING_DIRECTORIES": str(self.scratch.parent),
-                "GIT_CONFIG_GLOBAL": os.devnull,
+                # the user's configuration may rewrite line ends; git before 2.32 knows only HOME
+                **dict.fromkeys(("GIT_CONFIG_GLOBAL", "HOME", "XDG_CONFIG_HOME"), os.devnull),
                 "GIT_CONFIG_NOSYSTEM": "1",
                 "LC_ALL": "C",
             },
