@@ -32,8 +32,8 @@ def reachable(url: str, sha256: str) -> bool:
     mirror = os.environ.get("VERLOCK_ARTEFACTS", "")
     if _kept(name, sha256).exists() or (mirror and "://" not in mirror and (Path(mirror) / name).exists()):
         return True
-    request = urllib.request.Request(_remote(url, name, mirror), method="HEAD")
     try:
+        request = urllib.request.Request(_remote(url, name, mirror), method="HEAD")
         with urllib.request.urlopen(request, timeout=_REACHABLE_SECONDS):
             return True
     except (OSError, http.client.HTTPException, ValueError):
@@ -101,8 +101,12 @@ def _read(answer: http.client.HTTPResponse, url: str, name: str) -> bytes:
 
 
 def _no_answer(url: str, name: str, error: Exception) -> NetworkError:
+    try:
+        host = urllib.parse.urlsplit(url).netloc or url
+    except ValueError:  # VERLOCK_ARTEFACTS is no address
+        host = url
     return NetworkError(
-        f"{urllib.parse.urlsplit(url).netloc or url} does not give {name}: {getattr(error, 'reason', error)}",
+        f"{host} does not give {name}: {getattr(error, 'reason', error)}",
         "put the file into a folder and name that folder in VERLOCK_ARTEFACTS",
     )
 

@@ -61,12 +61,13 @@ def step(name: str, detail: str = "") -> Iterator[Step]:
         return
     if sys.stderr.isatty():
         from rich.console import Console
+        from rich.markup import escape
 
         console = Console(stderr=True, highlight=False)
-        with console.status(f"{name:<10} {detail}") as status:
-            current._show = lambda text: status.update(f"{name:<10} {text}")
+        with console.status(f"{name:<10} {escape(detail)}") as status:
+            current._show = lambda text: status.update(f"{name:<10} {escape(text)}")
             yield current
-        console.print(f"[green]✓[/] {name:<10} {current.detail}  [dim]{time.monotonic() - start:.1f} s[/]")
+        console.print(f"[green]✓[/] {name:<10} {escape(current.detail)}  [dim]{time.monotonic() - start:.1f} s[/]")
     else:
         if detail:  # a step with something to tell beforehand may take long
             print(f"  {name:<10} {detail} ...", file=sys.stderr, flush=True)
