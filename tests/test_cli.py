@@ -1,0 +1,141 @@
+"""The command line: exit codes, and never a traceback for what is outside verlock's control."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+from verlock import cli, create, project, recipe
+from verlock.errors import DriverTooOld
+
+
+def fails(error):
+    def run(*arguments, **keywords):
+        raise error
+
+    return run
+
+
+def test_an_error_is_printed_and_its_code_returned(monkeypatch, capsys):
+    monkeypatch.setattr(create, "run", fails(DriverTooOld("the driver is old", "update it")))
+    assert cli.main(["create", "vllm073"]) == 22
+    out, err = capsys.readouterr()
+    assert out == "" and err == "verlock: the driver is old\n  update it\n"
+
+
+def test_ctrl_c(monkeypatch, capsys):
+    monkeypatch.setattr(create, "run", fails(KeyboardInterrupt()))
+    assert cli.main(["create", "vllm073"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, 21), (errno.EACCES, 60), (errno.EROFS, 60)])
+def test_what_the_system_refuses(monkeypatch, capsys, number, code):
+    monkeypatch.setattr(create, "run", fails(OSError(number, os.strerror(number), "/x/y")))
+    assert cli.main(["create", "vllm073"]) == code
+    assert "verlock: /x/y: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bug", [FileNotFoundError(errno.ENOENT, "x"), KeyError("x"), AssertionError()])
+def test_a_bug_keeps_its_traceback(monkeypatch, bug):
+    monkeypatch.setattr(create, "run", fails(bug))
+    with pytest.raises(type(bug)):
+        cli.main(["create", "vllm073"])
+
+
+@pytest.mark.parametrize("command", ["create", "verify"])
+def test_an_unknown_variant(command, capsys):
+    assert cli.main([command, "vllm73"]) == 10
+    said = capsys.readouterr().err
+    assert "there is no variant 'vllm73'" in said and "vllm073" in said
+
+
+@pytest.mark.parametrize("name", ["../recipes/vllm073", "vllm073/", "", "."])
+def test_a_path_is_no_variant(name, clone):
+    assert cli.main(["create", name]) == 10
+    assert not (clone.parent / "envs").exists()
+
+
+def test_an_unknown_python(clone):
+    assert cli.main(["verify", "vllm073", "--python", "2.7"]) == 10
+    assert cli.main(["create", "vllm073", "--python", "2.7"]) in (10, 12)
+
+
+def test_a_broken_recipe(clone, edit, capsys):
+    edit(clone / "recipes/vllm073/recipe.toml", "summary =", "sumary =")
+    assert cli.main(["create", "vllm073"]) == 11
+    assert "sumary" in capsys.readouterr().err
+    assert cli.main(["verify", "vllm073"]) == 11
+    assert cli.main(["list"]) == 0
+    out = capsys.readouterr().out
+    assert "broken: recipes/vllm073/recipe.toml" in out and "vLLM 0.7.2" in out
+
+
+def test_not_built(clone, capsys):
+    assert cli.main(["verify", "vllm073"]) == 40
+    assert "nox -s env-" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line", [[], ["creat"], ["create"], ["create", "vllm073", "--base", "x"], ["verify", "a", "b"]]
+)
+def test_a_wrong_command_line(line):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(line)
+    assert caught.value.code == 2
+
+
+def test_verlock_base_from_the_environment(monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(create, "run", lambda variant, options: seen.append(options.base) or 0)
+    for value in ("host", ""):
+        monkeypatch.setenv("VERLOCK_BASE", value)
+        assert cli.main(["create", "vllm073"]) == 0
+    assert seen == ["host", "auto"]
+    monkeypatch.setenv("VERLOCK_BASE", "docker")
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["create", "vllm073"])
+    assert caught.value.code == 2 and "VERLOCK_BASE is 'docker'" in capsys.readouterr().err
+
+
+def test_options_reach_create(monkeypatch):
+    seen = []
+    monkeypatch.setattr(create, "run", lambda variant, options: seen.append((variant, options)) or 0)
+    cli.main(["create", "v1", "--base", "conda", "--strict", "--editable", "--python", "3.12"])
+    assert seen == [("v1", create.Options(base="conda", strict=True, editable=True, python="3.12"))]
+
+
+def test_schema_is_written_where_editors_look(clone, monkeypatch):
+    monkeypatch.setattr(recipe, "SCHEMA", clone / "recipes/schema.json")
+    (clone / "recipes/schema.json").unlink()
+    assert cli.main(["schema"]) == 0
+    assert (clone / "recipes/schema.json").read_bytes() == (
+        project.Path(__file__).parent.parent / "recipes/schema.json"
+    ).read_bytes()
+
+
+def test_a_reader_that_goes_away():
+    """`verlock list | head -1`."""
+    code = "import sys\nfrom verlock import cli, recipe\nrecipe.names = lambda: ['v1'] * 3000\nsys.exit(cli.main(['list']))"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=project.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout and process.stderr
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == "" and process.wait() == 0
+
+
+def test_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "verlock", "create", "nothing"],
+        cwd=project.ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 10 and done.stdout == "" and "Traceback" not in done.stderr

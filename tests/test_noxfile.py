@@ -1,0 +1,177 @@
+"""The noxfile: a session for each recipe, even a broken one; tools are made once, and never over other people's files."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NOX = shutil.which("nox") or next(
+    (str(path) for path in [Path(sys.executable).with_name("nox")] if path.exists()), None
+)
+
+
+class Stop(Exception):
+    """What nox's `session.error` raises."""
+
+
+class Session:
+    """A nox session that notes what it would run; a venv is made as a folder, pip as a note."""
+
+    def __init__(self, *posargs):
+        self.posargs = list(posargs)
+        self.ran = []
+
+    def run(self, *command, **options):
+        self.ran.append(command)
+
+    def log(self, text):
+        pass
+
+    def error(self, text):
+        raise Stop(text)
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """The noxfile with the recipes, elsewhere."""
+    root = tmp_path / "clone"
+    shutil.copytree(ROOT / "recipes", root / "recipes")
+    shutil.copytree(ROOT / "locks/tools", root / "locks/tools")
+    shutil.copy(ROOT / "noxfile.py", root / "noxfile.py")
+    return root
+
+
+@pytest.fixture
+def load(clone, monkeypatch):
+    """Load the copy, with a stand-in for nox; returns the module and its sessions: name -> (function, default)."""
+
+    def do():
+        sessions = {}
+
+        def session(function=None, *, name=None, default=True, tags=()):
+            def register(function):
+                sessions[name or function.__name__] = (function, default)
+                return function
+
+            return register(function) if function else register
+
+        nox = types.ModuleType("nox")
+        nox.session, nox.Session, nox.options = session, Session, types.SimpleNamespace()
+        monkeypatch.setitem(sys.modules, "nox", nox)
+        spec = importlib.util.spec_from_file_location("noxfile_under_test", clone / "noxfile.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module, sessions
+
+    monkeypatch.delenv("VERLOCK_TOOLS", raising=False)
+    return do
+
+
+def test_each_recipe_has_its_sessions_with_its_summary(load, clone):
+    _, sessions = load()
+    for folder in (clone / "recipes").iterdir():
+        if folder.is_dir():
+            function, default = sessions[f"env-{folder.name}"]
+            assert not default and "vLLM" in function.__doc__ and f"smoke-{folder.name}" in sessions
+    assert {"lock", "verify", "tests", "lint"} <= set(sessions)
+    assert all(function.__doc__ for function, _ in sessions.values())
+
+
+def test_sessions_are_bound_to_their_own_variant(load, monkeypatch):
+    module, sessions = load()
+    ran = []
+    monkeypatch.setattr(module, "verlock", lambda session, *arguments: ran.append(arguments))
+    for name in ("env-vllm072", "env-v1"):
+        sessions[name][0](Session())
+    assert ran == [("create", "vllm072"), ("create", "v1")]
+
+
+def test_a_new_recipe_is_a_new_session(load, clone):
+    shutil.copytree(clone / "recipes/vllm073", clone / "recipes/vllm099")
+    assert "env-vllm099" in load()[1]
+
+
+@pytest.mark.parametrize("content", [b"nonsense", b"\xff\xfe", b"", b"sumary = 'x'\n"])
+def test_a_broken_recipe_says_so_and_the_others_stay(load, clone, content):
+    (clone / "recipes/vllm073/recipe.toml").write_bytes(content)
+    _, sessions = load()
+    assert "its recipe.toml is broken" in sessions["env-vllm073"][0].__doc__
+    assert "vLLM 0.7.2" in sessions["env-vllm072"][0].__doc__
+
+
+def test_tools_are_made_once_and_again_when_their_lock_changes(load, clone):
+    module, _ = load()
+    session = Session()
+    assert module.tools(session) == clone / ".nox/tools/bin"
+    (venv, pip) = session.ran
+    assert venv[:3] == (sys.executable, "-m", "venv")
+    assert "--require-hashes" in pip and pip[-1] == str(clone / "locks/tools/requirements.txt")
+    module.tools(session)
+    assert len(session.ran) == 2
+    (clone / "locks/tools/requirements.txt").write_text("changed")
+    module.tools(session)
+    assert len(session.ran) == 4
+
+
+def test_tools_half_made_are_made_anew(load, clone):
+    module, _ = load()
+    session = Session()
+    session.run = lambda *command, **options: (_ for _ in ()).throw(KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        module.tools(session)
+    session = Session()
+    module.tools(session)
+    assert len(session.ran) == 2
+
+
+def test_a_folder_that_verlock_did_not_make_is_not_deleted(load, clone):
+    (clone / ".nox/tools").mkdir(parents=True)
+    (clone / ".nox/tools/thesis.tex").write_text("work")
+    module, _ = load()
+    with pytest.raises(Stop, match="was not made by verlock"):
+        module.tools(Session())
+    assert (clone / ".nox/tools/thesis.tex").exists()
+
+
+def test_a_session_leaves_with_verlock_s_own_exit_code(load, tmp_path, monkeypatch):
+    module, sessions = load()
+    python = tmp_path / "bin/python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/arguments\nexit 46\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(module, "tools", lambda session: python.parent)
+    with pytest.raises(SystemExit) as caught:
+        sessions["verify"][0](Session("vllm073", "--json"))
+    assert caught.value.code == 46
+    assert (tmp_path / "arguments").read_text() == "-m verlock verify vllm073 --json\n"
+
+
+def test_tests_are_the_fast_ones_unless_others_are_asked_for(load, monkeypatch, tmp_path):
+    module, sessions = load()
+    monkeypatch.setattr(module, "tools", lambda session: tmp_path)
+    session = Session("-x")
+    sessions["tests"][0](session)
+    assert session.ran[0][-3:] == ("-m", "not e2e", "-x")
+    session = Session("-m", "e2e")
+    sessions["tests"][0](session)
+    assert "not e2e" not in session.ran[0] and session.ran[0][-1] == "e2e"
+
+
+@pytest.mark.skipif(NOX is None, reason="nox is neither on PATH nor beside this Python")
+def test_the_real_nox_lists_all_with_a_broken_recipe(clone):
+    (clone / "recipes/vllm073/recipe.toml").write_text("nonsense")
+    done = subprocess.run(
+        [NOX, "-l", "-f", str(clone / "noxfile.py")], capture_output=True, text=True, check=False, cwd=clone
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert any(line.startswith("- env-vllm073 [env] -> its recipe.toml is broken: run this session") for line in lines)
+    assert any(line.startswith("- env-vllm072 [env] -> vLLM 0.7.2, V0 engine") for line in lines)
+    assert any(line.startswith("* tests -> Run the fast tests") for line in lines)
