@@ -8,6 +8,7 @@ weights they came from.
 from __future__ import annotations
 
 import copy
+import os
 from contextlib import contextmanager
 
 import torch
@@ -20,13 +21,10 @@ BLOCK = 16
 
 
 class RehearsalEngine:
-    kind = "V0"
-
     def __init__(self, *, model, tensor_parallel_size, enforce_eager, fail="", **llm):
-        import os
-
         if fail:
             raise RuntimeError(fail)
+        self.kind = "V1" if os.environ.get("VLLM_USE_V1") == "1" else "V0"
         self.rank, self.tp = int(os.environ["RANK"]), tensor_parallel_size
         self.model = Qwen2ForCausalLM.from_pretrained(
             model, torch_dtype=torch.bfloat16, attn_implementation="sdpa"
@@ -84,8 +82,6 @@ class RehearsalEngine:
         return shards_of(self.model.state_dict(), self.rank % self.tp, self.tp)
 
     def placement(self):
-        import os
-
         return {
             "engine_rank": self.rank,
             "device": int(os.environ["LOCAL_RANK"]),

@@ -86,6 +86,9 @@ def surroundings(recipe: Recipe, prefix: Path) -> dict[str, str]:
         if name not in DROPPED and not name.startswith(("VLLM_", "RAY_"))
     }
     return {
+        # Everything is on this host: names, firewalls and other interfaces must not matter. Data still goes over NVLink.
+        "GLOO_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
         **kept,
         "PATH": os.pathsep.join([str(prefix / "bin"), kept.get("PATH", os.defpath)]),
         "PYTHONPATH": str(project.ROOT),
@@ -171,6 +174,7 @@ def launch(prefix: Path, environment: dict[str, str], config: dict[str, Any], gp
         "-m",
         "torch.distributed.run",
         "--standalone",
+        "--local-addr=127.0.0.1",  # else torchrun names the host by its full name, which need not resolve
         f"--nproc-per-node={gpus}",
         "-m",
         "verlock.smoke",

@@ -4,6 +4,7 @@ Only vLLM and the GPU are stood in for (tests/rehearsal.py). Needs a built envir
 VERLOCK_REHEARSAL names.
 """
 
+import json
 import os
 from pathlib import Path
 
@@ -21,10 +22,10 @@ SIZES = {"prompts": 4, "length": 32, "new": 8, "cached_prompts": 2, "cached_leng
 
 @pytest.fixture
 def rehearse(tmp_path, monkeypatch):
-    if not (PREFIX / "bin" / "python").exists():
+    if not (PREFIX / "verlock.json").exists():
         pytest.skip(f"no environment at {PREFIX}: `nox -s env-vllm073` makes it")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    loaded = recipe.load("vllm073")
+    loaded = recipe.load(json.loads((PREFIX / "verlock.json").read_text())["variant"])
     monkeypatch.setattr(launch, "HANG_LIMIT", 4.0)
 
     def run(gpus, mode, tp=1, sabotaged="", **more):
