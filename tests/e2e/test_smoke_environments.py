@@ -1,0 +1,95 @@
+"""What the smoke run asks of vLLM and verl, held against built environments: a wrong name fails here, not on a GPU."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from verlock import digest, launch, patches, recipe, verify
+
+pytestmark = pytest.mark.e2e
+
+VLLM = """
+import dataclasses, inspect, json, sys
+from pathlib import Path
+from vllm import LLM
+from vllm.engine.arg_utils import EngineArgs
+from verlock.smoke import rollout
+asked = rollout.arguments(Path("model"), tp=1, mode="graphs", sleep_mode=True, extra=json.loads(sys.argv[1]))
+known = {field.name for field in dataclasses.fields(EngineArgs)} | set(inspect.signature(LLM.__init__).parameters)
+assert set(asked) <= known, set(asked) - known
+
+import torch
+from types import SimpleNamespace
+class Stub:
+    def generate(self, prompts, sampling, use_tqdm):
+        self.sampling = sampling
+        return []
+engine = object.__new__(rollout.Vllm)
+engine._llm = Stub()
+engine.generate([(1, 2)], new=4, n=4)
+assert engine._llm.sampling.n == 4 and engine._llm.sampling.ignore_eos
+engine.generate([(1, 2)], new=4, greedy=True, top=5)
+assert "replay" in vars(torch.cuda.CUDAGraph)
+print("ok")
+"""
+
+VERL = """
+import json, sys
+from pathlib import Path
+import verl
+from hydra import compose, initialize_config_dir
+from verlock.smoke import grpo
+folder = Path(sys.argv[1])
+made = grpo.stand_in(folder)
+text = (made / "verl" / grpo.WORKERS).read_text()
+assert text.count("sdpa") >= 3 and "flash_attention_2" not in text
+overrides = grpo.overrides(folder, 2, json.loads(sys.argv[2]), standin=True)
+with initialize_config_dir(str(Path(verl.__file__).parent / "trainer" / "config"), version_base=None):
+    config = compose("ppo_trainer", overrides=overrides)
+rollout = config.actor_rollout_ref.rollout
+# verl before 0.5.0 asserts this when its engine is built
+assert rollout.enforce_eager or not rollout.free_cache_engine
+assert config.trainer.total_training_steps == 1 and config.trainer.n_gpus_per_node == 2
+grpo.prepare(folder)
+print("ok")
+"""
+
+
+def inside(variant, code, *arguments):
+    loaded = recipe.load(variant)
+    prefix = loaded.prefix()
+    if not (prefix / "verlock.json").exists():
+        pytest.skip(f"no environment at {prefix}: `nox -s env-{variant}` makes it")
+    command = [prefix / "bin" / "python", "-c", code, *arguments]
+    environment = launch.surroundings(loaded, prefix)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1:] == ["ok"], done.stdout[-2000:] + done.stderr[-4000:]
+
+
+@pytest.mark.parametrize("variant", recipe.names())
+def test_vllm_knows_every_argument(variant):
+    inside(variant, VLLM, json.dumps(recipe.load(variant).vllm.llm))
+
+
+@pytest.mark.parametrize("variant", recipe.names())
+def test_verl_composes_the_step_and_the_stand_in_is_complete(variant, tmp_path):
+    inside(variant, VERL, str(tmp_path), json.dumps(recipe.load(variant).verl.flags))
+    assert (Path(tmp_path) / "train.parquet").exists()
+
+
+@pytest.mark.parametrize("variant", [name for name in recipe.names() if recipe.load(name).patch])
+def test_unpatched_is_an_overlay_with_the_locks_original_files(variant, tmp_path):
+    loaded = recipe.load(variant)
+    prefix = loaded.prefix()
+    if not (prefix / "verlock.json").exists():
+        pytest.skip(f"no environment at {prefix}: `nox -s env-{variant}` makes it")
+    into = launch.take_back(loaded, loaded.default_python, prefix, tmp_path)
+    site = verify.site_packages(prefix, loaded.default_python)
+    touched = [each for patch in patches.read_lock(loaded.lock_dir())["patches"] for each in patch["touches"]]
+    assert touched
+    for each in touched:
+        assert digest.of_file(into / each["path"]) == each["before"]
+        assert digest.of_file(site / each["path"]) == each["after"]
+    assert (into / "vllm" / "_C.abi3.so").resolve() == (site / "vllm" / "_C.abi3.so").resolve()
