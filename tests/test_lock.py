@@ -18,6 +18,8 @@ from verlock.errors import LockError, StaleLock
 from verlock.lock import Pin
 
 DIGEST = "a" * 64
+PIP_LAYER = ["build-requirements.txt", "requirements.txt"]
+THREE_PYTHONS = ["requirements.txt", "py311/requirements.txt", "py312/requirements.txt"]
 LOCKS = [(variant, python) for variant in recipe.names() for python in recipe.load(variant).python]
 
 
@@ -38,7 +40,13 @@ def test_a_pin_has_its_hashes_marker_and_askers(tmp_path):
         f"six==1.17.0 --hash=sha256:{DIGEST}\n    # via one\n"
     )
     assert lock.pins(written(tmp_path, text)) == [
-        Pin("ruamel-yaml", "0.18.6", (f"sha256:{DIGEST}", f"sha256:{'b' * 64}"), "python_version < '3.11'", ("one", "-r environments/x.in")),
+        Pin(
+            "ruamel-yaml",
+            "0.18.6",
+            (f"sha256:{DIGEST}", f"sha256:{'b' * 64}"),
+            "python_version < '3.11'",
+            ("one", "-r environments/x.in"),
+        ),
         Pin("six", "1.17.0", (f"sha256:{DIGEST}",), "", ("one",)),
     ]
 
@@ -66,7 +74,9 @@ def test_a_missing_lock_says_how_to_make_it(tmp_path):
 
 
 names = st.from_regex(r"[a-z][a-z0-9]{0,8}(-[a-z0-9]{1,4})?", fullmatch=True)
-hashes = st.lists(st.binary(min_size=32, max_size=32).map(lambda b: f"sha256:{b.hex()}"), min_size=1, max_size=4, unique=True)
+hashes = st.lists(
+    st.binary(min_size=32, max_size=32).map(lambda b: f"sha256:{b.hex()}"), min_size=1, max_size=4, unique=True
+)
 pins = st.builds(
     Pin,
     names,
@@ -113,7 +123,9 @@ def test_the_content_hash_is_conda_locks_own(variant, python):
 
 def test_locks_name_no_index_no_machine_and_no_option():
     index = "py" + "pi|python" + "hosted"
-    forbidden = re.compile(rf"{index}|file:/|127\.0\.0\.1|localhost|/(home|root|work|opt|tmp)/|^\s*--(?!hash=)", re.MULTILINE)
+    forbidden = re.compile(
+        rf"{index}|file:/|127\.0\.0\.1|localhost|/(home|root|work|opt|tmp)/|^\s*--(?!hash=)", re.MULTILINE
+    )
     for path in [*project.LOCKS.rglob("*.txt"), *project.LOCKS.rglob("*.yml")]:
         assert not forbidden.search(path.read_text()), path
     for path in project.LOCKS.rglob("conda-lock.yml"):
@@ -131,7 +143,9 @@ def test_held_packages_are_those_of_vllm_073():
     newest = {pin.name: pin.version for pin in lock.pins(project.LOCKS / "vllm073" / lock.REQUIREMENTS)}
     for variant in ("vllm070", "vllm071", "vllm072"):
         older = {pin.name: pin.version for pin in lock.pins(project.LOCKS / variant / lock.REQUIREMENTS)}
-        assert {name: older[name] for name in ("ray", "xgrammar")} == {name: newest[name] for name in ("ray", "xgrammar")}
+        assert {name: older[name] for name in ("ray", "xgrammar")} == {
+            name: newest[name] for name in ("ray", "xgrammar")
+        }
 
 
 # check ------------------------------------------------------------------------------------------------
@@ -159,10 +173,10 @@ def test_comments_and_dates_make_nothing_stale(clone, edit):
 @pytest.mark.parametrize(
     ("file", "old", "new", "named"),
     [
-        ("environments/vllm073/requirements.in", "vllm==0.7.3", "vllm==0.7.2", ["requirements.txt", "py311/requirements.txt", "py312/requirements.txt"]),
-        ("recipes/vllm070/recipe.toml", "date = 2025-04-03", "date = 2025-04-04", ["build-requirements.txt", "requirements.txt"]),
-        ("recipes/vllm070/recipe.toml", 'glibc = "2.28"', 'glibc = "2.31"', ["build-requirements.txt", "conda-lock.yml", "requirements.txt"]),
-        ("recipes/vllm070/recipe.toml", 'package = "antlr4-python3-runtime"', 'package = "antlr"', ["build-requirements.txt", "requirements.txt"]),
+        ("environments/vllm073/requirements.in", "vllm==0.7.3", "vllm==0.7.2", THREE_PYTHONS),
+        ("recipes/vllm070/recipe.toml", "date = 2025-04-03", "date = 2025-04-04", PIP_LAYER),
+        ("recipes/vllm070/recipe.toml", 'glibc = "2.28"', 'glibc = "2.31"', [*PIP_LAYER, "conda-lock.yml"]),
+        ("recipes/vllm070/recipe.toml", 'package = "antlr4-python3-runtime"', 'package = "antlr"', PIP_LAYER),
         ("environments/vllm071/environment.yml", "dependencies: []", "dependencies: [jq]", ["conda-lock.yml"]),
     ],
 )  # fmt: skip

@@ -162,14 +162,16 @@ def _kind(was: Entry | None, now: Entry | None) -> str | None:
     return REHASHED if was.hashes != now.hashes else None
 
 
-def order(version: str) -> tuple[tuple[int, int, str], ...]:
-    """A key that sorts versions of conda and pip alike: numbers by value, a pre-release before its release."""
-    parts = re.findall(r"\d+|[a-z]+", version.lower().partition("+")[0])
-    ranks = {"dev": -4, "a": -3, "alpha": -3, "b": -2, "beta": -2, "c": -1, "rc": -1, "post": 1}
-    key = [(0, int(part), "") if part.isdigit() else (ranks.get(part, 1), 0, part) for part in parts]
-    while key and key[-1] == (0, 0, ""):
-        key.pop()
-    return (*key, (0, 0, ""))
+def order(version: str) -> tuple[tuple[int, ...], tuple[tuple[int, int, str], ...]]:
+    """A key that sorts versions of conda and pip alike: numbers by value, 1.0rc1 before 1.0, 1.1.1w after 1.1.1."""
+    numbers, rest = re.fullmatch(r"(?:\d+!)?v?((?:\d+(?:[._]\d+)*)?)(.*)", version.lower().partition("+")[0]).groups()  # type: ignore[union-attr]
+    release = [int(part) for part in re.findall(r"\d+", numbers)]
+    while release and release[-1] == 0:
+        release.pop()
+    ranks = {"dev": -4, "a": -3, "alpha": -3, "b": -2, "beta": -2, "c": -1, "rc": -1}
+    parts = re.findall(r"\d+|[a-z]+", rest)
+    suffix = [(0, int(part), "") if part.isdigit() else (ranks.get(part, 1), 0, part) for part in parts]
+    return tuple(release), (*suffix, (0, 0, ""))
 
 
 def show(changes: Sequence[Change], *, empty: str, error_stream: bool = True) -> None:
