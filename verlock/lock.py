@@ -90,8 +90,9 @@ def _entries(lines: Sequence[str]) -> Iterator[tuple[int, str, list[str]]]:
         text = line.strip()
         if text.startswith("#"):
             if current and line.startswith(" "):
-                asker = text.lstrip("#").strip().removeprefix("via").strip()
-                current[2].extend([asker] if asker else [])
+                # `# via one`, or `# via` and below it `#   one` for each
+                listed = text[1:] if text.startswith("#   ") else text.removeprefix("# via")
+                current[2].extend([listed.strip()] if listed.strip() else [])
             continue
         if continued and current:
             current = (current[0], f"{current[1]} {text.rstrip(chr(92)).strip()}", current[2])
