@@ -3,7 +3,7 @@
     .nox/tools/bin/python benchmarks/lock.py [--runs 5] [--all-runs 3] [--peer-runs 1] [--peer-limit 1800] [--out FILE]
 
 Run it with the Python of verlock's tools, on a clone whose locks are current, with the index in reach: a no-change lock is a true
-re-resolution. Every run must leave every byte of locks/ as it was. The peer is one `pip-compile --generate-hashes` of vllm073 with the
+re-resolution. Every run must leave every byte of locks/ as it was. The peer is a `pip-compile --generate-hashes` of vllm073 with the
 same cut-off, wheels only and pip's own cache empty; above its limit it is stopped and reported as not finished.
 """
 

@@ -253,3 +253,30 @@ def test_sources_that_are_no_json_are_stale(clone):
     (clone / "locks/v1/sources.json").write_text("{")
     (clone / "locks/vllm073/sources.json").write_text(json.dumps({"patches": [], "wheel": None}))
     assert stale("v1", "vllm073") == ["locks/v1/sources.json", "locks/vllm073/sources.json"]
+
+
+@pytest.mark.parametrize(("variant", "python"), LOCKS)
+def test_pip_reads_the_same_pins_and_hashes(variant, python):
+    from pip._internal.network.session import PipSession
+    from pip._internal.req.req_file import parse_requirements
+
+    path = recipe.load(variant).lock_dir(python) / lock.REQUIREMENTS
+    read = {}
+    for line in parse_requirements(str(path), session=PipSession()):
+        name, _, version = line.requirement.partition(";")[0].strip().partition("==")
+        read[lock.normalise(name)] = (version, {f"sha256:{value}" for value in line.options["hashes"]["sha256"]})
+    assert read == {pin.name: (pin.version, set(pin.hashes)) for pin in lock.pins(path)}
+
+
+def test_sources_are_kept_while_all_they_are_made_of_is(clone):
+    from verlock import relock
+
+    chosen = recipe.load("vllm072")
+    folder = chosen.lock_dir()
+    old = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    assert relock._sources_hold(chosen, folder, old)
+    assert not relock._sources_hold(chosen, folder, {**old, lock.REQUIREMENTS: b"another pin"})
+    assert not relock._sources_hold(chosen, folder, {name: data for name, data in old.items() if name != lock.SOURCES})
+    patch = next((clone / "recipes/vllm072/patches").glob("*.patch"))
+    patch.write_text(patch.read_text() + "\n")
+    assert not relock._sources_hold(chosen, folder, old)

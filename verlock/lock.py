@@ -300,7 +300,7 @@ def stale(recipe: Recipe) -> list[str]:
             complaints.pop(SOURCES, None)
             if (folder / SOURCES).exists():
                 complaints[SOURCES] = f"{shown(folder / SOURCES)} is there, but the recipe has no patch and no source"
-        elif (folder / SOURCES).exists() and (said := _stale_sources(recipe, folder / SOURCES)):
+        elif (folder / SOURCES).exists() and (said := stale_sources(recipe, folder / SOURCES)):
             complaints[SOURCES] = f"{shown(folder / SOURCES)} {said}"
         if (folder / CONDA_LOCK).exists() and stale_conda(recipe, python, folder / CONDA_LOCK):
             complaints[CONDA_LOCK] = (
@@ -329,7 +329,8 @@ def _written_inputs(path: Path) -> str | None:
     return match[1] if match else None
 
 
-def _stale_sources(recipe: Recipe, path: Path) -> str | None:
+def stale_sources(recipe: Recipe, path: Path) -> str | None:
+    """What is wrong with a sources.json as the lock of this recipe, or None."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         locked = [(item["file"], item["sha256"]) for item in content["patches"]]

@@ -18,7 +18,7 @@ from datetime import date
 from pathlib import Path
 
 from verlock import conda, console, lock, lockdiff, project, recipe, resolvers
-from verlock.errors import NetworkError, RecipeError, ResolverDisagreement, VerlockError
+from verlock.errors import LockError, NetworkError, RecipeError, ResolverDisagreement, VerlockError
 from verlock.index import Index, serve
 from verlock.lock import BUILD_REQUIREMENTS, CONDA_LOCK, REQUIREMENTS, SOURCES, Pin
 from verlock.recipe import Recipe
@@ -79,6 +79,7 @@ def run(variants: Sequence[str] = (), *, upgrade: Sequence[str] | None = None, c
             else:
                 trials.update(result)
                 progress.detail = f"{finished} of {len(jobs)}, {title}"
+                console.say(f"  {title} done, {finished} of {len(jobs)}")
     after = {**before, **trials} if wish.trial else lockdiff.tree()
     lockdiff.show(lockdiff.compare(before, after), empty="nothing changed")
     if wish.trial:
@@ -147,6 +148,10 @@ def _lock(chosen: Recipe, python: str, wish: Wish, index: Index) -> lockdiff.Tre
     with _workspace() as work:
         out = work / "locks" / relative
         out.mkdir(parents=True)
+        if wish.trial and not (folder / CONDA_LOCK).exists():
+            raise LockError(
+                f"{lock.shown(folder / CONDA_LOCK)} is missing", "lock first; a trial is compared with a lock"
+            )
         if wish.trial:
             shutil.copy2(folder / CONDA_LOCK, out / CONDA_LOCK)
         else:
@@ -253,7 +258,9 @@ def _land(chosen: Recipe, python: str, out: Path, folder: Path) -> None:
     try:
         for name in names:
             _replace(folder / name, (out / name).read_bytes())
-        if chosen.patch or chosen.source:
+        if _sources_hold(chosen, folder, old):
+            pass
+        elif chosen.patch or chosen.source:
             from verlock import patches
 
             content = json.dumps(patches.lock(chosen, python), indent=1) + "\n"
@@ -269,6 +276,21 @@ def _land(chosen: Recipe, python: str, out: Path, folder: Path) -> None:
         raise
     if (folder / SOURCES).exists():
         shutil.copy2(folder / SOURCES, out / SOURCES)
+
+
+def _sources_hold(chosen: Recipe, folder: Path, old: dict[str, bytes]) -> bool:
+    """Whether sources.json needs no new look: same patches and source as it names, on the same pins and build tools.
+
+    Without this, a lock in which nothing changed would unpack vLLM, or even build it, only to write the same bytes; `create` and
+    `verify` hold the bytes to it anyway.
+    """
+    same = all(old.get(name) == (folder / name).read_bytes() for name in (REQUIREMENTS, BUILD_REQUIREMENTS))
+    return (
+        same
+        and SOURCES in old
+        and bool(chosen.patch or chosen.source)
+        and not lock.stale_sources(chosen, folder / SOURCES)
+    )
 
 
 def _replace(path: Path, content: bytes) -> None:
