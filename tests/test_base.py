@@ -49,6 +49,12 @@ def old(prefix):
     (prefix / "old").write_text("old")
 
 
+def make(loaded, python, prefix, kind):
+    """The base alone, as the first step of a run that then goes on to its end."""
+    with base.replacing(prefix):
+        return base.install(loaded, python, prefix, kind)
+
+
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
@@ -84,7 +90,7 @@ def test_somebody_s_work_is_left_alone(prefix):
 
 def test_the_host_s_base(loaded, prefix, host):
     old(prefix)
-    entry, files = base.install(loaded, "3.10", prefix, "host")
+    entry, files = make(loaded, "3.10", prefix, "host")
     assert entry["kind"] == "host" and entry["version"] == "3.10.99"
     text = (prefix / "bin/activate").read_bytes()
     assert files == {"bin/activate": hashlib.sha256(text).hexdigest()}
@@ -96,13 +102,13 @@ def test_values_are_quoted_for_the_shell(loaded, prefix, host):
     odd = loaded.model_copy(
         update={"vllm": loaded.vllm.model_copy(update={"environment": {"A": "it's $HOME", "B": "`x`"}})}
     )
-    base.install(odd, "3.10", prefix, "host")
+    make(odd, "3.10", prefix, "host")
     assert """export A='it'"'"'s $HOME'\nexport B='`x`'\n""" in (prefix / "bin/activate").read_text()
 
 
 def test_auto_takes_the_host_s_where_no_channel_answers_and_says_so(loaded, prefix, host, monkeypatch, capsys):
     monkeypatch.setattr(conda, "reachable", lambda lock, mirrors: False)
-    entry, _ = base.install(loaded, "3.10", prefix, "auto")
+    entry, _ = make(loaded, "3.10", prefix, "auto")
     assert entry["kind"] == "host"
     assert "warning: conda.anaconda.org does not answer; base: host" in capsys.readouterr().err
 
@@ -114,7 +120,7 @@ def test_auto_takes_the_host_s_where_the_network_ends_half_way(loaded, prefix, h
 
     monkeypatch.setattr(conda, "reachable", lambda lock, mirrors: True)
     monkeypatch.setattr(conda, "install", install)
-    entry, files = base.install(loaded, "3.10", prefix, "auto")
+    entry, files = make(loaded, "3.10", prefix, "auto")
     assert entry["kind"] == "host" and set(files) == {"bin/activate"}
     assert names(prefix) == [base.MARKER, "bin"]
 
@@ -126,7 +132,7 @@ def test_no_base_at_all_takes_nothing_away(loaded, prefix, monkeypatch, kind):
     monkeypatch.setattr(hostpython, "find", lambda minor: None)
     old(prefix)
     with pytest.raises(NoBase) as caught:
-        base.install(loaded, "3.10", prefix, kind)
+        make(loaded, "3.10", prefix, kind)
     assert "VERLOCK_CONDA_MIRROR" in caught.value.remedy or caught.value.remedy == "name a mirror"
     assert names(prefix) == ["old", receipt.NAME] and names(prefix.parent) == ["vllm073"]
 
@@ -136,7 +142,7 @@ def test_other_failures_take_nothing_away_either_and_are_not_hidden(loaded, pref
     monkeypatch.setattr(conda, "install", refuse(error))
     old(prefix)
     with pytest.raises(type(error)):
-        base.install(loaded, "3.10", prefix, "conda")
+        make(loaded, "3.10", prefix, "conda")
     assert "old" in names(prefix)
 
 
@@ -155,8 +161,24 @@ def test_the_conda_base(loaded, prefix, monkeypatch):
         meta.write_text(json.dumps({"name": "python", "paths_data": {"paths": paths}}))
 
     monkeypatch.setattr(conda, "install", install)
-    entry, files = base.install(loaded, "3.10", prefix, "conda")
+    entry, files = make(loaded, "3.10", prefix, "conda")
     assert entry == {"kind": "conda", "version": "3.10.20", "from": "conda-lock.yml"}
     assert set(files) == {"bin/python", "conda-meta/python-3.10.20-h1_0_cpython.json", "conda-meta/state"}
     assert files["bin/python"] == "link:python3.10"
     assert json.loads((prefix / "conda-meta/state").read_text()) == {"env_vars": {"VLLM_USE_V1": "0"}}
+
+
+@pytest.mark.parametrize("error", [InstallError("no wheels"), KeyboardInterrupt()])
+def test_a_failure_behind_the_base_takes_nothing_away_and_leaves_nothing(loaded, prefix, host, error):
+    def fail():
+        with base.replacing(prefix):
+            base.install(loaded, "3.10", prefix, "host")
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    assert not prefix.exists()
+    old(prefix)
+    with pytest.raises(type(error)):
+        fail()
+    assert names(prefix) == ["old", receipt.NAME] and names(prefix.parent) == ["vllm073"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,35 +20,21 @@ MARKER = ".verlock"  # in a prefix from its first moment on: this folder is verl
 
 
 def install(recipe: Recipe, python: str, prefix: Path, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Make `prefix` anew with nothing in it but its base.
+    """Make the base in a `prefix` with nothing in it.
 
     Args:
         recipe: the variant.
         python: its Python, such as "3.10".
-        prefix: the folder; what an earlier run left there is taken away.
+        prefix: the folder, as `replacing` begins it.
         kind: "conda", "host", or "auto": conda where a channel answers, else host, said aloud.
 
     Returns:
         The receipt's entry (kind, version, from), and the files that no package owns: path -> hex sha256 or `link:<target>`.
 
     Raises:
-        NoBase: neither can be had, or the folder is not verlock's.
+        NoBase: neither can be had.
         IntegrityError, InstallError: from the conda engine.
     """
-    aside = clear(prefix)
-    try:
-        made = _make(recipe, python, prefix, kind)
-    except BaseException:  # Ctrl-C as well: where nothing was gained, nothing is lost
-        shutil.rmtree(prefix, ignore_errors=True)
-        if aside:
-            aside.rename(prefix)
-        raise
-    if aside:
-        shutil.rmtree(aside, ignore_errors=True)
-    return made
-
-
-def _make(recipe: Recipe, python: str, prefix: Path, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
     if kind == "host":
         why_host = "the host base was asked for"
     else:
@@ -121,6 +109,24 @@ def _unowned(prefix: Path) -> dict[str, str]:
                 f"link:{path.readlink()}" if path.is_symlink() else digest.of_file(path)
             )
     return files
+
+
+@contextlib.contextmanager
+def replacing(prefix: Path) -> Iterator[None]:
+    """Begin `prefix` anew; what was there comes back if its replacement fails, and goes when that is done.
+
+    Raises NoBase for a folder that verlock did not make: it may hold somebody's work.
+    """
+    aside = clear(prefix)
+    try:
+        yield
+    except BaseException:  # Ctrl-C as well: where nothing was gained, nothing is lost
+        shutil.rmtree(prefix, ignore_errors=True)
+        if aside:
+            aside.rename(prefix)
+        raise
+    if aside:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def clear(prefix: Path) -> Path | None:

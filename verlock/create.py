@@ -124,36 +124,37 @@ def _make(
         )
     if present is not None and present["missing"].keys() <= missing.keys():
         return present
-    with console.step("base") as step:
-        entry, owned = base.install(loaded, python, prefix, options.base)
-        step.detail = f"{entry['kind']}: CPython {entry['version']}"
-    preflight.compiler(loaded, prefix)
-    interpreter = prefix / "bin" / "python"
-    with console.step("wheels", f"{len(pins)} packages") as step:
-        sdists = [sdist.package for sdist in loaded.sdist]
+    with base.replacing(prefix):
+        with console.step("base") as step:
+            entry, owned = base.install(loaded, python, prefix, options.base)
+            step.detail = f"{entry['kind']}: CPython {entry['version']}"
+        preflight.compiler(loaded, prefix)
+        interpreter = prefix / "bin" / "python"
+        with console.step("wheels", f"{len(pins)} packages") as step:
+            sdists = [sdist.package for sdist in loaded.sdist]
 
-        def sync() -> None:
-            wheels.sync(
-                interpreter,
-                locks / "requirements.txt",
-                local,
-                sdists=sdists,
-                build_requirements=locks / "build-requirements.txt",
-                hashes=hashes,
-            )
+            def sync() -> None:
+                wheels.sync(
+                    interpreter,
+                    locks / "requirements.txt",
+                    local,
+                    sdists=sdists,
+                    build_requirements=locks / "build-requirements.txt",
+                    hashes=hashes,
+                )
 
-        if loaded.source is None:
-            sync()
-            built = None
-        else:
-            built = _from_source(loaded, interpreter, locks, options, local, hashes, sync)
-    with console.step("patches") as step:
-        patched = _patched(loaded, python, prefix, locks)
-        step.detail = f"{len(patched)} applied" if patched else "none"
-    with console.step("check") as step:
-        step.detail = check.run(loaded, interpreter, current)
-    with console.step("seal"):
-        return _seal(loaded, python, prefix, current, entry, owned, hashes, missing, patched, built, options)
+            if loaded.source is None:
+                sync()
+                built = None
+            else:
+                built = _from_source(loaded, interpreter, locks, options, local, hashes, sync)
+        with console.step("patches") as step:
+            patched = _patched(loaded, python, prefix, locks)
+            step.detail = f"{len(patched)} applied" if patched else "none"
+        with console.step("check") as step:
+            step.detail = check.run(loaded, interpreter, current)
+        with console.step("seal"):
+            return _seal(loaded, python, prefix, current, entry, owned, hashes, missing, patched, built, options)
 
 
 def _inspected(recipe: Recipe, python: str, prefix: Path, sealed: dict[str, Any]) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from verlock import console
 from verlock.errors import DiskTooSmall, InstallError, IntegrityError, NetworkError, VerlockError
 
 _DNS_OR_CONNECT = re.compile(
@@ -28,6 +29,7 @@ _NOT_PASSED_ON = frozenset(
         *("NO_BUILD_ISOLATION", "VENV_SEED", "VENV_RELOCATABLE", "VENV_CLEAR", "REQUIRE_HASHES"),
     )
 )
+_CACHE_PATIENCE = 10.0  # seconds to wait for another uv to be done with the cache
 _URL_HOST = re.compile(r"https?://([^/`\s]+)")
 
 
@@ -108,11 +110,17 @@ def cached(requirements: Path, python: str, sdists: Iterable[str]) -> bool:
 
 def forget(packages: Iterable[str]) -> None:
     """Drop packages from uv's cache, where an edit of a hardlinked file spoils every later install."""
-    _run(["cache", "clean", *sorted(packages)])
+    command = ["cache", "clean", *sorted(packages)]
+    try:
+        _run(command, patience=_CACHE_PATIENCE)
+    except subprocess.TimeoutExpired:
+        # `uv run` holds the cache for as long as its program lives, which may be days, though it needs none of these files
+        console.warn("another uv is using the cache; the damaged packages are dropped from it all the same")
+        _run([*command, "--force"])
 
 
-def _run(arguments: list[str], stdin: str = "", show_progress: bool = False) -> str:
-    """Run uv; returns its standard output, raises what its message means."""
+def _run(arguments: list[str], stdin: str = "", show_progress: bool = False, patience: float | None = None) -> str:
+    """Run uv; returns its standard output, raises what its message means, or TimeoutExpired after `patience` seconds."""
     quiet = [] if show_progress else ["--no-progress"]
     kept = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
     done = subprocess.run(
@@ -122,6 +130,7 @@ def _run(arguments: list[str], stdin: str = "", show_progress: bool = False) -> 
         stderr=None if show_progress else subprocess.PIPE,
         text=True,
         check=False,
+        timeout=patience,
         cwd="/",  # no uv.toml or pyproject.toml of the folder the user happens to stand in
         env={**kept, "UV_NO_PROJECT": "1", "VIRTUAL_ENV": ""},
     )
