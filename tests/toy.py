@@ -198,6 +198,24 @@ class Project:
         ]
         (self.locks / "requirements.txt").write_text("".join(lines))
 
+    def conda_lock(self, url: str, channel: Path) -> None:
+        """A conda-lock.yml of python, pip, setuptools and wheel as they lie in a channel, with this URL for it."""
+        head, _, _ = CONDA_LOCK.format(minor=MINOR).partition("- name: python")
+        entries = []
+        for file in sorted(channel.glob("*/*.conda")):
+            name, version, _ = file.name.rsplit("-", 2)
+            if name in ("python", "pip", "setuptools", "wheel"):
+                needs = "{}" if name == "python" else "{python: '*'}"
+                md5 = hashlib.md5(file.read_bytes()).hexdigest()
+                entries.append(
+                    f"- name: {name}\n  version: {version}\n  manager: conda\n  platform: linux-64\n  dependencies: {needs}\n"
+                    f"  url: {url}/{file.parent.name}/{file.name}\n  hash:\n    md5: {md5}\n"
+                    f"    sha256: {sha256(file.read_bytes())}\n  category: main\n  optional: false\n"
+                )
+        assert len(entries) == 4
+        text = head.replace("http://127.0.0.1:9/channel", url) + "".join(entries)
+        (self.locks / "conda-lock.yml").write_text(text)
+
     def artefact(self, *, optional: bool = True) -> Path:
         """Add an optional wheel from outside the index, which nothing serves; returns the file, outside any known folder."""
         file = wheel(self.folder / "elsewhere", "flash-attn", "2.8.3+cu12", {"flash_attn/__init__.py": b""})

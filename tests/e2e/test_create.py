@@ -11,8 +11,11 @@ import sys
 import time
 from pathlib import Path
 
+import channel
 import pytest
 import toy
+
+from verlock import wheels
 
 pytestmark = pytest.mark.skipif(toy.compiler() is None, reason="no C compiler to make the toy's shared objects with")
 
@@ -117,6 +120,43 @@ def test_other_damage_is_healed_too(made, damage):
     made.create()
     made.verify()
     assert made.imports() == "2.5.1 0.7.3 0.3.0.post1"
+
+
+def test_damage_that_cannot_be_healed_now_leaves_what_is_there(made):
+    """The network is gone: a damaged environment is more than none, and the next run heals it."""
+    change_byte(made.site / BYTES)
+    assert "torch" in made.create(code=26, UV_FIND_LINKS="", UV_OFFLINE="1")
+    assert made.imports() == "2.5.1 0.7.3 0.3.0.post1"
+    made.verify(code=46)
+    made.create()
+    made.verify()
+
+
+def test_a_new_lock_that_cannot_be_installed_leaves_what_is_there(made, edit):
+    edit(made.locks / "requirements.txt", "odd==1", "odd==2")
+    made.create(code=26)
+    assert made.imports() == "2.5.1 0.7.3 0.3.0.post1"
+    made.verify(code=41)
+    edit(made.locks / "requirements.txt", "odd==2", "odd==1")
+    assert "up to date" in made.create()
+
+
+def test_healing_while_another_uv_holds_the_cache(made):
+    """`uv run` holds uv's cache for as long as its program runs, such as a notebook."""
+    other = subprocess.Popen(
+        [wheels.uv(), "run", "--no-project", "--python", sys.executable, "sleep", "60"],
+        env=made.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        time.sleep(1)
+        change_byte(made.site / BYTES)
+        assert "another uv is using the cache" in made.create()
+        made.verify()
+    finally:
+        other.kill()
+        other.wait()
 
 
 def test_touching_files_makes_nothing_anew(made):
@@ -523,3 +563,85 @@ def test_no_op_imports_nothing_heavy(made):
 def test_python_of_the_tests_is_the_environment_s(made):
     """The toy is made for the Python that runs the tests, so that every supported one is tried."""
     assert made.receipt()["base"]["version"].split(".")[:2] == sys.version.split(".")[:2]
+
+
+@pytest.fixture(scope="module")
+def mirror(tmp_path_factory):
+    try:
+        return channel.build(tmp_path_factory.mktemp("channel"), toy.MINOR)
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"the channel's wheels cannot be had: {error.stderr}")
+
+
+class TestCondaBase:
+    """The conda layer for real: a local channel with a relocated CPython, pip, setuptools and wheel, made once for all tests."""
+
+    @pytest.fixture
+    def project(self, tmp_path, mirror):
+        """The toy with a conda-lock.yml of the channel's packages, whose URLs are conda-forge's."""
+        project = toy.Project(tmp_path)
+        project.mirror = mirror
+        project.conda_lock(channel.URL, mirror)
+        return project
+
+    def create(self, project, *arguments, code=0, base="conda"):
+        return project.create("--base", base, *arguments, code=code, VERLOCK_CONDA_MIRROR=str(project.mirror))
+
+    def test_the_same_code_path_makes_a_real_conda_prefix(self, project):
+        said = self.create(project, base="auto")
+        assert "base: conda" in said and "conda activate" in said
+        sealed = project.receipt()
+        assert sealed["base"]["kind"] == "conda" and sealed["base"]["version"].startswith(toy.MINOR)
+        assert [name.rsplit("-", 2)[0] for name in sealed["conda"]] == ["pip", "python", "setuptools", "wheel"]
+        assert project.imports() == "2.5.1 0.7.3 0.3.0.post1"
+        code = "import sys; print(sys.prefix == sys.base_prefix, sys.prefix)"
+        done = subprocess.run([project.prefix / "bin/python", "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout == f"True {project.prefix}\n"
+        assert (project.prefix / "conda-meta/history").exists()
+        project.verify()
+        assert "up to date" in self.create(project)
+        assert "up to date" in project.create("--base", "auto"), "a run with nothing to do needs no channel"
+
+    @pytest.mark.parametrize(
+        ("file", "code"),
+        [("bin/python3", 46), ("lib/python{}/os.py", 46), ("lib/python{}/site-packages/pip/__init__.py", 46)],
+    )
+    def test_damage_is_found_and_healed(self, project, file, code):
+        self.create(project)
+        path = project.prefix / file.format(toy.MINOR)
+        if path.is_symlink():
+            path.unlink()
+            path.symlink_to("/bin/false")
+        else:
+            change_byte(path)
+        assert file.format(toy.MINOR) in project.verify(code=code)
+        self.create(project)
+        project.verify()
+
+    def test_a_wrong_hash_in_the_conda_layer_is_refused(self, project):
+        lock = project.locks / "conda-lock.yml"
+        wanted = re.findall(r"sha256: ([0-9a-f]{64})", lock.read_text())[-1]
+        lock.write_text(lock.read_text().replace(wanted, "b" * 64))
+        said = self.create(project, code=25)
+        assert "b" * 64 in said
+        project.verify(code=40)
+
+    def test_from_the_host_s_base_to_conda_s_and_back(self, project):
+        project.create()
+        assert project.receipt()["base"]["kind"] == "host"
+        self.create(project)
+        assert project.receipt()["base"]["kind"] == "conda"
+        project.verify()
+        project.create()
+        assert project.receipt()["base"]["kind"] == "host"
+        assert not (project.prefix / "conda-meta").exists()
+        project.verify()
+
+    def test_killed_in_the_conda_layer(self, project):
+        process = project.start("create", "toy", "--base", "conda", VERLOCK_CONDA_MIRROR=str(project.mirror))
+        while not list(project.prefix.glob("conda-meta/*")) and process.poll() is None:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        self.create(project)
+        project.verify()
