@@ -1,8 +1,8 @@
 """The digest: one sha256 over all that makes a variant, for one Python. Receipts and certificates are bound to it.
 
-It covers the bytes of the locks and patches, and those parts of the recipe that act on the environment. Prose, the
-cut-off (which acts on the locks alone) and what preflight asks of a machine are left out, so that a better sentence in
-a recipe makes no certificate stale. It is computed at every `verlock create`, so nothing heavy is imported here.
+It covers the locks less their comments, the bytes of the patches, and those parts of the recipe that act on the
+environment. Prose, the cut-off (which acts on the locks alone) and what preflight asks of a machine are left out, so that
+a better sentence makes no certificate stale. It is computed at every `verlock create`, so nothing heavy is imported here.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def of(variant: str, python: str | None = None) -> str:
     for name in LOCK_FILES:
         path = locks / name
         if path.exists():
-            _add(total, name, path.read_bytes())
+            _add(total, name, _without_comments(path.read_bytes()))
         elif name in _REQUIRED:
             raise LockError(
                 f"{variant} has no {name} for Python {python}",
@@ -84,6 +84,11 @@ def _without_prose(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_prose(item) for item in value]
     return value
+
+
+def _without_comments(data: bytes) -> bytes:
+    """The lines of a lock that say something to a machine."""
+    return b"\n".join(line for line in data.splitlines() if line.strip() and not line.lstrip().startswith(b"#"))
 
 
 def _add(total: Any, name: str, data: bytes) -> None:

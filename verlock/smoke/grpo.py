@@ -73,7 +73,7 @@ def overrides(folder: Path, gpus: int, flags: list[str], standin: bool) -> list[
         f"{rollout}.name=vllm",
         f"{rollout}.tensor_model_parallel_size=1",
         f"{rollout}.n=4",
-        f"{rollout}.gpu_memory_utilization=0.3",
+        f"{rollout}.gpu_memory_utilization=0.1",
         f"{rollout}.log_prob_micro_batch_size_per_gpu=4",
         "custom_reward_function.path=" + str(folder / "reward.py"),
         "trainer.nnodes=1",
