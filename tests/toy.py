@@ -199,7 +199,10 @@ class Project:
         (self.locks / "requirements.txt").write_text("".join(lines))
 
     def conda_lock(self, url: str, channel: Path) -> None:
-        """A conda-lock.yml of python, pip, setuptools and wheel as they lie in a channel, with this URL for it."""
+        """A conda-lock.yml of python, pip, setuptools and wheel as they lie in a channel, with this URL for it.
+
+        The pip layer pins the same versions, as all real locks do; its files are others, so that a test sees whose are taken.
+        """
         head, _, _ = CONDA_LOCK.format(minor=MINOR).partition("- name: python")
         entries = []
         for file in sorted(channel.glob("*/*.conda")):
@@ -213,6 +216,11 @@ class Project:
                     f"    sha256: {sha256(file.read_bytes())}\n  category: main\n  optional: false\n"
                 )
         assert len(entries) == 4
+        made = self.folder / "wheels"
+        for file in sorted(channel.glob("noarch/*.conda")):
+            name, version, _ = file.name.rsplit("-", 2)
+            wheel(made, name, version, {f"{name}/of_the_pip_layer.py": b""})
+        self.lock(sorted(made.glob("*.whl")))
         text = head.replace("http://127.0.0.1:9/channel", url) + "".join(entries)
         (self.locks / "conda-lock.yml").write_text(text)
 

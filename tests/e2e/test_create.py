@@ -598,6 +598,7 @@ class TestCondaBase:
         done = subprocess.run([project.prefix / "bin/python", "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout == f"True {project.prefix}\n"
         assert (project.prefix / "conda-meta/history").exists()
+        assert not list(project.site.glob("*/of_the_pip_layer.py")), "uv has taken the conda layer's packages away"
         project.verify()
         assert "up to date" in self.create(project)
         assert "up to date" in project.create("--base", "auto"), "a run with nothing to do needs no channel"
