@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from verlock import conda, conda_adapter
+from verlock import conda, conda_adapter, conda_engine
 from verlock.errors import InstallError, IntegrityError, NetworkError, ResolutionError
 
 A, B = "a" * 64, "b" * 64
@@ -33,22 +33,22 @@ class SolverError(Exception):
     ],
 )  # fmt: skip
 def test_errors_of_the_engine_become_ours(action, error, kind, said):
-    translated = conda._translate(action, error)
+    translated = conda_engine._translate(action, error)
     assert type(translated) is kind
     assert said in translated.problem
     assert translated.remedy
 
 
 def test_both_hashes_are_named():
-    text = str(conda._translate("install", Exception(f"hash mismatch: expected {'a' * 64}, got {'b' * 64}")))
+    text = str(conda_engine._translate("install", Exception(f"hash mismatch: expected {'a' * 64}, got {'b' * 64}")))
     assert text.index("a" * 64) < text.index("b" * 64)
 
 
 def test_local_mirrors_are_told_from_urls(tmp_path):
-    assert conda._local("https://mirror.example/conda-forge") is None
-    assert conda._local(tmp_path.as_uri()) == tmp_path
-    assert conda._local("file:///a%20b") is not None and str(conda._local("file:///a%20b")) == "/a b"
-    assert conda._local("/mnt/mirror") is not None
+    assert conda.local_path("https://mirror.example/conda-forge") is None
+    assert conda.local_path(tmp_path.as_uri()) == tmp_path
+    assert conda.local_path("file:///a%20b") is not None and str(conda.local_path("file:///a%20b")) == "/a b"
+    assert conda.local_path("/mnt/mirror") is not None
 
 
 def test_mirrors_come_from_the_environment(monkeypatch):

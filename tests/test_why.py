@@ -150,3 +150,19 @@ def test_the_users_index_is_found_in_their_settings(monkeypatch):
     assert index.upstream() == "https://user:secret@mirror.example/simple"
     monkeypatch.setenv("UV_DEFAULT_INDEX", "corp=https://corp.example/simple")
     assert index.upstream() == "https://corp.example/simple"
+
+
+@pytest.mark.parametrize(
+    ("text", "utc"),
+    [
+        ("2025-04-02T17:33:04.463369Z", "2025-04-02T17:33:04+00:00"),
+        ("2025-04-02T17:33:04.4Z", "2025-04-02T17:33:04+00:00"),
+        ("2025-04-03T01:00:00+02:00", "2025-04-02T23:00:00+00:00"),
+        ("2025-04-02T17:33:04", "2025-04-02T17:33:04+00:00"),
+    ],
+)
+def test_upload_times_are_read_in_every_form(text, utc):
+    moment = index._moment(text)
+    assert moment
+    assert moment.isoformat() == utc
+    assert index._moment(None) is None

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
-from verlock import conda, console, lock, lockdiff, project, recipe, resolvers
+from verlock import conda, console, inputs, lock, lockdiff, project, recipe, resolvers
 from verlock.errors import LockError, NetworkError, RecipeError, ResolverDisagreement, VerlockError
 from verlock.index import Index, serve
 from verlock.lock import BUILD_REQUIREMENTS, CONDA_LOCK, REQUIREMENTS, SOURCES, Pin
@@ -175,7 +175,7 @@ def _workspace() -> Iterator[Path]:
 def _conda_layer(chosen: Recipe, python: str, wish: Wish, work: Path, out: Path) -> None:
     current = chosen.lock_dir(python) / CONDA_LOCK
     sources = [
-        f"environments/{path.relative_to(project.ENVIRONMENTS)}" for path in lock.environment_files(chosen, python)
+        f"environments/{path.relative_to(project.ENVIRONMENTS)}" for path in inputs.environment_files(chosen, python)
     ]
     variables: dict[str, str] = {}
     if current.exists():
@@ -195,7 +195,7 @@ def _conda_layer(chosen: Recipe, python: str, wish: Wish, work: Path, out: Path)
             )
             variables["VERLOCK_CONDA_LOCKED_ONLY"] = "1"
     target = f"{out.relative_to(work)}/{CONDA_LOCK}"
-    resolvers.conda_lock(work, sources, target, lock.virtual_packages(chosen), **variables)
+    resolvers.conda_lock(work, sources, target, inputs.virtual_packages(chosen), **variables)
 
 
 def _pip_layers(chosen: Recipe, python: str, wish: Wish, work: Path, out: Path, index: Index) -> None:
@@ -216,7 +216,7 @@ def _pip_layers(chosen: Recipe, python: str, wish: Wish, work: Path, out: Path, 
         proposed = resolvers.propose(work, source, f"{place}/{name}", which, index, upgrade=upgrade, **common)  # type: ignore[arg-type]
         resolvers.ratify(work, source, f"{place}/{name}", which, index, proposed=proposed, **common)  # type: ignore[arg-type]
         pins = [_canonical(pin, place) for pin in resolvers.admissible(proposed, which, index)]
-        (out / name).write_text(resolvers.render(lock.header(chosen, python, name), pins), encoding="utf-8")
+        (out / name).write_text(resolvers.render(inputs.header(chosen, python, name), pins), encoding="utf-8")
 
 
 def _canonical(pin: Pin, place: str) -> Pin:
@@ -313,6 +313,6 @@ def _tools(wish: Wish, index: Index) -> None:
     with _workspace() as work:
         draft = work / "locks" / lock.TOOLS / REQUIREMENTS
         draft.parent.mkdir(parents=True)
-        pins = resolvers.propose_universal(work, path, draft, lock.tools_cutoff(), index, upgrade=wish.upgrade)
+        pins = resolvers.propose_universal(work, path, draft, inputs.tools_cutoff(), index, upgrade=wish.upgrade)
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, (lock.tools_header() + pins).encode())
+        _replace(path, (inputs.tools_header() + pins).encode())

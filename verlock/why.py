@@ -21,7 +21,7 @@ from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import InvalidSdistFilename, InvalidWheelFilename, parse_sdist_filename, parse_wheel_filename
 from packaging.version import Version
 
-from verlock import conda, lock, project
+from verlock import conda, inputs, lock, project
 from verlock.errors import LockError, NetworkError
 from verlock.index import File, Index, serve
 from verlock.lock import Pin
@@ -293,7 +293,7 @@ def _not_in_pip_layer(recipe: Recipe, python: str, name: str, pins: dict[str, Pi
             f"did you mean {' or '.join(near)}?" if near else "`verlock why` takes the name of a locked package",
         )
     print(f"{name} {packages[name]['version']} in the conda layer of {recipe.name}, Python {python}")
-    for file in lock.environment_files(recipe, python):
+    for file in inputs.environment_files(recipe, python):
         for line in file.read_text(encoding="utf-8").splitlines():
             if re.match(rf"\s*-\s*{re.escape(name)}(\s|$)", line):
                 print(f"  {lock.shown(file)}: {line.strip(' -')}")
