@@ -2,9 +2,9 @@
 
     .nox/tools/bin/python benchmarks/lock.py [--runs 5] [--all-runs 3] [--peer-runs 1] [--peer-limit 1800] [--out FILE]
 
-Run it with the Python of verlock's tools, on a clone whose locks are current, with the index in reach: a no-change lock is a true
-re-resolution. Every run must leave every byte of locks/ as it was. The peer is a `pip-compile --generate-hashes` of vllm073 with the
-same cut-off, wheels only and pip's own cache empty; above its limit it is stopped and reported as not finished.
+Run it with the Python of verlock's tools, on a clone whose locks are current, with the index in reach: a no-change lock is a
+true re-resolution. Every run must leave every byte of locks/ as it was. The peer is `pip-compile --generate-hashes` of vllm073
+with the same cut-off, wheels only and pip's own cache empty; above its limit it is stopped and reported as not finished.
 """
 
 from __future__ import annotations
@@ -103,9 +103,8 @@ def main() -> int:
         ),
     }
     cores = len(os.sched_getaffinity(0))
-    print(
-        f"{platform.machine()}, {cores} cores, CPython {platform.python_version()}\n\n| command | median, s | runs |\n|---|---|---|"
-    )
+    print(f"{platform.machine()}, {cores} cores, CPython {platform.python_version()}\n")
+    print("| command | median, s | runs |\n|---|---|---|")
     for name, seconds in results.items():
         done = [value for value in seconds if value is not None]
         median = f"{statistics.median(done):.2f}" if done else f"not finished in {options.peer_limit:.0f}"
