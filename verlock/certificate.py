@@ -170,15 +170,27 @@ def as_markdown() -> str:
     """The table as the README holds it, and below it what each engine build is known not to do."""
     from verlock import recipe
 
-    lines = ["| variant | Python | digest | state | proven on | date | note |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| variant | vLLM | engine | verl | Python | state | proven on | note |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for row in rows():
+        try:
+            loaded = recipe.load(row.variant)
+        except VerlockError:
+            lines.append(f"| `{row.variant}` | | | | | {row.state} | | {row.note} |")
+            continue
+        pythons = row.python if row.python != loaded.default_python else ", ".join(loaded.python)
+        proven = f"{row.gpus}, {row.date}" if row.gpus else ""
+        engine = f"{loaded.vllm.engine}{', patched' if loaded.patch else ''}"
         cells = (
-            row.variant,
-            row.python,
-            f"`{row.digest[:12]}`" if row.digest else "",
+            f"`{row.variant}`",
+            loaded.vllm.version,
+            engine,
+            loaded.verl.version,
+            pythons,
             row.state,
-            row.gpus,
-            row.date,
+            proven,
             row.note,
         )
         lines.append(f"| {' | '.join(cells)} |")
