@@ -379,7 +379,9 @@ def test_the_second_run_goes_on_when_the_first_is_killed(fresh):
 
 
 def test_a_changed_lock_makes_it_anew(made, edit):
-    edit(made.locks / "build-requirements.txt", "", "# changed\n")
+    edit(made.locks / "build-requirements.txt", "", "# a comment\n")
+    assert "up to date" in made.create(), "comments act on nothing"
+    edit(made.locks / "build-requirements.txt", "", f"wheel==0.45.1 --hash=sha256:{'a' * 64}\n")
     assert "receipt stale" in made.verify(code=41)
     assert "toy is ready" in made.create()
     made.verify()
