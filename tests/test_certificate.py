@@ -1,6 +1,7 @@
 """Certificates and the table of what is proven: certified, stale, never."""
 
 import json
+import re
 
 import pytest
 
@@ -89,7 +90,7 @@ def test_another_python_has_a_row_of_its_own(proven):
 def test_the_readmes_table_is_replaced_between_its_markers(proven):
     proven("vllm073", "now")
     text = certificate.in_readme(f"# verlock\n{certificate.BEGIN}\nold\n{certificate.END}\nrest\n")
-    assert "| vllm073 | 3.10 | `now` | certified | 1 x H100 80GB HBM3 |" in text
+    assert re.search(r"\| `vllm073` \| 0\.7\.3 \| V0 \| .*3\.10.* \| certified \| 1 x H100 80GB HBM3, \d{4}-", text)
     assert "old" not in text
     assert text.startswith("# verlock\n")
     assert text.endswith("\nrest\n")
@@ -102,7 +103,7 @@ def test_the_table_is_printed(proven, capsys):
     assert certificate.status() == 0
     assert "stale" in capsys.readouterr().out
     assert certificate.status(markdown=True) == 0
-    assert "| vllm073 |" in capsys.readouterr().out
+    assert "| `vllm073` |" in capsys.readouterr().out
 
 
 def test_the_readme_in_the_repository_is_current():
