@@ -96,6 +96,12 @@ def test_sync_needs_both_directions():
     assert gates.sync(0.0016, [FAR], [NAN]).verdict == FAIL
 
 
+def test_sync_says_whose_logprobs_are_not_numbers():
+    broken = Agreement.of([-1.0, -2.0, -3.0], [-1.0, math.nan, math.nan])
+    assert broken.odd == (0, 2)
+    assert "2 of the engine's and 0 of the trainer's 3 logprobs" in gates.sync(0.0016, [FAR, broken], [NEAR]).sentence
+
+
 def test_a_bad_gate_3_does_not_raise_gate_4s_bar_beyond_reach():
     assert gates.changed_bound(0.09) == pytest.approx(0.2)
     assert gates.changed_bound(math.nan) == pytest.approx(0.2)

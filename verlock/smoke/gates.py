@@ -22,7 +22,7 @@ PASS, FAIL, SKIP = "pass", "fail", "skip"
 DLOGP_BOUND = 0.02
 EXP_DLOGP_BOUND = 1.05
 CHANGE_FACTOR = 10.0
-RESIDUAL_BOUND_GIB = 1.5
+RESIDUAL_BOUND_GIB = 3.0
 GROWTH_BOUND_GIB = 0.25
 TOP = 5
 
@@ -77,6 +77,7 @@ class Agreement:
     mean: float
     mean_exp: float
     count: int
+    odd: tuple[int, int] = (0, 0)  # how many are not finite numbers: the trainer's, the engine's
 
     @classmethod
     def of(cls, ours: Sequence[float], theirs: Sequence[float]) -> Agreement:
@@ -88,7 +89,8 @@ class Agreement:
             return cls(math.nan, math.nan, 0)
         # exp overflows a float beyond 709 nats; such a value is a failure in any case.
         grown = [math.exp(min(d, 700.0)) if d == d else math.nan for d in apart]
-        return cls(sum(apart) / len(apart), sum(grown) / len(grown), len(apart))
+        trainer, engine = (sum(not math.isfinite(value) for value in side) for side in (ours, theirs))
+        return cls(sum(apart) / len(apart), sum(grown) / len(grown), len(apart), (trainer, engine))
 
     @classmethod
     def worst(cls, ranks: Sequence[Agreement]) -> Agreement:
@@ -181,7 +183,12 @@ def sync(reference: float, stale: Sequence[Agreement], synced: Sequence[Agreemen
     closest = min(stale, key=lambda each: each.mean if each.mean == each.mean else -1.0)
     worst = Agreement.worst(synced)
     problems = []
-    if not closest.mean > least:
+    if not math.isfinite(closest.mean):
+        problems.append(
+            f"right after waking, {closest.odd[1]} of the engine's and {closest.odd[0]} of the trainer's {closest.count} logprobs "
+            "are not finite numbers"
+        )
+    elif not closest.mean > least:
         problems.append(
             f"after training and before the sync the two still agree ({closest.mean:.4f}): the training changed nothing, or this "
             "comparison cannot see stale weights"
