@@ -2,8 +2,9 @@
 
     .nox/tools/bin/python benchmarks/create.py [--runs 5] [--cold-runs 5] [--out FILE]
 
-Run it with the Python of verlock's tools and nox on PATH. Needs a host CPython 3.10, both sides get the host base; several times 7 GB are downloaded for
-the cold runs, each into caches of its own. Prints a Markdown table and writes the raw seconds as JSON.
+Run it with the Python of verlock's tools and nox on PATH. Needs a host CPython 3.10: both sides get the host base. For the
+cold runs 7 GB are downloaded several times, each into caches of its own. Prints a Markdown table and writes the raw seconds
+as JSON.
 """
 
 from __future__ import annotations

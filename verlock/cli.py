@@ -132,27 +132,27 @@ def _create(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from verlock import recipe, verify
+    from verlock import pythons, recipe, verify
 
     loaded = recipe.load(arguments.variant)
-    python = loaded.chosen_python(arguments.python)
+    python = loaded.chosen_python(pythons.built(loaded.name, arguments.python))
     return verify.run(loaded, python, loaded.prefix(python), as_json=arguments.json, strict=arguments.strict)
 
 
 def _patches(arguments: argparse.Namespace) -> int:
-    from verlock import patches, recipe
+    from verlock import patches, pythons, recipe
 
     loaded = recipe.load(arguments.variant)
-    return patches.show(loaded, loaded.chosen_python(arguments.python))
+    return patches.show(loaded, loaded.chosen_python(pythons.built(loaded.name, arguments.python)))
 
 
 def _smoke(arguments: argparse.Namespace) -> int:
-    from verlock import create, prove, recipe
+    from verlock import create, prove, pythons, recipe
 
     loaded = recipe.load(arguments.variant)
-    python = loaded.chosen_python(arguments.python)
     prove.needs(loaded, arguments.gpus)  # before an environment of 7 GB is made for nothing
-    create.run(loaded.name, create.Options(python=arguments.python))
+    python = loaded.chosen_python(arguments.python or pythons.to_make(loaded.name, "auto"))
+    create.run(loaded.name, create.Options(python=python))
     return prove.run(
         loaded,
         python,

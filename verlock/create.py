@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from verlock import console, digest, project, receipt
+from verlock import console, digest, project, pythons, receipt
 from verlock.errors import ArtefactMissing, CheckFailed, FileRefused, NetworkError, NotSealed, UnknownVariant
 
 if TYPE_CHECKING:  # pydantic and the rest cost more than a whole no-op run
@@ -43,7 +43,7 @@ def run(variant: str, options: Options) -> int:
         recipe.load(variant)  # names the nearest variants
         raise UnknownVariant(variant)
     default = digest.raw(variant)["python"][0]
-    python = options.python or default
+    python = options.python or pythons.to_make(variant, options.base)
     prefix = project.prefix_dir(variant, python, default)
     current = digest.of(variant, python)
     prefix.parent.mkdir(parents=True, exist_ok=True)

@@ -185,8 +185,8 @@ def sync(reference: float, stale: Sequence[Agreement], synced: Sequence[Agreemen
     problems = []
     if not math.isfinite(closest.mean):
         problems.append(
-            f"right after waking, {closest.odd[1]} of the engine's and {closest.odd[0]} of the trainer's {closest.count} logprobs "
-            "are not finite numbers"
+            f"right after waking, {closest.odd[1]} of the engine's and {closest.odd[0]} of the trainer's {closest.count} "
+            "logprobs are not finite numbers"
         )
     elif not closest.mean > least:
         problems.append(
