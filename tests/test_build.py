@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -118,12 +119,14 @@ def donor_wheel(path: Path) -> Path:
 @pytest.fixture
 def tools(tmp_path, monkeypatch):
     """Build tools without an index: the setuptools of the Python that runs the tests, linked into the tools folder."""
-    import setuptools
+    # found, not imported: importing it after distutils fails, and another test may have imported that
+    setuptools = importlib.util.find_spec("setuptools")
+    assert setuptools and setuptools.origin
 
     def install(arguments, **_):
         target = Path(arguments[arguments.index("--target") + 1])
         target.mkdir()
-        packages = Path(setuptools.__file__).parent.parent
+        packages = Path(setuptools.origin).parent.parent
         for pattern in (
             "setuptools",
             "setuptools-*.dist-info",
@@ -269,7 +272,7 @@ def test_objects_must_come_out_of_the_released_wheel(toy, tools, monkeypatch):
 def test_the_lock_names_it_all(toy, tools, monkeypatch):
     made = make(toy, tools)
     monkeypatch.setattr(type(toy), "lock_dir", lambda *_: tools.parent)
-    locked = patches.lock(toy, "3.10")
+    locked = build.lock(toy, "3.10")
     assert locked["wheel"] == {
         **lock_of(toy, made),
         "size": made.stat().st_size,

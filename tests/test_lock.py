@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verlock import conda, inputs, lock, project, recipe, resolvers, why
+from verlock import conda, inputs, lock, project, recipe, resolvers, stale, why
 from verlock.errors import LockError, StaleLock
 from verlock.lock import Pin
 
@@ -151,14 +151,14 @@ def test_held_packages_are_those_of_vllm_073():
 # check ------------------------------------------------------------------------------------------------
 
 
-def stale(*variants):
+def complaints(*variants):
     with pytest.raises(StaleLock) as caught:
-        lock.check(variants)
+        stale.check(variants)
     return sorted(line.split()[0] for line in caught.value.problem.splitlines()[1:])
 
 
 def test_the_locks_are_current():
-    assert lock.check() == 0
+    assert stale.check() == 0
 
 
 def test_comments_and_dates_make_nothing_stale(clone, edit):
@@ -167,7 +167,7 @@ def test_comments_and_dates_make_nothing_stale(clone, edit):
         os.utime(path, (0, 0))
     tools = clone / "environments" / "tools" / "requirements.in"
     edit(tools, "# well, cut-off", "# cut-off")
-    assert lock.check() == 0
+    assert stale.check() == 0
 
 
 @pytest.mark.parametrize(
@@ -183,18 +183,18 @@ def test_comments_and_dates_make_nothing_stale(clone, edit):
 def test_a_changed_input_is_named_and_nothing_else(clone, edit, file, old, new, named):
     edit(clone / file, old, new)
     variant = file.split("/")[1]
-    assert stale() == sorted(f"locks/{variant}/{name}" for name in named)
+    assert complaints() == sorted(f"locks/{variant}/{name}" for name in named)
 
 
 def test_a_shared_input_makes_all_who_include_it_stale(clone, edit):
     edit(clone / "environments/common/vllm-0.7-holds.in", "ray==2.40.0", "ray==2.41.0")
-    assert stale() == [f"locks/vllm07{number}/requirements.txt" for number in (0, 1, 2)]
+    assert complaints() == [f"locks/vllm07{number}/requirements.txt" for number in (0, 1, 2)]
 
 
 def test_a_changed_patch_makes_the_sources_stale(clone):
     patch = next((clone / "recipes/vllm072/patches").glob("*.patch"))
     patch.write_text(patch.read_text() + "\n")
-    assert stale() == ["locks/vllm072/sources.json"]
+    assert complaints() == ["locks/vllm072/sources.json"]
 
 
 def test_missing_and_orphaned_locks_are_named(clone, edit):
@@ -204,20 +204,20 @@ def test_missing_and_orphaned_locks_are_named(clone, edit):
     recipe_text = (clone / "recipes/v1/recipe.toml").read_text()
     kept = re.sub(r'\[\[artefact\]\](?:(?!\n\[).)*?python = "3.12".*?\n(?=\n*\[)', "", recipe_text, flags=re.DOTALL)
     (clone / "recipes/v1/recipe.toml").write_text(kept)
-    assert stale() == ["locks/v1/py312", "locks/vllm083/conda-lock.yml", "locks/vllm099"]
+    assert complaints() == ["locks/v1/py312", "locks/vllm083/conda-lock.yml", "locks/vllm099"]
 
 
 def test_a_tools_input_without_its_date_is_refused(clone, edit):
     edit(clone / "environments/tools/requirements.in", "# cut-off:", "# cutoff:")
     with pytest.raises(LockError, match="cut-off"):
-        lock.check(["tools"])
+        stale.check(["tools"])
 
 
 def test_one_broken_recipe_does_not_hide_the_others(clone, edit):
     edit(clone / "recipes/vllm070/recipe.toml", "summary", "sumary")
     edit(clone / "environments/vllm083/requirements.in", "vllm==0.8.3", "vllm==0.8.2")
     with pytest.raises(StaleLock) as caught:
-        lock.check()
+        stale.check()
     assert "locks/vllm083/requirements.txt" in caught.value.problem
     assert "sumary" in caught.value.problem
 
@@ -227,8 +227,8 @@ def test_check_needs_no_network_and_no_second():
         "import socket, sys\n"
         "def refuse(*a, **k): raise OSError('no network')\n"
         "socket.socket.connect = refuse\n"
-        "from verlock import lock\n"
-        "sys.exit(lock.check())\n"
+        "from verlock import stale\n"
+        "sys.exit(stale.check())\n"
     )
     fastest = 9.0
     for _ in range(3):  # the best of three: the machine may be busy
@@ -252,7 +252,7 @@ def test_a_conda_package_without_sha256_is_refused(tmp_path):
 def test_sources_that_are_no_json_are_stale(clone):
     (clone / "locks/v1/sources.json").write_text("{")
     (clone / "locks/vllm073/sources.json").write_text(json.dumps({"patches": [], "wheel": None}))
-    assert stale("v1", "vllm073") == ["locks/v1/sources.json", "locks/vllm073/sources.json"]
+    assert complaints("v1", "vllm073") == ["locks/v1/sources.json", "locks/vllm073/sources.json"]
 
 
 @pytest.mark.parametrize(("variant", "python"), LOCKS)

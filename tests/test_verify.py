@@ -15,7 +15,7 @@ import toy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from verlock import digest, errors, receipt, recipe, verify
+from verlock import digest, errors, project, receipt, recipe, verify
 from verlock.errors import NotSealed
 
 ODD = 'vllm/it\'s, "odd" Ünï.py'
@@ -28,7 +28,7 @@ class Prefix:
     def __init__(self, root: Path, loaded: recipe.Recipe) -> None:
         self.root = root
         self.loaded = loaded
-        self.site = verify.site_packages(root, "3.10")
+        self.site = project.site_packages(root, "3.10")
         self.site.mkdir(parents=True)
         self.package(
             "torch", "2.5.1", {"torch/__init__.py": b"torch\n", "torch/lib/libtorch.so": bytes(range(256)) * 20}

@@ -22,8 +22,10 @@ def links(tmp_path, monkeypatch):
     wheel = donor_wheel(tmp_path / "links/toy-0.7.3-cp38-abi3-manylinux1_x86_64.whl")
     monkeypatch.setenv("VERLOCK_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
+    (tmp_path / "no-index").mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("UV_DEFAULT_INDEX", (tmp_path / "no-index").as_uri())  # uv has no variable for `--no-index`
     for tool in ("PIP", "UV"):
-        monkeypatch.setenv(f"{tool}_NO_INDEX", "1")
         monkeypatch.setenv(f"{tool}_FIND_LINKS", str(tmp_path / "links"))
     return wheel
 

@@ -235,6 +235,11 @@ class Project:
             )
         return file
 
+    def no_index(self) -> Path:
+        """An index that has nothing, so that no test looks elsewhere (uv has no variable for `--no-index`)."""
+        (self.folder / "no-index").mkdir(exist_ok=True)
+        return self.folder / "no-index"
+
     def environment(self, **more: str) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("UV_", "VERLOCK_", "PIP_"))}
         own = {
@@ -242,7 +247,7 @@ class Project:
             "VERLOCK_CACHE": str(self.folder / "cache"),
             "UV_CACHE_DIR": str(self.folder / "uv-cache"),
             "UV_FIND_LINKS": str(self.folder / "wheels"),
-            "UV_NO_INDEX": "1",
+            "UV_DEFAULT_INDEX": self.no_index().as_uri(),
         }
         return {**kept, **own, **more}
 

@@ -175,9 +175,9 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _lock(arguments: argparse.Namespace) -> int:
     if arguments.check:
-        from verlock import lock
+        from verlock import stale
 
-        return lock.check(arguments.variants)
+        return stale.check(arguments.variants)
     from verlock import relock
 
     return relock.run(arguments.variants, upgrade=arguments.upgrade, cutoff=arguments.cutoff)

@@ -234,12 +234,12 @@ def _patched(recipe: Recipe, python: str, prefix: Path, locks: Path) -> list[dic
     """Patch the installed files; a source build has taken its patches in already, and its wheel's sha256 says so."""
     if not recipe.patch:
         return []
-    from verlock import patches, verify
+    from verlock import patches
 
     locked = patches.read_lock(locks)
     if recipe.source is not None:
         return patches.receipt_entries(recipe, locked)
-    return patches.apply(recipe, verify.site_packages(prefix, python), locked)
+    return patches.apply(recipe, project.site_packages(prefix, python), locked)
 
 
 def _seal(
@@ -259,7 +259,7 @@ def _seal(
 
     from verlock import __version__, verify
 
-    site = verify.site_packages(prefix, python)
+    site = project.site_packages(prefix, python)
     packages = {
         name: {"version": version, "record": verify.record_digest(folder)}
         for name, (version, folder) in sorted(verify.installed(site).items())

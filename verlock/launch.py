@@ -135,10 +135,10 @@ def configuration(
 
 def take_back(recipe: Recipe, python: str, prefix: Path, folder: Path) -> Path:
     """An overlay of the patched packages with their original files, for PYTHONPATH; the prefix stays as it is."""
-    from verlock import patches, verify
+    from verlock import patches
     from verlock.diffs import Stage
 
-    site = verify.site_packages(prefix, python)
+    site = project.site_packages(prefix, python)
     files = patches.read(recipe)
     if not files:
         raise VerlockError(f"{recipe.name} has no patches to take back", "leave --unpatched away")

@@ -126,10 +126,10 @@ def states(recipe: Recipe, root: Path, locked: dict[str, Any]) -> list[PatchStat
 
 def show(recipe: Recipe, python: str) -> int:
     """Print what `verlock patches` shows: each patch, why, where upstream fixed it, and its state in the prefix. Returns 0."""
-    from verlock import receipt, verify
+    from verlock import project, receipt
 
     prefix = recipe.prefix(python)
-    root, where = verify.site_packages(prefix, python), str(prefix)
+    root, where = project.site_packages(prefix, python), str(prefix)
     try:
         if checkout := (receipt.read(prefix)["source"] or {}).get("checkout"):
             root, where = Path(checkout), checkout
@@ -280,10 +280,8 @@ def lock(recipe: Recipe, python: str) -> dict[str, Any]:
     Raises:
         PatchRejected: a patch does not apply to the locked release; the message tells the five outcomes apart.
     """
-    from verlock import build, wheelstore
+    from verlock import wheelstore
 
-    if recipe.source is not None:
-        return build.lock(recipe, python)
     if not recipe.patch:
         return {"patches": [], "wheel": None}
     with tempfile.TemporaryDirectory(prefix="verlock-lock-") as folder:

@@ -43,3 +43,8 @@ def prefix_dir(variant: str, python: str, default_python: str) -> Path:
     name = variant if python == default_python else f"{variant}-py{python.replace('.', '')}"
     path = envs_dir() / name
     return path.resolve() if path.is_symlink() else path
+
+
+def site_packages(prefix: Path, python: str) -> Path:
+    """Where the packages of a prefix are."""
+    return prefix / "lib" / f"python{python}" / "site-packages"

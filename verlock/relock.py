@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
-from verlock import conda, console, inputs, lock, lockdiff, project, recipe, resolvers
+from verlock import conda, console, inputs, lock, lockdiff, project, recipe, resolvers, stale
 from verlock.errors import LockError, NetworkError, RecipeError, ResolverDisagreement, VerlockError
 from verlock.index import Index, serve
 from verlock.lock import BUILD_REQUIREMENTS, CONDA_LOCK, REQUIREMENTS, SOURCES, Pin
@@ -185,7 +185,7 @@ def _conda_layer(chosen: Recipe, python: str, wish: Wish, work: Path, out: Path)
         elif not os.environ.get("VERLOCK_CONDA_REPODATA") and not conda.reachable(
             current, conda.mirrors_from_environment()
         ):
-            if lock.stale_conda(chosen, python, current):
+            if stale.conda(chosen, python, current):
                 raise NetworkError(
                     f"{chosen.name} {python}: the conda layer changed, and no conda channel answers",
                     "lock where the channel can be reached, or set VERLOCK_CONDA_MIRROR to a mirror",
@@ -261,9 +261,10 @@ def _land(chosen: Recipe, python: str, out: Path, folder: Path) -> None:
         if _sources_hold(chosen, folder, old):
             pass
         elif chosen.patch or chosen.source:
-            from verlock import patches
+            from verlock import build, patches
 
-            content = json.dumps(patches.lock(chosen, python), indent=1) + "\n"
+            locked = build.lock(chosen, python) if chosen.source else patches.lock(chosen, python)
+            content = json.dumps(locked, indent=1) + "\n"
             _replace(folder / SOURCES, content.encode())
         else:
             (folder / SOURCES).unlink(missing_ok=True)
@@ -286,10 +287,7 @@ def _sources_hold(chosen: Recipe, folder: Path, old: dict[str, bytes]) -> bool:
     """
     same = all(old.get(name) == (folder / name).read_bytes() for name in (REQUIREMENTS, BUILD_REQUIREMENTS))
     return (
-        same
-        and SOURCES in old
-        and bool(chosen.patch or chosen.source)
-        and not lock.stale_sources(chosen, folder / SOURCES)
+        same and SOURCES in old and bool(chosen.patch or chosen.source) and not stale.sources(chosen, folder / SOURCES)
     )
 
 

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from verlock import console, digest, errors, lock, receipt
+from verlock import console, digest, errors, lock, project, receipt
 from verlock.recipe import Recipe
 
 # Worst first: the exit code of `verlock verify` is that of the first kind that was found.
@@ -86,7 +86,7 @@ def inspect(
         found.append(
             Damage("receipt stale", "", wanted=f"digest {current[:12]}", got=f"digest {sealed['digest'][:12]}")
         )
-    site = site_packages(prefix, python)
+    site = project.site_packages(prefix, python)
     found += _packages(sealed, site)
     found += _conda_packages(sealed, prefix)
     if sealed["digest"] == current:
@@ -97,11 +97,6 @@ def inspect(
     found += _extra(site, prefix, expected)
     order = list(KINDS)
     return sorted(set(found), key=lambda item: (order.index(item.kind), item.package, item.path))
-
-
-def site_packages(prefix: Path, python: str) -> Path:
-    """Where the packages of a prefix are."""
-    return prefix / "lib" / f"python{python}" / "site-packages"
 
 
 def installed(site: Path) -> dict[str, tuple[str, Path]]:

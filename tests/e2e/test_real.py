@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from verlock import digest, project, receipt, recipe, verify
+from verlock import digest, project, receipt, recipe
 from verlock.errors import NotSealed
 
 VARIANTS = [(name, python) for name in recipe.names() for python in recipe.load(name).python]
@@ -58,7 +58,7 @@ def test_it_verifies_and_one_changed_byte_is_found_and_nothing_is_made_anew(buil
     done = command("verify", *words)
     assert done.returncode == 0, done.stderr
 
-    victim = verify.site_packages(prefix, python) / "verl/__init__.py"
+    victim = project.site_packages(prefix, python) / "verl/__init__.py"
     kept = victim.with_name("verlock-test-kept")
     before = (prefix / receipt.NAME).read_bytes()
     victim.rename(kept)  # the file itself, which uv's cache shares, is moved away and back: only a copy is changed

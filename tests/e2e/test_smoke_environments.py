@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from verlock import digest, launch, patches, recipe, verify
+from verlock import digest, launch, patches, project, recipe
 
 pytestmark = pytest.mark.e2e
 
@@ -86,7 +86,7 @@ def test_unpatched_is_an_overlay_with_the_locks_original_files(variant, tmp_path
     if not (prefix / "verlock.json").exists():
         pytest.skip(f"no environment at {prefix}: `nox -s env-{variant}` makes it")
     into = launch.take_back(loaded, loaded.default_python, prefix, tmp_path)
-    site = verify.site_packages(prefix, loaded.default_python)
+    site = project.site_packages(prefix, loaded.default_python)
     touched = [each for patch in patches.read_lock(loaded.lock_dir())["patches"] for each in patch["touches"]]
     assert touched
     for each in touched:
