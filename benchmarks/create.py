@@ -92,11 +92,16 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--cold-runs", type=int, default=5)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "create.json")
+    parser.add_argument(
+        "--built", metavar="VARIANT", help="also a variant built from source, beside vllm073 (v1; takes its git URL)"
+    )
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         bench = Bench(Path(name))
         measure(bench, arguments.runs, arguments.cold_runs)
+        if arguments.built:
+            measure_built(bench, arguments.built, arguments.runs)
     report(bench, arguments.out)
 
 
@@ -127,10 +132,21 @@ def measure(bench: Bench, runs: int, cold_runs: int) -> None:
         bench.time("verify: verlock verify", bench.verlock("verify", VARIANT))
 
 
+def measure_built(bench: Bench, variant: str, runs: int) -> None:
+    """A variant built from source, its wheel cached, in turn with the plain one."""
+    options = ("--base", "host", "--quiet")
+    subprocess.run(bench.verlock("create", variant, *options), check=True, cwd=ROOT, stderr=subprocess.DEVNULL)
+    for _ in range(runs):
+        bench.remove("verlock")
+        bench.time(f"warm: verlock create {VARIANT}", bench.verlock("create", VARIANT, *options))
+        bench.time("warm: verlock create, built from source", bench.verlock("create", variant, *options))
+
+
 PAIRS: list[tuple[str, str, float]] = [
     ("cold: verlock create", "cold: uv venv + pip sync", 1.15),
     ("warm: verlock create", "warm: uv venv + pip sync", 1.3),
     ("no-op: verlock create", "no-op: uv pip sync", 1.0),
+    ("warm: verlock create, built from source", f"warm: verlock create {VARIANT}", 1.3),
     ("verify: verlock verify", "verify: sha256sum, all cores", 1.5),
 ]
 
