@@ -348,3 +348,18 @@ def test_shares_hold_every_file_once(sizes):
     files = [(size, str(number)) for number, size in enumerate(sizes)]
     shares = list(verify._shares(files, 4))
     assert sorted(path for share in shares for path in share) == sorted(path for _, path in files)
+
+
+def test_of_two_packages_with_one_file_the_last_by_name_owns_it(tmp_path):
+    prefix = Prefix(tmp_path / "prefix", recipe.load("vllm072"))
+    prefix.package("fastapi_cli", "0.0.7", {"../../../bin/fastapi": b"from fastapi_cli\n"})
+    assert verify.overruled(prefix.site) == set()
+    prefix.package("fastapi", "0.115.12", {"../../../bin/fastapi": b"from fastapi\n"})  # written last, by chance
+    assert verify.overruled(prefix.site) == {"fastapi-cli"}
+    prefix.seal()
+    assert [
+        item.path for item in verify.inspect(prefix.loaded, "3.10", prefix.root) if item.kind == "file changed"
+    ] == ["bin/fastapi"]
+    (prefix.root / "bin/fastapi").write_bytes(b"from fastapi_cli\n")
+    assert verify.overruled(prefix.site) == set()
+    assert not [item for item in verify.inspect(prefix.loaded, "3.10", prefix.root) if item.kind == "file changed"]

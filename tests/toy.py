@@ -166,7 +166,8 @@ def wheels(folder: Path, vllm: str = "0.7.3") -> list[Path]:
             "vllm",
             "odd",
         ),
-        wheel(made, "odd", "1", {"odd/__init__.py": b"", ODD: b"odd\n", "odd/empty": b""}),
+        # its script has the name of vllm's, as fastapi's and fastapi-cli's have the same
+        wheel(made, "odd", "1", {"odd/__init__.py": b"", ODD: b"odd\n", "odd/empty": b""}, entry="vllm = odd:main"),
     ]
 
 

@@ -12,7 +12,7 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,7 +102,7 @@ def _make(
     variant: str, python: str, prefix: Path, current: str, options: Options, present: dict[str, Any] | None
 ) -> dict[str, Any]:
     """Make it, unless it proves to be whole. What can be refused is refused before an environment there is touched."""
-    from verlock import base, check, lock, preflight, recipe, wheels
+    from verlock import base, check, lock, preflight, recipe, verify, wheels
 
     loaded = recipe.load(variant)
     loaded.chosen_python(python)
@@ -133,7 +133,7 @@ def _make(
         with console.step("wheels", f"{len(pins)} packages") as step:
             sdists = [sdist.package for sdist in loaded.sdist]
 
-            def sync() -> None:
+            def sync(again: Iterable[str] = ()) -> None:
                 wheels.sync(
                     interpreter,
                     locks / "requirements.txt",
@@ -141,6 +141,7 @@ def _make(
                     sdists=sdists,
                     build_requirements=locks / "build-requirements.txt",
                     hashes=hashes,
+                    again=again,
                 )
 
             if loaded.source is None:
@@ -148,6 +149,8 @@ def _make(
                 built = None
             else:
                 built = _from_source(loaded, interpreter, locks, options, local, hashes, sync)
+            if lost := verify.overruled(project.site_packages(prefix, python)):
+                sync(lost)
         with console.step("patches") as step:
             patched = _patched(loaded, python, prefix, locks)
             step.detail = f"{len(patched)} applied" if patched else "none"

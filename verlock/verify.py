@@ -207,7 +207,9 @@ def expectations(prefix: Path, site: Path, sealed: dict[str, Any]) -> tuple[dict
         link = value.removeprefix("link:") if value.startswith("link:") else ""
         expected[str(prefix / relative)] = Expected("base", sha256="" if link else value, link=link)
     here = installed(site) if site.is_dir() else {}
-    for name, (_, dist_info) in here.items():
+    for name, (_, dist_info) in sorted(
+        here.items()
+    ):  # of several that record a file the last one wins, see overruled()
         if f"{dist_info}/METADATA" in expected:
             continue  # the conda layer's: its RECORD is of the build machine, conda-meta is of this prefix
         try:
@@ -221,6 +223,28 @@ def expectations(prefix: Path, site: Path, sealed: dict[str, Any]) -> tuple[dict
                 patch["package"], sha256=touched["after"], patch=patch["file"]
             )
     return expected, found
+
+
+def overruled(site: Path) -> set[str]:
+    """Packages whose file another package has overwritten, though they come later in the alphabet.
+
+    fastapi and fastapi-cli both bring `bin/fastapi`, and which of the two is there after an install is chance. So that all
+    environments of a lock are alike, the last by name wins; these must be installed once more.
+    """
+    claims: dict[str, dict[str, str]] = {}
+    for name, (_, dist_info) in sorted(installed(site).items()):
+        wanted: dict[str, Expected] = {}
+        _from_record(name, site, dist_info, wanted)
+        for path, want in wanted.items():
+            if want.sha256:
+                claims.setdefault(path, {})[name] = want.sha256
+    lost = set()
+    for path, owners in claims.items():
+        if len(set(owners.values())) > 1:
+            winner = max(owners)
+            if digest.of_file(Path(path)) != owners[winner]:
+                lost.add(winner)
+    return lost
 
 
 def _from_record(name: str, site: Path, dist_info: Path, expected: dict[str, Expected]) -> None:

@@ -52,6 +52,7 @@ def sync(
     sdists: Iterable[str],
     build_requirements: Path,
     hashes: dict[str, str],
+    again: Iterable[str] = (),
     show_progress: bool = False,
 ) -> None:
     """Make the packages beside `python` exactly those of `requirements` and `local_wheels`, no more and no fewer.
@@ -63,6 +64,7 @@ def sync(
         sdists: packages that may be built from their locked sdist; all others must be wheels.
         build_requirements: hashed pins of what such a build may use.
         hashes: package name -> hex sha256 of its local wheel.
+        again: packages to install once more though they are there.
         show_progress: let uv draw its progress bars.
 
     Raises:
@@ -73,6 +75,8 @@ def sync(
     command = ["pip", "sync", "--python", str(python), "--require-hashes", "--only-binary", ":all:"]
     for name in sdists:
         command += ["--no-binary", name]
+    for name in sorted(again):
+        command += ["--reinstall-package", name]
     command += ["--build-constraints", str(build_requirements), str(requirements)]
     lines = [f"{name} @ {path.as_uri()} --hash=sha256:{hashes[name]}\n" for name, path in sorted(local_wheels.items())]
     if lines:

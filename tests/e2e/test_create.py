@@ -648,3 +648,23 @@ class TestCondaBase:
         process.communicate()
         self.create(project)
         project.verify()
+
+
+def test_of_two_scripts_with_one_name_the_same_one_is_there_every_time(made):
+    script = made.prefix / "bin/vllm"
+    assert "from vllm import" in script.read_text()
+    uv = [
+        wheels.uv(),
+        "pip",
+        "install",
+        "--python",
+        str(made.prefix / "bin/python"),
+        "--no-deps",
+        "--reinstall",
+        "odd==1",
+    ]
+    subprocess.run(uv, check=True, env=made.environment(), capture_output=True)
+    assert "from odd import" in script.read_text()
+    made.create()
+    assert "from vllm import" in script.read_text()
+    assert made.run("verify", "toy").returncode == 0
