@@ -194,13 +194,15 @@ def as_markdown() -> str:
             row.note,
         )
         lines.append(f"| {' | '.join(cells)} |")
-    limits = []
+    limits: dict[str, list[str]] = {}
     for name in recipe.names():
         try:
-            limits += [f"- {name}: {sentence}" for sentence in recipe.load(name).vllm.limits]
+            for sentence in recipe.load(name).vllm.limits:
+                limits.setdefault(sentence, []).append(f"`{name}`")
         except VerlockError:
             continue
-    return "\n".join([*lines, *(["", "Known limits of these engine builds:", "", *limits] if limits else [])])
+    known = [f"- {', '.join(names)}: {sentence}" for sentence, names in limits.items()]
+    return "\n".join([*lines, *(["", "Known limits of these engine builds:", "", *known] if known else [])])
 
 
 def in_readme(text: str) -> str:
