@@ -138,8 +138,9 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def lint(session: nox.Session) -> None:
-    """Check style and types, and that generated files are current."""
+    """Check style and types, and that the locks are current."""
     python = str(tools(session) / "python")
     session.run(python, "-m", "ruff", "check", ".", external=True)
     session.run(python, "-m", "ruff", "format", "--check", ".", external=True)
     session.run(python, "-m", "mypy", external=True)
+    session.run(python, "-m", "verlock", "lock", "--check", external=True)
