@@ -139,6 +139,8 @@ def run(recipe: Recipe, python: str, prefix: Path, *, as_json: bool, strict: boo
         if strict:
             raise errors.Incomplete(f"{prefix} lacks {package}: {reason}", "make it reachable and create again")
         console.warn(f"incomplete: {package} is missing ({reason})")
+    if sealed["editable"]:
+        console.warn(f"editable: the files of {sealed['source']['checkout']} are yours and were not looked at")
     console.say(
         f"{recipe.name} is what its lock says: {len(sealed['packages'])} packages, digest {sealed['digest'][:12]}"
     )
