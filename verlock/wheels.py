@@ -53,7 +53,6 @@ def sync(
     build_requirements: Path,
     hashes: dict[str, str],
     again: Iterable[str] = (),
-    show_progress: bool = False,
 ) -> None:
     """Make the packages beside `python` exactly those of `requirements` and `local_wheels`, no more and no fewer.
 
@@ -65,7 +64,6 @@ def sync(
         build_requirements: hashed pins of what such a build may use.
         hashes: package name -> hex sha256 of its local wheel.
         again: packages to install once more though they are there.
-        show_progress: let uv draw its progress bars.
 
     Raises:
         IntegrityError: an artefact has another sha256 than its lock.
@@ -81,7 +79,7 @@ def sync(
     lines = [f"{name} @ {path.as_uri()} --hash=sha256:{hashes[name]}\n" for name, path in sorted(local_wheels.items())]
     if lines:
         command.append("-")  # a second requirements file, read from standard input
-    _run(command, stdin="".join(lines), show_progress=show_progress)
+    _run(command, stdin="".join(lines))
 
 
 def make_venv(interpreter: Path, prefix: Path, prompt: str) -> None:
@@ -123,15 +121,13 @@ def forget(packages: Iterable[str]) -> None:
         _run([*command, "--force"])
 
 
-def _run(arguments: list[str], stdin: str = "", show_progress: bool = False, patience: float | None = None) -> str:
+def _run(arguments: list[str], stdin: str = "", patience: float | None = None) -> str:
     """Run uv; returns its standard output, raises what its message means, or TimeoutExpired after `patience` seconds."""
-    quiet = [] if show_progress else ["--no-progress"]
     kept = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
     done = subprocess.run(
-        [uv(), *quiet, "--color", "never", *arguments],
+        [uv(), "--no-progress", "--color", "never", *arguments],
         input=stdin,
-        stdout=subprocess.PIPE,
-        stderr=None if show_progress else subprocess.PIPE,
+        capture_output=True,
         text=True,
         check=False,
         timeout=patience,
@@ -139,7 +135,7 @@ def _run(arguments: list[str], stdin: str = "", show_progress: bool = False, pat
         env={**kept, "UV_NO_PROJECT": "1", "VIRTUAL_ENV": ""},
     )
     if done.returncode:
-        raise _explained(done.stderr or "(uv's own message is above)")
+        raise _explained(done.stderr)
     return done.stdout
 
 
