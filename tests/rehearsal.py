@@ -85,6 +85,7 @@ class RehearsalEngine:
         return {
             "engine_rank": self.rank,
             "device": int(os.environ["LOCAL_RANK"]),
+            "current_device": int(os.environ["LOCAL_RANK"]),
             "tp_rank": self.rank % self.tp,
             "tp_size": self.tp,
         }

@@ -197,6 +197,7 @@ def rank(number, world=1, tp=1, **change):
         "local_rank": number,
         "engine_rank": number,
         "device": number,
+        "current_device": number,
         "tp_rank": number % tp,
         "tp_size": tp,
         "world": world,
@@ -218,6 +219,7 @@ def test_ranks_pass_in_every_layout(world, tp):
     ("change", "says"),
     [
         ({"device": 0}, "rank 1 has device 0, not 1"),
+        ({"current_device": 0}, "rank 1 has current_device 0, not 1"),
         ({"engine_rank": 0}, "rank 1 has engine_rank 0, not 1"),
         ({"tp_rank": 1}, "rank 1 has tp_rank 1, not 0"),
         ({"tp_size": 2}, "rank 1 has tp_size 2, not 1"),

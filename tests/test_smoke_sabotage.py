@@ -76,7 +76,7 @@ class Engine:
         return 1.5 + self.leaks * self.cycles if self.asleep else 25.0
 
     def placement(self):
-        return {"engine_rank": 0, "device": 0, "tp_rank": 0, "tp_size": 1}
+        return {"engine_rank": 0, "device": 0, "current_device": 0, "tp_rank": 0, "tp_size": 1}
 
     def replays(self):
         return self.replayed

@@ -386,7 +386,8 @@ def ranks_agree(ranks: Sequence[Mapping[str, Any]], tp: int) -> Gate:
     """Gate 10: every rank is where it should be, holds its own shard, and says what its group must say.
 
     Args:
-        ranks: in rank order, each with rank, local_rank, engine_rank, device (CUDA index), tp_rank, tp_size, world, wrong (names
+        ranks: in rank order, each with rank, local_rank, engine_rank, device and current_device (CUDA indices: where
+            the weights are, and what the engine has left as the current device), tp_rank, tp_size, world, wrong (names
             of engine parameters that are not the trainer's shard for this rank), shards (how many were compared), greedy and
             sampled (token ids, a tuple per prompt), prompts (indices of the global batch this rank answered).
         tp: tensor-parallel size; ranks r with the same r // tp are one replica.
@@ -398,6 +399,7 @@ def ranks_agree(ranks: Sequence[Mapping[str, Any]], tp: int) -> Gate:
             "rank": place,
             "engine_rank": place,
             "device": rank["local_rank"],
+            "current_device": rank["local_rank"],
             "tp_rank": place % tp,
             "tp_size": tp,
             "world": world,

@@ -80,7 +80,7 @@ class Engine(Protocol):
         """The live parameters by vLLM's names."""
 
     def placement(self) -> dict[str, int]:
-        """engine_rank, device, tp_rank, tp_size as the live engine has them."""
+        """engine_rank, device (of its weights), current_device (as it has left it), tp_rank, tp_size, from the live engine."""
 
     def replays(self) -> int:
         """How many CUDA graphs were replayed in this process so far."""
@@ -199,12 +199,14 @@ class Vllm:
 
     def placement(self) -> dict[str, int]:
         """See Engine."""
+        import torch
         from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
 
         device = next(iter(self._model.parameters())).device
         return {
             "engine_rank": int(self._worker.rank),
             "device": int(device.index),
+            "current_device": torch.cuda.current_device(),
             "tp_rank": get_tensor_model_parallel_rank(),
             "tp_size": get_tensor_model_parallel_world_size(),
         }

@@ -25,6 +25,9 @@ class Ranks:
 
             torch.cuda.set_device(self.local_rank)
         dist.init_process_group("nccl" if device == "cuda" else "gloo")
+        # What ranks tell each other goes through the CPU: on NCCL it would need the right current device and a GPU that answers,
+        # which is what the gates are there to find out.
+        self._control = dist.new_group(backend="gloo")
 
     @property
     def device(self) -> torch.device:
@@ -38,7 +41,7 @@ class Ranks:
         import torch.distributed as dist
 
         everything: list[Any] = [None] * self.size
-        dist.all_gather_object(everything, mine)
+        dist.all_gather_object(everything, mine, group=self._control)
         return everything
 
     def barrier(self) -> None:
