@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 
 import pytest
 
@@ -109,3 +110,22 @@ def test_what_decides_is_kept_from_uv_and_what_leads_is_not(told, monkeypatch):
     seen = told("env")
     assert "UV_NO_VERIFY_HASHES" not in seen and "UV_TORCH_BACKEND" not in seen
     assert "UV_DEFAULT_INDEX=https://mirror.example/simple" in seen and "UV_LINK_MODE=copy" in seen
+
+
+def test_what_comes_into_the_cache_is_counted_while_it_comes(tmp_path, monkeypatch):
+    monkeypatch.setattr(wheels, "cache", lambda: tmp_path)
+    told, seen = [], threading.Event()
+
+    def tell(count):
+        told.append(count)
+        seen.set()
+
+    with wheels.counting(tell):  # there is no archive-v0 yet
+        (tmp_path / "archive-v0/one").mkdir(parents=True)
+        assert seen.wait(10)
+        (tmp_path / "archive-v0/two").mkdir()
+    assert told == [1, 2]
+    told.clear()
+    with wheels.counting(tell):
+        pass
+    assert told == []  # all of it was there: nothing to tell

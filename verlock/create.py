@@ -131,6 +131,10 @@ def _make(
         preflight.compiler(loaded, prefix)
         interpreter = prefix / "bin" / "python"
         with console.step("wheels", f"{len(pins)} packages") as step:
+
+            def tell(fetched: int) -> None:
+                step.detail = f"{len(pins)} packages, {fetched} fetched"
+
             sdists = [sdist.package for sdist in loaded.sdist]
 
             def sync(again: Iterable[str] = ()) -> None:
@@ -144,13 +148,14 @@ def _make(
                     again=again,
                 )
 
-            if loaded.source is None:
-                sync()
-                built = None
-            else:
-                built = _from_source(loaded, interpreter, locks, options, local, hashes, sync)
-            if lost := verify.overruled(project.site_packages(prefix, python)):
-                sync(lost)
+            with wheels.counting(tell):
+                if loaded.source is None:
+                    sync()
+                    built = None
+                else:
+                    built = _from_source(loaded, interpreter, locks, options, local, hashes, sync)
+                if lost := verify.overruled(project.site_packages(prefix, python)):
+                    sync(lost)
         with console.step("patches") as step:
             patched = _patched(loaded, python, prefix, locks)
             step.detail = f"{len(patched)} applied" if patched else "none"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from verlock import console
@@ -95,6 +98,37 @@ def check(python: Path) -> None:
 def cache() -> Path:
     """The folder of uv's cache."""
     return Path(_run(["cache", "dir"]).strip())
+
+
+@contextmanager
+def counting(tell: Callable[[int], None]) -> Iterator[None]:
+    """While this is open, `tell` how many packages have come into uv's cache since: whenever that changes, and at the end."""
+    store = cache() / "archive-v0"  # a folder per unpacked wheel, moved there when it is whole
+
+    def packages() -> int:
+        with contextlib.suppress(OSError):
+            return sum(1 for _ in store.iterdir())
+        return 0
+
+    before, over, said = packages(), threading.Event(), 0
+
+    def look() -> None:
+        nonlocal said
+        while True:
+            last = over.wait(0.5)
+            if (now := packages() - before) != said:
+                said = now
+                tell(now)
+            if last:
+                return
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
 
 
 def cached(requirements: Path, python: str, sdists: Iterable[str]) -> bool:
