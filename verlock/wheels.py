@@ -102,7 +102,7 @@ def cache() -> Path:
 
 @contextmanager
 def counting(tell: Callable[[int], None]) -> Iterator[None]:
-    """While this is open, `tell` how many packages have come into uv's cache since: whenever that changes, and at the end."""
+    """While this is open, `tell` how many packages have come into uv's cache since, whenever that grows."""
     store = cache() / "archive-v0"  # a folder per unpacked wheel, moved there when it is whole
 
     def packages() -> int:
@@ -116,7 +116,7 @@ def counting(tell: Callable[[int], None]) -> Iterator[None]:
         nonlocal said
         while True:
             last = over.wait(0.5)
-            if (now := packages() - before) != said:
+            if (now := packages() - before) > said:
                 said = now
                 tell(now)
             if last:
