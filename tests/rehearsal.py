@@ -90,6 +90,9 @@ class RehearsalEngine:
             "tp_size": self.tp,
         }
 
+    def ordered(self):
+        return True
+
     def replays(self):
         return self.replayed
 

@@ -65,7 +65,7 @@ def variant(tmp_path: Path, *texts: str) -> recipe.Recipe:
     folder = tmp_path / "recipes/toy"
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "patches").mkdir(parents=True)
-    body = (recipe.project.RECIPES / "vllm073/recipe.toml").read_text()
+    body, _, _ = (recipe.project.RECIPES / "vllm073/recipe.toml").read_text().partition("\n[[patch]]")
     for number, text in enumerate(texts, 1):
         (folder / f"patches/{number:04}-Toy.patch").write_text(f"Toy\n\nWhy.\n\n{text}")
         upstream = "433c4a49230a470f13657f06e7612cde86e4fb40"
@@ -357,7 +357,7 @@ def test_the_recipes_patches_say_what_and_why(name):
         message, _, _ = text.partition("\n--- a/")
         title, _, why = message.partition("\n\n")
         assert patch.file[5:-6] == re.sub(r"[^A-Za-z0-9_]+", "-", title).strip("-")
-        assert patch.upstream in why
+        assert (patch.upstream or patch.upstream_link.rpartition("/")[2]) in why
         assert diffs.split(text, patch.file)
 
 

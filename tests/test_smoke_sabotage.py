@@ -34,10 +34,12 @@ class Weight:
 class Engine:
     kind, tokenizer, vocabulary = "V0", 4096, 4096
 
-    def __init__(self, graphs_are_wrong=False, sleep_corrupts=False, leaks=0.0, tokenizer=4096, repeats=False):
+    def __init__(
+        self, graphs_are_wrong=False, sleep_corrupts=False, leaks=0.0, tokenizer=4096, repeats=False, other_stream=False
+    ):
         self.weight, self.cache, self.asleep, self.graphs, self.replayed = Weight(0.0), {}, False, True, 0
         self.graphs_are_wrong, self.sleep_corrupts, self.leaks = graphs_are_wrong, sleep_corrupts, leaks
-        self.tokenizer, self.repeats, self.cycles = tokenizer, repeats, 0
+        self.tokenizer, self.repeats, self.cycles, self.other_stream = tokenizer, repeats, 0, other_stream
 
     def generate(self, prompts, *, new, n=1, greedy=False, top=0, seed=0):
         assert not self.asleep
@@ -71,6 +73,9 @@ class Engine:
 
     def wake(self):
         self.asleep = False
+
+    def ordered(self):
+        return not self.other_stream
 
     def memory(self):
         return 1.5 + self.leaks * self.cycles if self.asleep else 25.0
@@ -171,6 +176,7 @@ def test_one_process_goes_through_all_modes():
         ({"leaks": 0.2}, "6"),
         ({"tokenizer": 100}, "2"),
         ({"repeats": True}, "7"),
+        ({"other_stream": True}, "4"),
     ],
 )
 def test_failures_that_no_sabotage_makes_are_seen_as_well(engine, gate):

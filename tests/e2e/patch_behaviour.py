@@ -13,12 +13,14 @@ import json
 import os
 import sys
 import tempfile
+import threading
 from types import SimpleNamespace
 
 MODULES = {
     "groups": "vllm.distributed.parallel_state",
     "local_rank": "vllm.executor.uniproc_executor",
     "empty_cache": "vllm.model_executor.model_loader.weight_utils",
+    "stream": "vllm.utils",
 }
 
 
@@ -80,13 +82,26 @@ def empty_cache():
     return {"names": names, "calls": len(calls)}
 
 
+def stream():
+    """Another thread enters a stream, as autograd's does in FSDP's backward: which one does this thread take for its own?"""
+    module = importlib.import_module(MODULES["stream"])
+    module.prev_set_stream = lambda stream: None
+    module.torch.cuda.current_stream = lambda: "mine"
+    other = threading.Thread(target=module.torch.cuda.set_stream, args=("theirs",))
+    other.start()
+    other.join()
+    before = module.current_stream()
+    module.torch.cuda.set_stream("chosen")
+    return {"unset": before, "set": module.current_stream()}
+
+
 if __name__ == "__main__":
     folder, *cases = sys.argv[1:]
     sys.meta_path.insert(0, Redirect(folder))
     results = {}
     for case in cases:
         try:
-            results[case] = {"groups": groups, "local_rank": local_rank, "empty_cache": empty_cache}[case]()
+            results[case] = globals()[case]()
         except RuntimeError as error:
             results[case] = {"error": str(error)}
     print(json.dumps(results), flush=True)

@@ -171,13 +171,16 @@ def changed_bound(reference: float) -> float:
     return CHANGE_FACTOR * (min(reference, DLOGP_BOUND) if reference == reference else DLOGP_BOUND)
 
 
-def sync(reference: float, stale: Sequence[Agreement], synced: Sequence[Agreement]) -> Gate:
+def sync(
+    reference: float, stale: Sequence[Agreement], synced: Sequence[Agreement], ordered: Sequence[bool] = (True,)
+) -> Gate:
     """Gate 4: after training and without a sync the two must disagree; after the sync they agree again.
 
     Args:
         reference: gate 3's mean abs(dlogp).
         stale: per rank, trained weights against the engine's old ones.
         synced: per rank, after the weights went over.
+        ordered: per rank, whether right after training the engine's collectives would run on the stream its model runs on.
     """
     least = changed_bound(reference)
     closest = min(stale, key=lambda each: each.mean if each.mean == each.mean else -1.0)
@@ -192,6 +195,11 @@ def sync(reference: float, stale: Sequence[Agreement], synced: Sequence[Agreemen
         problems.append(
             f"after training and before the sync the two still agree ({closest.mean:.4f}): the training changed nothing, or this "
             "comparison cannot see stale weights"
+        )
+    if not all(ordered):
+        problems.append(
+            "right after training the engine would launch its collectives on another stream than its model runs on: with tensor "
+            "parallelism they do not wait for what they reduce"
         )
     if not worst.mean <= DLOGP_BOUND:
         problems.append(

@@ -82,6 +82,9 @@ class Engine(Protocol):
     def placement(self) -> dict[str, int]:
         """engine_rank, device (of its weights), current_device (as it has left it), tp_rank, tp_size, from the live engine."""
 
+    def ordered(self) -> bool:
+        """Would a collective of the engine, launched now, run on the stream that its model runs on?"""
+
     def replays(self) -> int:
         """How many CUDA graphs were replayed in this process so far."""
 
@@ -210,6 +213,13 @@ class Vllm:
             "tp_rank": get_tensor_model_parallel_rank(),
             "tp_size": get_tensor_model_parallel_world_size(),
         }
+
+    def ordered(self) -> bool:
+        """See Engine. vLLM remembers what torch.cuda.set_stream was given, and FSDP's backward sets streams as well."""
+        import torch
+        from vllm.utils import current_stream
+
+        return bool(current_stream() == torch.cuda.current_stream())
 
     def replays(self) -> int:
         """See Engine."""

@@ -183,13 +183,14 @@ class Suite:
         self.steps += self.trainer.train(sequences, self.sizes.steps, poisoned)
         if not awake:
             self.engine.wake()
+        ordered = self.engine.ordered()  # before the trainer's next forward, which puts it right
         stale = self.compare(self.sample(self.prompts("stale", self.sizes.prompts, self.sizes.length), self.sizes.new))
         if not skipped:
             self.sync()
         synced = self.compare(
             self.sample(self.prompts("synced", self.sizes.prompts, self.sizes.length), self.sizes.new)
         )
-        return gates.sync(self.reference, stale, synced)
+        return gates.sync(self.reference, stale, synced, self.world.gather(ordered))
 
     def prefix_cache(self, sequences: Sequence[Generated], stale: bool) -> Gate:
         """Gate 5: the engine stays awake, since falling asleep resets the cache as well."""
