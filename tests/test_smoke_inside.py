@@ -1,10 +1,15 @@
 """The parts of the smoke run that need no GPU and no torch: overlay, report, verl's overrides and what it prints."""
 
+import json
 import math
+import os
+import re
+import subprocess
 import sys
 
 import pytest
 
+from verlock import project
 from verlock.smoke import gates, grpo, model, overlay, report, rollout
 
 
@@ -56,15 +61,46 @@ def test_what_verl_prints_becomes_metrics():
     assert grpo.metrics("nothing of the kind") == {}
 
 
-def test_the_recipes_flags_come_last(tmp_path):
-    flags = ["actor_rollout_ref.rollout.enforce_eager=False"]
-    assert grpo.overrides(tmp_path, 2, flags, standin=True)[-1:] == flags
-    assert "trainer.n_gpus_per_node=2" in grpo.overrides(tmp_path, 2, flags, standin=True)
+STEP = {
+    "folder": "/f",
+    "model": "/m",
+    "gpus": 2,
+    "memory_gib": 80.0,
+    "flags": ["actor_rollout_ref.rollout.enforce_eager=False"],
+}
 
 
-def test_padding_is_removed_only_with_the_real_flash_attn(tmp_path):
-    assert "actor_rollout_ref.model.use_remove_padding=False" in grpo.overrides(tmp_path, 1, [], standin=True)
-    assert "actor_rollout_ref.model.use_remove_padding=True" in grpo.overrides(tmp_path, 1, [], standin=False)
+def test_the_recipes_flags_come_last():
+    assert grpo.overrides(STEP, standin=True)[-1:] == STEP["flags"]
+    assert "trainer.n_gpus_per_node=2" in grpo.overrides(STEP, standin=True)
+
+
+def test_padding_is_removed_only_with_the_real_flash_attn():
+    assert "actor_rollout_ref.model.use_remove_padding=False" in grpo.overrides(STEP, standin=True)
+    assert "actor_rollout_ref.model.use_remove_padding=True" in grpo.overrides(STEP, standin=False)
+
+
+@pytest.mark.parametrize(("memory", "share"), [(80.0, 0.038), (24.0, 0.125), (2.0, 0.9)])
+def test_the_rollout_engine_takes_as_much_of_a_small_gpu_as_of_a_large_one(memory, share):
+    asked = [each for each in grpo.overrides({**STEP, "memory_gib": memory}, standin=True) if "gpu_memory" in each]
+    assert asked == [f"actor_rollout_ref.rollout.gpu_memory_utilization={share}"]
+
+
+def test_what_verl_says_is_passed_on_line_by_line(tmp_path, capfd):
+    script = "import os, sys; print(os.getcwd()); print('step:1 - timing_s/gen:2.0', file=sys.stderr); sys.exit(3)"
+    code, printed = grpo.follow([sys.executable, "-c", script], dict(os.environ), tmp_path)
+    assert code == 3
+    assert printed.splitlines() == [str(tmp_path), "step:1 - timing_s/gen:2.0"]
+    assert re.search(r"^ +\d\.\d s  step:1", capfd.readouterr().out, re.MULTILINE)
+
+
+def test_a_verl_step_without_the_gates_model_says_so(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**STEP, "folder": str(tmp_path), "model": str(tmp_path / "model")}))
+    command = [sys.executable, "-m", "verlock.smoke.grpo", str(path)]
+    done = subprocess.run(command, cwd=project.ROOT, capture_output=True, check=False)
+    assert done.returncode == 1
+    assert "the gates' run left no model" in report.errors(tmp_path)[0]["error"]
 
 
 def test_the_reward_is_the_share_of_even_words():

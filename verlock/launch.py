@@ -214,11 +214,26 @@ def _guard(data: dict[str, Any], outcome: watchdog.Outcome) -> Gate:
     return gates.watchdog(seconds, name, limit, hung=False)
 
 
-def verl_step(recipe: Recipe, prefix: Path, environment: dict[str, str], folder: Path, gpus: int) -> Pass:
-    """One GRPO step of verl itself, as a pass of one gate; a failure carries the end of verl's log."""
+def verl_step(
+    recipe: Recipe, prefix: Path, environment: dict[str, str], folder: Path, model: Path, gpus: int, memory_gib: float
+) -> Pass:
+    """One GRPO step of verl itself, as a pass of one gate; a failure carries the end of verl's log.
+
+    Args:
+        recipe, prefix, environment, folder: what runs, where, and where its files go.
+        model: the checkpoint that the gates' run wrote.
+        gpus, memory_gib: how many GPUs, and the memory of one.
+    """
     folder.mkdir(parents=True)
     path = folder / "config.json"
-    path.write_text(json.dumps({"folder": str(folder), "gpus": gpus, "flags": recipe.verl.flags}), encoding="utf-8")
+    config = {
+        "folder": str(folder),
+        "model": str(model),
+        "gpus": gpus,
+        "memory_gib": memory_gib,
+        "flags": recipe.verl.flags,
+    }
+    path.write_text(json.dumps(config), encoding="utf-8")
     log = folder / "log.txt"
     with console.step("verl", f"one GRPO step with verl {recipe.verl.version}"):
         command = [str(prefix / "bin" / "python"), "-m", "verlock.smoke.grpo", str(path)]

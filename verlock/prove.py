@@ -115,7 +115,10 @@ def run(
             except SmokeCrashed:
                 show(recipe.name, passes)  # what the launches before it found is not lost
                 raise
-    step = launch.verl_step(recipe, prefix, environment, folder / "verl", gpus) if verl and proves else None
+    step = None
+    if verl and proves:
+        model = folder / f"{modes[0]}-tp{layouts[0]}" / "model"
+        step = launch.verl_step(recipe, prefix, environment, folder / "verl", model, gpus, found.memory_mib / 1024)
     if proves and len(modes) == len(MODES):
         passes += _across(passes)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import re
 import shutil
@@ -23,7 +24,10 @@ from verlock.smoke import model, overlay
 from verlock.smoke.report import write_error, write_json
 from verlock.smoke.watchdog import Heartbeat
 
-LIMIT = 300.0  # seconds; about 60 were measured, CUDA graphs and compilation come on top
+LIMIT = 300.0  # seconds; 91 to 120 were measured on an H100
+# What the rollout engine may take: its CUDA context and a profiling run take about 1, the rest are keys and values. A share of a
+# large GPU would be many more blocks, and V0 keeps a Python object for each.
+ENGINE_GIB = 3.0
 PROMPTS = 64
 BATCH = 8
 WORKERS = "workers/fsdp_workers.py"
@@ -48,8 +52,15 @@ index_first_axis = pad_input = rearrange = unpad_input = _refuse
 '''
 
 
-def overrides(folder: Path, gpus: int, flags: list[str], standin: bool) -> list[str]:
-    """The Hydra overrides of the step: the suite's own, the stand-in's, and last the recipe's flags."""
+def overrides(config: dict[str, Any], standin: bool) -> list[str]:
+    """The Hydra overrides of the step: the suite's own, the stand-in's, and last the recipe's flags.
+
+    Args:
+        config: `folder` for what is written, `model` (a checkpoint's folder), `gpus`, `memory_gib` of one of them, and `flags`.
+        standin: flash-attn is not there.
+    """
+    folder, gpus = Path(config["folder"]), config["gpus"]
+    share = min(0.9, math.ceil(1000 * ENGINE_GIB / config["memory_gib"]) / 1000)
     actor, ref, rollout = (f"actor_rollout_ref.{part}" for part in ("actor", "ref", "rollout"))
     return [
         "algorithm.adv_estimator=grpo",
@@ -58,7 +69,7 @@ def overrides(folder: Path, gpus: int, flags: list[str], standin: bool) -> list[
         f"data.train_batch_size={BATCH}",
         "data.max_prompt_length=64",
         "data.max_response_length=32",
-        f"actor_rollout_ref.model.path={folder / 'model'}",
+        f"actor_rollout_ref.model.path={config['model']}",
         "actor_rollout_ref.model.enable_gradient_checkpointing=False",
         *(
             ["actor_rollout_ref.model.use_remove_padding=False"]
@@ -73,7 +84,7 @@ def overrides(folder: Path, gpus: int, flags: list[str], standin: bool) -> list[
         f"{rollout}.name=vllm",
         f"{rollout}.tensor_model_parallel_size=1",
         f"{rollout}.n=4",
-        f"{rollout}.gpu_memory_utilization=0.1",
+        f"{rollout}.gpu_memory_utilization={share}",
         f"{rollout}.log_prob_micro_batch_size_per_gpu=4",
         "custom_reward_function.path=" + str(folder / "reward.py"),
         "trainer.nnodes=1",
@@ -86,16 +97,15 @@ def overrides(folder: Path, gpus: int, flags: list[str], standin: bool) -> list[
         "trainer.resume_mode=disable",
         f"trainer.default_local_dir={folder / 'checkpoints'}",
         "++trainer.val_before_train=False",
-        *flags,
+        *config["flags"],
     ]
 
 
 def prepare(folder: Path) -> None:
-    """Write model, tokenizer, prompts and reward into `folder`."""
-    import pandas
+    """Write prompts and reward into `folder`."""
+    import pyarrow
+    from pyarrow import parquet
 
-    if not (folder / "model").exists():
-        model.write(folder / "model")
     rows = [
         {
             "prompt": [{"role": "user", "content": " ".join(f"w{token}" for token in prompt)}],
@@ -105,7 +115,7 @@ def prepare(folder: Path) -> None:
         }
         for index, prompt in enumerate(model.prompts("grpo", PROMPTS, 32))
     ]
-    pandas.DataFrame(rows).to_parquet(folder / "train.parquet")
+    parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "train.parquet")
     (folder / "reward.py").write_text(REWARD, encoding="utf-8")
 
 
@@ -137,6 +147,26 @@ def metrics(printed: str) -> dict[str, float]:
     return found
 
 
+def follow(command: list[str], environment: dict[str, str], folder: Path) -> tuple[int, str]:
+    """Run `command` in `folder`; its exit code and output. Each line is passed on as it comes, with the seconds so far."""
+    start = time.monotonic()
+    lines = []
+    with subprocess.Popen(
+        command,
+        env=environment,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as child:
+        assert child.stdout
+        for line in child.stdout:
+            lines.append(line)
+            print(f"{time.monotonic() - start:6.1f} s  {line}", end="", flush=True)
+    return child.returncode, "".join(lines)
+
+
 def main(config: dict[str, Any]) -> int:
     """Run the step; `grpo.json` in the folder says how it went. The exit code is verl's."""
     folder = Path(config["folder"])
@@ -144,6 +174,8 @@ def main(config: dict[str, Any]) -> int:
     try:
         with heart.phase("verl", config.get("limit", LIMIT)):
             start = time.monotonic()
+            if not Path(config["model"]).exists():
+                raise FileNotFoundError(f"the gates' run left no model at {config['model']}")
             prepare(folder)
             standin = importlib.util.find_spec("flash_attn") is None
             environment = dict(os.environ)
@@ -152,23 +184,13 @@ def main(config: dict[str, Any]) -> int:
             if standin:
                 path = [str(stand_in(folder)), *filter(None, [environment.get("PYTHONPATH")])]
                 environment["PYTHONPATH"] = os.pathsep.join(path)
-            arguments = overrides(folder, config["gpus"], config["flags"], standin)
-            command = [sys.executable, "-m", "verl.trainer.main_ppo", *arguments, *config.get("more", [])]
-            done = subprocess.run(
-                command,
-                env=environment,
-                cwd=folder,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                check=False,
-            )
-            print(done.stdout, flush=True)
+            arguments = overrides(config, standin)
+            command = [sys.executable, "-m", "verl.trainer.main_ppo", *arguments]
+            code, printed = follow(command, environment, folder)
             shutil.rmtree(sessions, ignore_errors=True)
             result = {
-                "code": done.returncode,
-                "metrics": metrics(done.stdout),
+                "code": code,
+                "metrics": metrics(printed),
                 "standin": standin,
                 "seconds": time.monotonic() - start,
                 "overrides": arguments,
@@ -178,7 +200,7 @@ def main(config: dict[str, Any]) -> int:
         write_error(folder, 0, "verl", error)
         raise
     heart.done()
-    return done.returncode
+    return code
 
 
 if __name__ == "__main__":
