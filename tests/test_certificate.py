@@ -90,7 +90,9 @@ def test_another_python_has_a_row_of_its_own(proven):
 def test_the_readmes_table_is_replaced_between_its_markers(proven):
     proven("vllm073", "now")
     text = certificate.in_readme(f"# verlock\n{certificate.BEGIN}\nold\n{certificate.END}\nrest\n")
-    assert re.search(r"\| `vllm073` \| 0\.7\.3 \| V0, patched \| .*3\.10.* \| certified \| 1 x H100 80GB HBM3, \d{4}-", text)
+    assert re.search(
+        r"\| `vllm073` \| 0\.7\.3 \| V0, patched \| .*3\.10.* \| certified \| 1 x H100 80GB HBM3, \d{4}-", text
+    )
     assert "\nold\n" not in text
     assert text.startswith("# verlock\n")
     assert text.endswith("\nrest\n")
