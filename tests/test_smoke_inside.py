@@ -88,7 +88,7 @@ def test_the_rollout_engine_takes_as_much_of_a_small_gpu_as_of_a_large_one(memor
 
 def test_what_verl_says_is_passed_on_line_by_line(tmp_path, capfd):
     script = "import os, sys; print(os.getcwd()); print('step:1 - timing_s/gen:2.0', file=sys.stderr); sys.exit(3)"
-    code, printed = grpo.follow([sys.executable, "-c", script], dict(os.environ), tmp_path)
+    code, printed = grpo.follow([sys.executable, "-u", "-c", script], dict(os.environ), tmp_path)
     assert code == 3
     assert printed.splitlines() == [str(tmp_path), "step:1 - timing_s/gen:2.0"]
     assert re.search(r"^ +\d\.\d s  step:1", capfd.readouterr().out, re.MULTILINE)
