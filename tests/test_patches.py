@@ -345,6 +345,12 @@ def test_show(toy, site, tmp_path, monkeypatch, capsys):
     assert f"in {site}" in out
 
 
+def test_show_gives_the_link_of_a_patch_without_an_upstream_commit(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("VERLOCK_ENVS", str(tmp_path))
+    assert patches.show(recipe.load("vllm073"), "3.10") == 0
+    assert "upstream  https://github.com/vllm-project/vllm/issues/21252" in capsys.readouterr().out
+
+
 PATCHED = [name for name in recipe.names() if recipe.load(name).patch]
 
 

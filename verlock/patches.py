@@ -144,8 +144,8 @@ def show(recipe: Recipe, python: str) -> int:
             print(f"  state     {state.detail}")
         print(f"  changes   {', '.join(file.paths)}")
         print(textwrap.fill(patch.why, 100, initial_indent="  why       ", subsequent_indent=" " * 12))
-        if patch.upstream:
-            print(f"  upstream  {patch.upstream} {patch.upstream_link or ''}".rstrip())
+        if upstream := " ".join(filter(None, [patch.upstream, patch.upstream_link])):
+            print(f"  upstream  {upstream}")
     if recipe.patch and recipe.source and not found:
         print("\nThese go into the wheel when it is built.")
     return 0
