@@ -84,22 +84,26 @@ def test_a_few_wild_logprobs_fail_by_their_exponential_alone():
 def test_the_worst_rank_decides():
     assert gates.before_training([NEAR, FAR]).verdict == FAIL
     assert gates.before_training([NEAR, NAN]).verdict == FAIL
-    assert gates.sync(0.0016, [FAR, FAR], [NEAR, FAR]).verdict == FAIL
-    assert gates.sync(0.0016, [FAR, NEAR], [NEAR, NEAR]).verdict == FAIL
+    assert gates.sync(0.0016, [FAR, FAR], [NEAR, FAR], [True]).verdict == FAIL
+    assert gates.sync(0.0016, [FAR, NEAR], [NEAR, NEAR], [True]).verdict == FAIL
 
 
 def test_sync_needs_both_directions():
-    assert gates.sync(0.0016, [FAR], [NEAR]).verdict == PASS
-    assert "did not arrive" in gates.sync(0.0016, [FAR], [FAR]).sentence
-    assert "the training changed nothing" in gates.sync(0.0016, [NEAR], [NEAR]).sentence
-    assert gates.sync(0.0016, [NAN], [NEAR]).verdict == FAIL
-    assert gates.sync(0.0016, [FAR], [NAN]).verdict == FAIL
+    assert gates.sync(0.0016, [FAR], [NEAR], [True]).verdict == PASS
+    assert "on another stream" in gates.sync(0.0016, [FAR], [NEAR], [True, False]).sentence
+    assert "did not arrive" in gates.sync(0.0016, [FAR], [FAR], [True]).sentence
+    assert "the training changed nothing" in gates.sync(0.0016, [NEAR], [NEAR], [True]).sentence
+    assert gates.sync(0.0016, [NAN], [NEAR], [True]).verdict == FAIL
+    assert gates.sync(0.0016, [FAR], [NAN], [True]).verdict == FAIL
 
 
 def test_sync_says_whose_logprobs_are_not_numbers():
     broken = Agreement.of([-1.0, -2.0, -3.0], [-1.0, math.nan, math.nan])
     assert broken.odd == (0, 2)
-    assert "2 of the engine's and 0 of the trainer's 3 logprobs" in gates.sync(0.0016, [FAR, broken], [NEAR]).sentence
+    assert (
+        "2 of the engine's and 0 of the trainer's 3 logprobs"
+        in gates.sync(0.0016, [FAR, broken], [NEAR], [True]).sentence
+    )
 
 
 def test_a_bad_gate_3_does_not_raise_gate_4s_bar_beyond_reach():

@@ -86,12 +86,27 @@ def test_the_rollout_engine_takes_as_much_of_a_small_gpu_as_of_a_large_one(memor
     assert asked == [f"actor_rollout_ref.rollout.gpu_memory_utilization={share}"]
 
 
-def test_what_verl_says_is_passed_on_line_by_line(tmp_path, capfd):
-    script = "import os, sys; print(os.getcwd()); print('step:1 - timing_s/gen:2.0', file=sys.stderr); sys.exit(3)"
-    code, printed = grpo.follow([sys.executable, "-u", "-c", script], dict(os.environ), tmp_path)
-    assert code == 3
-    assert printed.splitlines() == [str(tmp_path), "step:1 - timing_s/gen:2.0"]
-    assert re.search(r"^ +\d\.\d s  step:1", capfd.readouterr().out, re.MULTILINE)
+WAITS = """
+import sys, time
+from pathlib import Path
+print("first")
+end = time.monotonic() + 30
+while "first" not in Path(sys.argv[1]).read_text() and time.monotonic() < end:
+    time.sleep(0.01)
+print("step:1 - timing_s/gen:2.0", file=sys.stderr)
+sys.exit(3 if time.monotonic() < end else 4)
+"""
+
+
+def test_what_verl_says_is_passed_on_as_it_comes(tmp_path, monkeypatch):
+    log = tmp_path / "log.txt"
+    with log.open("w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        code, printed = grpo.follow([sys.executable, "-u", "-c", WAITS, str(log)], dict(os.environ), tmp_path)
+        monkeypatch.undo()
+    assert code == 3, "the first line did not come before the end"
+    assert printed.splitlines() == ["first", "step:1 - timing_s/gen:2.0"]
+    assert re.search(r"^ +\d+\.\d s  step:1", log.read_text(), re.MULTILINE)
 
 
 def test_a_verl_step_without_the_gates_model_says_so(tmp_path):

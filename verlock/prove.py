@@ -117,7 +117,7 @@ def run(
                 raise
     step = None
     if verl and proves:
-        model = folder / f"{modes[0]}-tp{layouts[0]}" / "model"
+        model = Path(config["folder"]) / "model"
         step = launch.verl_step(recipe, prefix, environment, folder / "verl", model, gpus, found.memory_mib / 1024)
     if proves and len(modes) == len(MODES):
         passes += _across(passes)

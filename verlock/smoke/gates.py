@@ -171,9 +171,7 @@ def changed_bound(reference: float) -> float:
     return CHANGE_FACTOR * (min(reference, DLOGP_BOUND) if reference == reference else DLOGP_BOUND)
 
 
-def sync(
-    reference: float, stale: Sequence[Agreement], synced: Sequence[Agreement], ordered: Sequence[bool] = (True,)
-) -> Gate:
+def sync(reference: float, stale: Sequence[Agreement], synced: Sequence[Agreement], ordered: Sequence[bool]) -> Gate:
     """Gate 4: after training and without a sync the two must disagree; after the sync they agree again.
 
     Args:

@@ -172,7 +172,7 @@ def main(config: dict[str, Any]) -> int:
     folder = Path(config["folder"])
     heart = Heartbeat(folder, 0)
     try:
-        with heart.phase("verl", config.get("limit", LIMIT)):
+        with heart.phase("verl", LIMIT):
             start = time.monotonic()
             if not Path(config["model"]).exists():
                 raise FileNotFoundError(f"the gates' run left no model at {config['model']}")
