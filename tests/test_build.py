@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -95,6 +96,7 @@ file = "0001-Toy.patch"
 package = "toy"
 why = "w"
 """
+    shutil.copytree(project.RECIPES / "common", folder.parent / "common")
     (folder / "recipe.toml").write_text(text)
     return recipe.parse(folder / "recipe.toml")
 

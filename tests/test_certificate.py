@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from verlock import certificate, project, recipe
+from verlock import certificate, project, recipe, recipefile
+from verlock.errors import RecipeError
 
 H100 = "NVIDIA H100 80GB HBM3"
 
@@ -29,13 +30,16 @@ def proven(tmp_path, monkeypatch):
     monkeypatch.setattr(project, "CERTIFICATES", tmp_path)
     monkeypatch.setattr(certificate.digest, "of", lambda variant, python: "now")
 
-    def add(variant, digest, date="2025-05-01T10:00:00+00:00", gpu=H100, count=1, python="3.10", standin=False):
+    def add(
+        variant, digest, date="2025-05-01T10:00:00+00:00", gpu=H100, count=1, python="3.10", standin=False, base="conda"
+    ):
         data = {
             "digest": digest,
             "date": date,
             "gpu": {"name": gpu, "count": count},
             "python": python,
             "standin": standin,
+            "receipt": {"base": {"kind": base, "version": "3.10.13"}, "missing": ["flash-attn"] if standin else []},
         }
         path = tmp_path / variant / certificate.file_name(gpu, count, python, "3.10")
         path.parent.mkdir(exist_ok=True)
@@ -78,7 +82,12 @@ def test_all_gpus_it_was_proven_on_are_named(proven):
     proven("vllm073", "now")
     proven("vllm073", "now", gpu="NVIDIA H200", count=2, standin=True)
     assert set(row("vllm073").gpus.split(", ")) == {"1 x H100 80GB HBM3", "2 x H200"}
-    assert "sdpa stand-in" in row("vllm073").note
+    assert row("vllm073").note == "conda base, verl's step with an sdpa stand-in for flash-attn"
+
+
+def test_a_host_base_is_said(proven):
+    proven("vllm073", "now", base="host")
+    assert row("vllm073").note == "host base"
 
 
 def test_another_python_has_a_row_of_its_own(proven):
@@ -114,6 +123,22 @@ def test_the_readme_in_the_repository_is_current():
         pytest.skip("README.md has no table of certificates yet")
     text = readme.read_text(encoding="utf-8")
     assert certificate.in_readme(text) == text, "run `verlock status --readme`"
+
+
+@pytest.mark.parametrize("variant", recipe.names())
+def test_every_limit_says_where_it_was_seen_and_that_is_this_variants_own(variant):
+    folder = project.CERTIFICATES / variant
+    for entry in recipefile.toml(folder / "limits.toml")["limit"] if (folder / "limits.toml").exists() else []:
+        assert entry["seen"].startswith("https://") or (folder / entry["seen"]).is_file(), entry
+
+
+def test_limits_are_listed_with_their_source(proven, tmp_path):
+    (tmp_path / "vllm073").mkdir()
+    (tmp_path / "vllm073/limits.toml").write_text('[[limit]]\nsays = "No MLA."\nseen = "https://a"\n')
+    assert certificate.as_markdown().endswith("- `vllm073`: No MLA. ([seen](https://a))")
+    (tmp_path / "vllm073/limits.toml").write_text('[[limit]]\nsays = "No MLA."\n')
+    with pytest.raises(RecipeError, match="each"):
+        certificate.as_markdown()
 
 
 def test_the_certificates_in_the_repository_are_passes():

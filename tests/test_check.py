@@ -8,6 +8,9 @@ import pytest
 
 from verlock import check, recipe, wheels
 from verlock.errors import CheckFailed
+from verlock.receipt import Ran
+
+HOST = Ran("host", "3.10.13", ("flash-attn",))
 
 
 @pytest.fixture
@@ -35,16 +38,16 @@ def python(tmp_path, monkeypatch):
 
 
 def test_objects_load_every_time_and_imports_are_proven_once(loaded, python):
-    assert check.run(loaded, python(), "d1") == "vllm 0.7.3, verl 0.3.0.post1, torch 2.5.1 import"
-    assert check.run(loaded, python(), "d1") == "3 compiled objects load; imports proven on this machine before"
+    assert check.run(loaded, python(), "d1", HOST) == "vllm 0.7.3, verl 0.3.0.post1, torch 2.5.1 import"
+    assert check.run(loaded, python(), "d1", HOST) == "3 compiled objects load; imports proven on this machine before"
     assert python.log() == ["load", "import", "load"]
-    check.run(loaded, python(), "d2")
+    check.run(loaded, python(), "d2", HOST)
     assert python.log()[3:] == ["load", "import"], "another digest proves nothing"
 
 
 def test_another_interpreter_proves_nothing(loaded, python):
-    check.run(loaded, python(), "d1")
-    check.run(loaded, python(load="VERLOCK 4"), "d1")
+    check.run(loaded, python(), "d1", HOST)
+    check.run(loaded, python(load="VERLOCK 4"), "d1", HOST)
     assert python.log() == ["load", "import", "load", "import"]
 
 
@@ -53,32 +56,50 @@ def test_a_certificate_of_this_digest_stands_for_the_imports(loaded, python, clo
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in {"a": "nonsense", "b": "[]", "c": "{}", "d": json.dumps({"digest": "other"})}.items():
         (folder / f"{name}.json").write_text(content)
-    check.run(loaded, python(), "d0")
+    check.run(loaded, python(), "d0", HOST)
     assert python.log() == ["load", "import"], "none of these certifies d0"
-    (folder / "gpu.json").write_text(json.dumps({"digest": "d1"}))
+    sealed = {"base": {"kind": "host", "version": "3.10.13"}, "missing": ["flash-attn"]}
+    (folder / "gpu.json").write_text(json.dumps({"digest": "d1", "receipt": sealed}))
     assert (
-        check.run(loaded, python(), "d1") == "3 compiled objects load; imports proven by certificates/vllm073/gpu.json"
+        check.run(loaded, python(), "d1", HOST)
+        == "3 compiled objects load; imports proven by certificates/vllm073/gpu.json"
     )
     assert python.log() == ["load", "import", "load"]
 
 
+@pytest.mark.parametrize(
+    "other",
+    [Ran("conda", "3.10.13", ("flash-attn",)), Ran("host", "3.10.14", ("flash-attn",)), Ran("host", "3.10.13", ())],
+)
+def test_a_certificate_of_another_base_interpreter_or_missing_set_proves_nothing(loaded, python, clone, other):
+    folder = clone / "certificates/vllm073"
+    folder.mkdir(parents=True, exist_ok=True)
+    sealed = {"base": {"kind": "host", "version": "3.10.13"}, "missing": ["flash-attn"]}
+    (folder / "gpu.json").write_text(json.dumps({"digest": "d1", "receipt": sealed}))
+    check.run(loaded, python(), "d1", other)
+    assert python.log() == ["load", "import"]
+    check.run(loaded, python(), "d1", other)
+    check.run(loaded, python(), "d1", Ran("host", "9", ()))
+    assert python.log()[2:] == ["load", "load", "import"], "nor does what this machine proved of another"
+
+
 def test_a_failure_has_the_environment_s_own_words_and_proves_nothing(loaded, python):
     with pytest.raises(CheckFailed, match=r"do not load\n    why"):
-        check.run(loaded, python(code=1), "d1")
+        check.run(loaded, python(code=1), "d1", HOST)
     with pytest.raises(CheckFailed, match="fails"):
-        check.run(loaded, python(imports=""), "d1")
-    check.run(loaded, python(), "d1")
+        check.run(loaded, python(imports=""), "d1", HOST)
+    check.run(loaded, python(), "d1", HOST)
     assert python.log()[-1] == "import"
 
 
 def test_versions_must_be_the_recipe_s(loaded, python):
     with pytest.raises(CheckFailed, match=r"0\.7\.2.*0\.7\.3"):
-        check.run(loaded, python(imports="VERLOCK 0.7.2 0.3.0.post1 2.5.1"), "d1")
+        check.run(loaded, python(imports="VERLOCK 0.7.2 0.3.0.post1 2.5.1"), "d1", HOST)
 
 
 def test_the_environment_s_variables_are_set_and_mixing_ones_are_not_passed_on(loaded, python, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
     monkeypatch.setenv("VLLM_USE_V1", "1")
     monkeypatch.setenv("HF_HOME", "/models")
-    check.run(loaded, python(), "d1")
+    check.run(loaded, python(), "d1", HOST)
     assert "VLLM_USE_V1=0" in python.env() and "HF_HOME=/models" in python.env() and "PYTHONPATH" not in python.env()

@@ -76,10 +76,11 @@ def load(clone, monkeypatch):
 
 def test_each_recipe_has_its_sessions_with_its_summary(load, clone):
     _, sessions = load()
-    for folder in (clone / "recipes").iterdir():
-        if folder.is_dir():
-            function, default = sessions[f"env-{folder.name}"]
-            assert not default and "vLLM" in function.__doc__ and f"smoke-{folder.name}" in sessions
+    for path in (clone / "recipes").glob("*/recipe.toml"):
+        name = path.parent.name
+        function, default = sessions[f"env-{name}"]
+        assert not default and "vLLM" in function.__doc__ and f"smoke-{name}" in sessions
+    assert "env-common" not in sessions
     assert {"lock", "verify", "tests", "lint"} <= set(sessions)
     assert all(function.__doc__ for function, _ in sessions.values())
 

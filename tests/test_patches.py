@@ -70,6 +70,7 @@ def variant(tmp_path: Path, *texts: str) -> recipe.Recipe:
         (folder / f"patches/{number:04}-Toy.patch").write_text(f"Toy\n\nWhy.\n\n{text}")
         upstream = "433c4a49230a470f13657f06e7612cde86e4fb40"
         body += f'\n[[patch]]\nfile = "{number:04}-Toy.patch"\npackage = "pkg"\nwhy = "w"\nupstream = "{upstream}"\n'
+    shutil.copytree(recipe.project.RECIPES / "common", folder.parent / "common", dirs_exist_ok=True)
     (folder / "recipe.toml").write_text(body)
     return recipe.parse(folder / "recipe.toml")
 

@@ -37,10 +37,15 @@ version = "0.7.3"
 engine = "V0"
 sleep_mode = true
 cuda_graphs = true
+compiles = false
 [vllm.environment]
 VLLM_USE_V1 = "0"
 [verl]
 version = "0.3.0.post1"
+reason = "test"
+[torch]
+version = "2.5"
+cxx11abi = false
 reason = "test"
 [cuda]
 version = "12.4"
@@ -50,7 +55,6 @@ reason = "test"
 glibc = "2.17"
 linux = "3.10"
 disk = 1000000
-compiler = false
 reason = "test"
 """
 
@@ -230,9 +234,11 @@ class Project:
         file = wheel(self.folder / "elsewhere", "flash-attn", "2.8.3+cu12", {"flash_attn/__init__.py": b""})
         with self.recipe.open("a") as recipe:
             recipe.write(
-                f'[[artefact]]\npackage = "flash-attn"\nversion = "2.8.3"\npython = "{MINOR}"\nreason = "test"\n'
-                f'url = "https://127.0.0.1:9/download/{file.name.replace("+", "%2B")}"\nsize = {file.stat().st_size}\n'
-                f'sha256 = "{sha256(file.read_bytes())}"\noptional = {str(optional).lower()}\n'
+                f'[[artefact]]\npackage = "flash-attn"\nversion = "2.8.3"\nreason = "test"\n'
+                f"optional = {str(optional).lower()}\n"
+                f'[[artefact.file]]\ntorch = "2.5"\ncxx11abi = false\npython = "{MINOR}"\n'
+                f'url = "https://127.0.0.1:9/download/{file.name.replace("+", "%2B")}"\n'
+                f'sha256 = "{sha256(file.read_bytes())}"\n'
             )
         return file
 

@@ -13,8 +13,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from verlock import __version__, digest, project
-from verlock.errors import VerlockError
+from verlock import __version__, digest, project, recipefile
+from verlock.errors import RecipeError, VerlockError
 from verlock.smoke.report import write_json
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def write(recipe: Recipe, python: str, sealed: dict[str, Any], result: dict[str,
     ]
     facts = next(each["facts"] for each in result["runs"] if "facts" in each)
     verl = {key: value for key, value in result["verl"].items() if key != "overrides"}
+    gpu = {**result["gpu"], "name": facts["gpu"]}  # torch's name of the one that ran: nvidia-smi lists others too
     data = {
         "schema": SCHEMA,
         "verlock": __version__,
@@ -62,7 +63,7 @@ def write(recipe: Recipe, python: str, sealed: dict[str, Any], result: dict[str,
         "python": python,
         "digest": result["digest"],
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "gpu": result["gpu"],
+        "gpu": gpu,
         "versions": facts["versions"],
         "engine": facts["engine"],
         "cuda": facts["cuda"],
@@ -73,7 +74,6 @@ def write(recipe: Recipe, python: str, sealed: dict[str, Any], result: dict[str,
         "runs": runs,
         "verl": verl,
     }
-    gpu = result["gpu"]
     path = project.CERTIFICATES / recipe.name / file_name(gpu["name"], gpu["count"], python, recipe.default_python)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, data)
@@ -125,6 +125,35 @@ def read(variant: str) -> list[dict[str, Any]]:
     return sorted(found, key=lambda each: str(each["date"]), reverse=True)
 
 
+@dataclass(frozen=True)
+class Limit:
+    """One sentence of certificates/<variant>/limits.toml, and a Markdown link to where that was seen."""
+
+    says: str
+    link: str
+
+
+def limits(variant: str) -> list[Limit]:
+    """What is known not to work with a variant, or was not tried.
+
+    Raises:
+        RecipeError: limits.toml is not TOML, or an entry lacks `says` or `seen`.
+    """
+    path = project.CERTIFICATES / variant / "limits.toml"
+    if not path.exists():
+        return []
+    try:
+        entries = [(entry["says"], entry["seen"]) for entry in recipefile.toml(path)["limit"]]
+    except (KeyError, TypeError):
+        raise RecipeError(
+            f"{project.shown(path)}: each [[limit]] has `says` and `seen`", "see another variant's"
+        ) from None
+    place = project.shown(path.parent)
+    return [
+        Limit(says, f"[seen]({seen if seen.startswith('https://') else f'{place}/{seen}'})") for says, seen in entries
+    ]
+
+
 def _row(variant: str, python: str, certificates: list[dict[str, Any]]) -> Row:
     try:
         current = digest.of(variant, python)
@@ -137,8 +166,18 @@ def _row(variant: str, python: str, certificates: list[dict[str, Any]]) -> Row:
     gpus = ", ".join(
         dict.fromkeys(f"{each['gpu']['count']} x {each['gpu']['name'].removeprefix('NVIDIA ')}" for each in shown)
     )
-    note = "verl's step with an sdpa stand-in for flash-attn" if any(each["standin"] for each in shown) else ""
-    return Row(variant, python, current, CERTIFIED if valid else STALE, gpus, str(shown[0]["date"])[:10], note)
+    notes = dict.fromkeys(note for each in shown for note in _notes(each))
+    return Row(
+        variant, python, current, CERTIFIED if valid else STALE, gpus, str(shown[0]["date"])[:10], ", ".join(notes)
+    )
+
+
+def _notes(certificate: dict[str, Any]) -> list[str]:
+    """What a certificate does not vouch for, in the table's words."""
+    found = [f"{certificate['receipt']['base']['kind']} base"]
+    if certificate["standin"]:
+        found.append("verl's step with an sdpa stand-in for flash-attn")
+    return found
 
 
 def status(*, markdown: bool = False, write_readme: bool = False) -> int:
@@ -194,15 +233,8 @@ def as_markdown() -> str:
             row.note,
         )
         lines.append(f"| {' | '.join(cells)} |")
-    limits: dict[str, list[str]] = {}
-    for name in recipe.names():
-        try:
-            for sentence in recipe.load(name).vllm.limits:
-                limits.setdefault(sentence, []).append(f"`{name}`")
-        except VerlockError:
-            continue
-    known = [f"- {', '.join(names)}: {sentence}" for sentence, names in limits.items()]
-    return "\n".join([*lines, *(["", "Known limits of these engine builds:", "", *known] if known else [])])
+    known = [f"- `{name}`: {limit.says} ({limit.link})" for name in recipe.names() for limit in limits(name)]
+    return "\n".join([*lines, *(["", "Known limits:", "", *known] if known else [])])
 
 
 def in_readme(text: str) -> str:

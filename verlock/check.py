@@ -1,13 +1,14 @@
 """Step six of `create`: dependencies consistent, compiled objects load, key imports work, versions as locked.
 
 What depends on this machine is tried every time: whether the compiled objects of torch and vLLM find all their symbols takes
-a second. What depends on nothing but the digest is proven once: importing everything takes 15 to 20 s without byte code, and
-is left out when this machine did it before for this digest and interpreter, or when a certificate in the clone shows that
-the very same bytes trained and generated on a GPU.
+a second. What depends on nothing but the installed bytes is proven once: importing everything takes 15 to 20 s without byte
+code, and is left out when this machine did it before, or a certificate in the clone shows that it ran on a GPU, for the same
+digest on the same base and interpreter with the same artefacts missing.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from verlock import digest, project, wheels
 from verlock.errors import CheckFailed
+from verlock.receipt import Ran
 from verlock.recipe import Recipe
 
 _NOT_PASSED_ON = frozenset({"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX", "LD_PRELOAD"})
@@ -39,8 +41,13 @@ print("VERLOCK", loaded)
 _IMPORT = "import torch, vllm, verl; print('VERLOCK', vllm.__version__, verl.__version__, torch.__version__)"
 
 
-def run(recipe: Recipe, interpreter: Path, current: str) -> str:
-    """Check the environment of `interpreter`, whose digest is `current`; returns what was found, for people.
+def run(recipe: Recipe, interpreter: Path, current: str, ran: Ran) -> str:
+    """Check the environment of `interpreter`; returns what was found, for people.
+
+    Args:
+        recipe, interpreter: the variant, and the Python of its environment.
+        current: the variant's digest.
+        ran: what else decides whether an earlier proof is one for this environment.
 
     Raises:
         InstallError: requirements of installed packages are not met.
@@ -48,10 +55,11 @@ def run(recipe: Recipe, interpreter: Path, current: str) -> str:
     """
     wheels.check(interpreter)
     (loaded,) = _ask(recipe, interpreter, _LOAD, "the compiled objects of torch and vllm do not load")
-    proof = project.cache_dir() / "imports" / f"{current}-{digest.of_file(interpreter.resolve())[:16]}"
+    rest = f"{digest.of_file(interpreter.resolve())} {ran}"
+    proof = project.cache_dir() / "imports" / f"{current}-{hashlib.sha256(rest.encode()).hexdigest()[:16]}"
     if proof.exists():
         return f"{loaded} compiled objects load; imports proven on this machine before"
-    if certificate := _certificate(recipe.name, current):
+    if certificate := _certificate(recipe.name, current, ran):
         return f"{loaded} compiled objects load; imports proven by {certificate}"
     vllm, verl, torch = _ask(recipe, interpreter, _IMPORT, "importing torch, vllm and verl fails")
     got = {"vllm": vllm, "verl": verl}
@@ -83,13 +91,15 @@ def _ask(recipe: Recipe, interpreter: Path, code: str, failure: str) -> list[str
     return answer[-1]
 
 
-def _certificate(variant: str, current: str) -> str | None:
-    """The name of a certificate for exactly this digest."""
+def _certificate(variant: str, current: str, ran: Ran) -> str | None:
+    """The name of a certificate for exactly this digest and combination."""
     for path in sorted((project.CERTIFICATES / variant).glob("*.json")):
         try:
-            certified = json.loads(path.read_text(encoding="utf-8"))["digest"]
+            content = json.loads(path.read_text(encoding="utf-8"))
+            sealed = content["receipt"]
+            same = content["digest"] == current and Ran.of(sealed["base"], sealed["missing"]) == ran
         except (ValueError, KeyError, TypeError):
             continue
-        if certified == current:
+        if same:
             return f"certificates/{variant}/{path.name}"
     return None

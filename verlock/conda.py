@@ -15,6 +15,7 @@ import sys
 import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from datetime import date
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -49,6 +50,7 @@ def solve(
     channels: Sequence[str],
     *,
     virtual: Sequence[tuple[str, str, str]],
+    cutoff: date | None = None,
     repodata: Path | None = None,
     locked: Path | None = None,
     locked_only: bool = False,
@@ -61,6 +63,8 @@ def solve(
         specs: match specs, such as `python 3.10.*`.
         channels: channel URLs, best first.
         virtual: name, version and build of each virtual package (`__glibc`, ...); none is taken from this machine.
+        cutoff: packages built on or after 00:00 UTC of this day, or at an unknown time, are not looked at; not asked of
+            `locked_only`, since a conda-lock.yml does not say when its packages were built.
         repodata: a folder with `linux-64/repodata.json` and `noarch/repodata.json` read in the place of the first channel's.
         locked: a conda-lock.yml whose packages are preferred.
         locked_only: there is nothing but the packages of `locked`: confirm that they satisfy the specs, without a network.
@@ -79,6 +83,7 @@ def solve(
         specs=list(specs),
         channels=list(channels),
         virtual=[list(item) for item in virtual],
+        cutoff=cutoff.isoformat() if cutoff else None,
         repodata=str(repodata) if repodata else None,
         locked=str(locked) if locked else None,
         locked_only=locked_only,

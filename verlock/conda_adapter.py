@@ -12,10 +12,11 @@ import argparse
 import json
 import os
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from verlock import conda
+from verlock import conda, inputs
 from verlock.errors import VerlockError
 
 
@@ -48,11 +49,14 @@ def _solve(channels: list[str], specs: list[str]) -> list[dict[str, Any]]:
     """Solve; the channel that conda-lock fakes for the virtual packages is read and left out."""
     real = [channel for channel in channels if not channel.startswith("file://")]
     virtual = [item for channel in channels if channel.startswith("file://") for item in _virtual_packages(channel)]
+    cutoff = next((version for name, version, _ in virtual if name == inputs.CUTOFF), None)
+    virtual = [item for item in virtual if item[0] != inputs.CUTOFF]
     variables = os.environ
     return conda.solve(
         specs,
         [_url(channel) for channel in real],
         virtual=virtual,
+        cutoff=datetime.strptime(cutoff, "%Y%m%d").date() if cutoff else None,
         repodata=Path(folder) if (folder := variables.get("VERLOCK_CONDA_REPODATA")) else None,
         locked=Path(lock) if (lock := variables.get("VERLOCK_CONDA_LOCKED")) else None,
         locked_only=bool(variables.get("VERLOCK_CONDA_LOCKED_ONLY")),

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,9 @@ def _solve(job: dict[str, Any]) -> list[dict[str, Any]]:
         GenericVirtualPackage(PackageName(name), Version(version), BuildString(build or "0"))
         for name, version, build in job["virtual"]
     ]
+    cutoff = datetime.fromisoformat(f"{job['cutoff']}T00:00:00+00:00") if job["cutoff"] else None
+    if cutoff:
+        cutoff -= timedelta(milliseconds=1)  # rattler takes what was built at the very moment, the pip layer does not
     with _client(channels, job["mirrors"]) as client:
         sources: list[Any] = [Channel(url) for url in channels]
         if job["locked_only"]:
@@ -193,6 +197,7 @@ def _solve(job: dict[str, Any]) -> list[dict[str, Any]]:
                 gateway=Gateway(client=client),
                 locked_packages=preferred,
                 virtual_packages=virtual,
+                exclude_newer=None if job["locked_only"] else cutoff,
             )
         )
     plain = []

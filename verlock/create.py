@@ -86,15 +86,15 @@ def _of_others(prefix: Path, current: str, options: Options) -> dict[str, Any]:
 
 
 def _incomplete(variant: str, sealed: dict[str, Any], options: Options) -> bool:
-    """Does an optional artefact lack that is asked for, or that can be had by now?"""
+    """Is an artefact missing that is asked for, or that can be fetched by now?"""
     if not sealed["missing"] or options.strict:
         return bool(sealed["missing"])
     from verlock import artefacts
 
     return any(
-        artefacts.reachable(artefact["url"], artefact["sha256"])
-        for artefact in digest.raw(variant).get("artefact", [])
-        if artefact["package"] in sealed["missing"] and artefact["python"] == sealed["python"]
+        artefacts.reachable(file["url"], file["sha256"])
+        for package, file in digest.artefact_files(variant, sealed["python"])
+        if package in sealed["missing"]
     )
 
 
@@ -118,7 +118,7 @@ def _make(
     with console.step("preflight"):
         preflight.run(loaded, python, prefix)
     with console.step("artefacts") as step:
-        local, hashes, missing = _artefacts(loaded, python, options)
+        local, hashes, missing = _artefacts(loaded, python, options, step)
         step.detail = (
             ", ".join([*(f"{name} verified" for name in local), *(f"{name} MISSING" for name in missing)]) or "none"
         )
@@ -160,7 +160,7 @@ def _make(
             patched = _patched(loaded, python, prefix, locks)
             step.detail = f"{len(patched)} applied" if patched else "none"
         with console.step("check") as step:
-            step.detail = check.run(loaded, interpreter, current)
+            step.detail = check.run(loaded, interpreter, current, receipt.Ran.of(entry, missing))
         with console.step("seal"):
             return _seal(loaded, python, prefix, current, entry, owned, hashes, missing, patched, built, options)
 
@@ -188,17 +188,24 @@ def _inspected(recipe: Recipe, python: str, prefix: Path, sealed: dict[str, Any]
     return None
 
 
-def _artefacts(recipe: Recipe, python: str, options: Options) -> tuple[dict[str, Path], dict[str, str], dict[str, str]]:
-    """Files and hashes of the artefacts for this Python, and of those that could not be had the reason."""
+def _artefacts(
+    recipe: Recipe, python: str, options: Options, step: console.Step
+) -> tuple[dict[str, Path], dict[str, str], dict[str, str]]:
+    """Files and hashes of the artefacts for this Python, and for those that are missing the reason."""
     from verlock import artefacts
 
     local, hashes, missing = {}, {}, {}
     for artefact in recipe.artefact:
-        if artefact.python != python:
-            continue
+        file = artefact.file_for(recipe.torch, python)
+
+        def tell(progress: str, package: str = artefact.package) -> None:
+            step.detail = f"{package}, {progress}"
+
         try:
-            local[artefact.package] = artefacts.fetch(artefact)
-            hashes[artefact.package] = artefact.sha256
+            if file is None:
+                raise NetworkError(f"no wheel of it is known for torch {recipe.torch.version} and Python {python}")
+            local[artefact.package] = artefacts.fetch(file, tell)
+            hashes[artefact.package] = file.sha256
         except NetworkError as error:
             if options.strict or not artefact.optional:
                 raise ArtefactMissing(error.problem, error.remedy) from None

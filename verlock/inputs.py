@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from verlock.errors import LockError
 
 if TYPE_CHECKING:
     from verlock.recipe import Recipe
+
+CUTOFF = "__cutoff"  # see virtual_packages
 
 
 def requirement_files(path: Path) -> list[Path]:
@@ -28,7 +31,8 @@ def requirement_files(path: Path) -> list[Path]:
             return
         if not file.is_file():
             raise LockError(
-                f"{lock.shown(file)} is missing", f"{lock.shown(asker)} asks for it" if asker else "a variant needs it"
+                f"{project.shown(file)} is missing",
+                f"{project.shown(asker)} asks for it" if asker else "a variant needs it",
             )
         found[file] = None
         for line in file.read_text(encoding="utf-8").splitlines():
@@ -78,7 +82,7 @@ def tools_cutoff() -> str:
     """The cut-off of verlock's own tools, which have no recipe: the date after `# cut-off:` in their .in file."""
     match = re.search(r"^# cut-off: (\d{4}-\d\d-\d\d)$", tools_source().read_text(encoding="utf-8"), re.MULTILINE)
     if not match:
-        raise LockError(f"{lock.shown(tools_source())} has no line `# cut-off: YYYY-MM-DD`", "add one")
+        raise LockError(f"{project.shown(tools_source())} has no line `# cut-off: YYYY-MM-DD`", "add one")
     return match[1]
 
 
@@ -96,21 +100,25 @@ def environment_files(recipe: Recipe, python: str) -> list[Path]:
     """The environment.yml files of one conda layer, in the order in which conda-lock merges them."""
     common = project.ENVIRONMENTS / "common"
     files = [common / "environment.yml", common / f"python-{python}.yml"]
-    if recipe.platform.compiler:
+    if recipe.vllm.compiles:
         files.append(common / "compiler.yml")
     files.append(project.ENVIRONMENTS / recipe.name / "environment.yml")
     for file in files:
         if not file.is_file():
             raise LockError(
-                f"{lock.shown(file)} is missing", f"the conda layer of {recipe.name} for Python {python} needs it"
+                f"{project.shown(file)} is missing", f"the conda layer of {recipe.name} for Python {python} needs it"
             )
     return files
 
 
-def virtual_packages(recipe: Recipe) -> dict[str, str]:
-    """The virtual packages of a conda layer, as conda-lock's --virtual-package-spec takes them; none is this machine's."""
+def virtual_packages(recipe: Recipe, cutoff: date | None) -> dict[str, str]:
+    """The virtual packages of a conda layer, as conda-lock's --virtual-package-spec takes them; none is this machine's.
+
+    The cut-off goes as one of them: conda-lock knows no cut-off, but so its content hash covers it and the adapter gets it.
+    """
     return {
         "__archspec": "1 x86_64",
+        **({CUTOFF: cutoff.strftime("%Y%m%d")} if cutoff else {}),
         "__glibc": recipe.platform.glibc,
         "__linux": recipe.platform.linux,
         "__unix": "0",
@@ -132,7 +140,7 @@ def conda_content_hash(recipe: Recipe, python: str) -> str:
             lines = [str(line) for line in content["dependencies"]]
         except (ValueError, KeyError, TypeError) as error:
             raise LockError(
-                f"{lock.shown(file)} is not an environment.yml: {error!r}", "see environments/common"
+                f"{project.shown(file)} is not an environment.yml: {error!r}", "see environments/common"
             ) from None
         for line in lines:
             name, _, version = line.partition(" ")
@@ -141,7 +149,10 @@ def conda_content_hash(recipe: Recipe, python: str) -> str:
         "channels": [json.dumps({"url": name, "used_env_vars": []}, separators=(",", ":")) for name in channels],
         "specs": [specs[name] for name in sorted(specs)],
         "virtual_package_hash": {
-            "linux-64": {"info": {"subdir": "linux-64"}, "packages": _fake_packages(virtual_packages(recipe))},
+            "linux-64": {
+                "info": {"subdir": "linux-64"},
+                "packages": _fake_packages(virtual_packages(recipe, recipe.cutoff.date)),
+            },
             "noarch": {"info": {"subdir": "noarch"}, "packages": {}},
         },
     }

@@ -112,7 +112,6 @@ def configuration(
     """What `python -m verlock.smoke` reads: see verlock/smoke/__main__.py."""
     pinned = {pin.name: pin.version for pin in lock.pins(recipe.lock_dir(python) / "requirements.txt")}
     pinned["vllm"] = recipe.vllm.version  # a variant built from source has no pin
-    abis = {"TRUE" in each.url.partition("cxx11abi")[2][:4] for each in recipe.artefact if "cxx11abi" in each.url}
     return {
         "folder": str(folder),
         "mode": mode,
@@ -127,7 +126,7 @@ def configuration(
             "engine": recipe.vllm.engine,
             "cuda": recipe.cuda.version,
             "min_driver": recipe.cuda.min_driver,
-            "cxx11abi": abis.pop() if len(abis) == 1 else None,
+            "cxx11abi": recipe.torch.cxx11abi,
         },
         "limits": {"last": HANG_LIMIT} if sabotaged in ("hang", sabotage.ALL) else {},
     }

@@ -6,13 +6,10 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from verlock import project
 from verlock.errors import LockError
-
-if TYPE_CHECKING:
-    pass
 
 CONDA_LOCK = "conda-lock.yml"
 REQUIREMENTS = "requirements.txt"
@@ -50,26 +47,33 @@ def pins(path: Path, *, hashed: bool = True) -> list[Pin]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        raise LockError(f"{shown(path)} is missing", "make it with `nox -s lock`") from None
+        raise LockError(f"{project.shown(path)} is missing", "make it with `nox -s lock`") from None
     found: dict[str, Pin] = {}
     for number, text, via in _entries(lines):
         words = text.split("--hash=")
         match = _PIN.match(words[0].strip())
         if not match:
             raise LockError(
-                f"{shown(path)}, line {number}: not a pin: {words[0].strip()!r}", "make it again with `nox -s lock`"
+                f"{project.shown(path)}, line {number}: not a pin: {words[0].strip()!r}",
+                "make it again with `nox -s lock`",
             )
         hashes = []
         for word in words[1:]:
             one = _HASH.match(f"--hash={word.strip()}")
             if not one:
-                raise LockError(f"{shown(path)}, line {number}: not a sha256: {word.strip()!r}", "only sha256 is taken")
+                raise LockError(
+                    f"{project.shown(path)}, line {number}: not a sha256: {word.strip()!r}", "only sha256 is taken"
+                )
             hashes.append(one[1])
         name = normalise(match["name"])
         if hashed and not hashes:
-            raise LockError(f"{shown(path)}, line {number}: {name} has no hash", "make it again with `nox -s lock`")
+            raise LockError(
+                f"{project.shown(path)}, line {number}: {name} has no hash", "make it again with `nox -s lock`"
+            )
         if name in found:
-            raise LockError(f"{shown(path)}, line {number}: {name} is there twice", "make it again with `nox -s lock`")
+            raise LockError(
+                f"{project.shown(path)}, line {number}: {name} is there twice", "make it again with `nox -s lock`"
+            )
         found[name] = Pin(name, match["version"], tuple(hashes), (match["marker"] or "").strip(), tuple(via))
     return list(found.values())
 
@@ -95,11 +99,6 @@ def _entries(lines: Sequence[str]) -> Iterator[tuple[int, str, list[str]]]:
         continued = text.endswith("\\")
     if current:
         yield current
-
-
-def shown(path: Path) -> str:
-    """A path as messages show it: within the clone, relative to it."""
-    return str(path.relative_to(project.ROOT)) if path.is_relative_to(project.ROOT) else str(path)
 
 
 def read_yaml(text: str) -> Any:

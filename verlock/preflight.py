@@ -114,7 +114,7 @@ def compiler(recipe: Recipe, prefix: Path) -> None:
 
     A warning only: an environment is often made on a login node for a compute node.
     """
-    if recipe.platform.compiler and not _compiler(prefix):
+    if recipe.vllm.compiles and not _compiler(prefix):
         console.warn(
             f"{recipe.name}'s engine compiles kernels at run time, and there is no C compiler (cc, gcc) here: "
             "install one, or use the conda base"

@@ -48,3 +48,8 @@ def prefix_dir(variant: str, python: str, default_python: str) -> Path:
 def site_packages(prefix: Path, python: str) -> Path:
     """Where the packages of a prefix are."""
     return prefix / "lib" / f"python{python}" / "site-packages"
+
+
+def shown(path: Path) -> str:
+    """A path as messages show it: within the clone, relative to it."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from verlock import certificate, console, digest, launch, lock, preflight, receipt
+from verlock import certificate, console, digest, launch, preflight, project, receipt
 from verlock.errors import GateFailed, NoGpu, ReceiptStale, SmokeCrashed, SmokeHung
 from verlock.launch import Pass
 from verlock.smoke import gates, report
@@ -144,7 +144,7 @@ def run(
     shutil.rmtree(folder, ignore_errors=True)
     if whole:
         path = certificate.write(recipe, python, sealed, result)
-        console.say(f"{recipe.name} is certified on {gpus} x {found.name}: {lock.shown(path)}")
+        console.say(f"{recipe.name} is certified on {gpus} x {found.name}: {project.shown(path)}")
     elif proves:
         console.say("all green, but no certificate: that takes both modes, every layout and verl's own step")
     else:

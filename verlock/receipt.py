@@ -11,6 +11,8 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,23 @@ def write(prefix: Path, receipt: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(prefix / NAME)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What of an environment its digest leaves open: on what base it stands, and which artefacts it lacks.
+
+    A certificate vouches for one such combination, and so does a proof that everything imports.
+    """
+
+    base: str
+    interpreter: str
+    missing: tuple[str, ...]
+
+    @classmethod
+    def of(cls, base: Mapping[str, Any], missing: Iterable[str]) -> Ran:
+        """Of a receipt's entries `base` (kind, version) and `missing` (names)."""
+        return cls(str(base["kind"]), str(base["version"]), tuple(sorted(missing)))
 
 
 def distrust(prefix: Path) -> None:

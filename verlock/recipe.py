@@ -1,26 +1,21 @@
 """Recipes: how a variant differs from a plain install, as data.
 
-`recipes/<variant>/recipe.toml` is read into the models below; `recipes/schema.json` is generated from them, so that an
-editor completes and checks a recipe while it is written. Nothing here knows any variant by name.
+`recipes/<variant>/recipe.toml`, with the files of `recipes/common/` that it includes, is read into the models below.
+`recipes/schema.json` is generated from them, so that an editor completes and checks such a file while it is written. Nothing
+here knows any variant by name. Which fields the digest covers stands in `verlock.digest`.
 """
 
 from __future__ import annotations
 
 import difflib
-import sys
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from verlock import project
+from verlock import project, recipefile
 from verlock.errors import RecipeError, UnknownVariant
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 SCHEMA = project.RECIPES / "schema.json"
 
@@ -36,7 +31,7 @@ class _Model(BaseModel):
 
 
 class Cutoff(_Model):
-    """The pip layer sees nothing uploaded at or after 00:00 UTC of this day."""
+    """The pip layer sees nothing uploaded, the conda layer nothing built, at or after 00:00 UTC of this day."""
 
     date: date
     reason: str
@@ -56,7 +51,7 @@ class Vllm(_Model):
     )
     sleep_mode: bool = Field(description="LLM(enable_sleep_mode=True) frees the GPU between rollouts")
     cuda_graphs: bool = Field(description="enforce_eager=False works with sleep mode under external_launcher")
-    limits: list[str] = Field(default=[], description="what this engine build cannot do, a sentence each")
+    compiles: bool = Field(description="the engine compiles kernels at run time, so a C compiler must be there")
 
 
 class Verl(_Model):
@@ -69,6 +64,17 @@ class Verl(_Model):
         default=[], description="Hydra overrides for verl.trainer.main_ppo that this version needs"
     )
     flags_reason: str = ""
+
+
+class Torch(_Model):
+    """The torch that the lock pins, as far as wheels built against it must know it."""
+
+    version: DottedVersion = Field(description="major.minor", examples=["2.5"])
+    cxx11abi: bool = Field(
+        description="torch.compiled_with_cxx11_abi(): wheels built with the other C++ ABI do not load"
+    )
+    reason: str
+    link: Link | None = None
 
 
 class Cuda(_Model):
@@ -87,7 +93,6 @@ class Platform(_Model):
     glibc: DottedVersion
     linux: DottedVersion
     disk: int = Field(gt=0, description="bytes an environment takes when nothing is cached")
-    compiler: bool = Field(description="the engine compiles at run time, so a C compiler must be there")
     reason: str
 
 
@@ -99,18 +104,38 @@ class Sdist(_Model):
     link: Link | None = None
 
 
+class Prerelease(_Model):
+    """A package of which the lock may pin a pre-release; no other pre-release enters a lock."""
+
+    package: str
+    reason: str
+    link: Link | None = None
+
+
+class ArtefactFile(_Model):
+    """One wheel of an artefact, and the environments it fits."""
+
+    torch: DottedVersion
+    cxx11abi: bool
+    python: PythonMinor
+    url: Link
+    sha256: Sha256
+
+
 class Artefact(_Model):
-    """A wheel from outside the index, one per Python."""
+    """A package from outside the index, whose wheels are chosen by torch, C++ ABI and Python."""
 
     package: str
     version: str
-    python: PythonMinor
-    url: Link
-    size: int | None = Field(default=None, gt=0, description="bytes, where known")
-    sha256: Sha256
+    file: list[ArtefactFile] = Field(min_length=1)
     optional: bool = True
     reason: str
     link: Link | None = None
+
+    def file_for(self, torch: Torch, python: str) -> ArtefactFile | None:
+        """The wheel for this torch and this Python; None where none is known."""
+        wanted = (torch.version, torch.cxx11abi, python)
+        return next((each for each in self.file if (each.torch, each.cxx11abi, each.python) == wanted), None)
 
 
 class Precompiled(_Model):
@@ -153,13 +178,18 @@ class Recipe(_Model):
     """One variant."""
 
     summary: str
+    include: list[str] = Field(
+        default=[], description="files of recipes/common/, without .toml, that belong to this recipe"
+    )
     python: list[PythonMinor] = Field(min_length=1, description="Pythons with a lock; the first is the default")
     cutoff: Cutoff
     vllm: Vllm
     verl: Verl
+    torch: Torch
     cuda: Cuda
     platform: Platform
     sdist: list[Sdist] = []
+    prerelease: list[Prerelease] = []
     artefact: list[Artefact] = []
     source: Source | None = None
     patch: list[Patch] = []
@@ -203,9 +233,11 @@ class Recipe(_Model):
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         for artefact in self.artefact:
-            if artefact.python not in self.python:
+            fits = [(each.torch, each.cxx11abi, each.python) for each in artefact.file]
+            if twice := {each for each in fits if fits.count(each) > 1}:
+                torch, abi, python = min(twice)
                 raise ValueError(
-                    f"artefact {artefact.package} is for Python {artefact.python}, which `python` does not list"
+                    f"artefact {artefact.package} has two files for torch {torch}, cxx11abi {abi}, Python {python}"
                 )
         return self
 
@@ -234,16 +266,15 @@ def load(variant: str) -> Recipe:
 
 def parse(path: Path) -> Recipe:
     """Read and validate the recipe at `path`; the variant is named after its folder. Raises RecipeError."""
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{_shown(path)} is not TOML: {error}", "fix the line named above") from None
+    data = recipefile.read(path)
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         lines = [_explain(item) for item in error.errors()]
+        parts = [f"{recipefile.COMMON}/{name}.toml" for name in data.get(recipefile.INCLUDE, [])]
+        including = f" (with {', '.join(parts)})" if parts else ""
         raise RecipeError(
-            f"{_shown(path)} is not a valid recipe\n  " + "\n  ".join(lines),
+            f"{project.shown(path)}{including} is not a valid recipe\n  " + "\n  ".join(lines),
             "recipes/schema.json describes every key; other variants are not affected",
         ) from None
     recipe._name = path.parent.name
@@ -252,12 +283,13 @@ def parse(path: Path) -> Recipe:
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of a recipe, as `recipes/schema.json` holds it."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
+    """The JSON schema of one file of a recipe, as `recipes/schema.json` holds it.
 
-
-def _shown(path: Path) -> str:
-    return str(path.relative_to(project.ROOT)) if path.is_relative_to(project.ROOT) else str(path)
+    recipe.toml and a file of recipes/common/ are told alike: no table must be there, but a table that is there is whole.
+    """
+    whole = Recipe.model_json_schema()
+    del whole["required"]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole}
 
 
 def _explain(item: Any) -> str:

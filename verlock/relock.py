@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
+from packaging.version import Version
+
 from verlock import conda, console, inputs, lock, lockdiff, project, recipe, resolvers, stale
 from verlock.errors import LockError, NetworkError, RecipeError, ResolverDisagreement, VerlockError
 from verlock.index import Index, serve
@@ -38,6 +40,10 @@ class Wish:
     def trial(self) -> bool:
         """Another cut-off than the recipe's is tried: shown, never written."""
         return self.no_cutoff or self.cutoff is not None
+
+    def date_for(self, chosen: Recipe) -> date | None:
+        """The cut-off that holds for a recipe in this run; None for none at all."""
+        return None if self.no_cutoff else self.cutoff or chosen.cutoff.date
 
 
 def run(variants: Sequence[str] = (), *, upgrade: Sequence[str] | None = None, cutoff: str | None = None) -> int:
@@ -150,12 +156,9 @@ def _lock(chosen: Recipe, python: str, wish: Wish, index: Index) -> lockdiff.Tre
         out.mkdir(parents=True)
         if wish.trial and not (folder / CONDA_LOCK).exists():
             raise LockError(
-                f"{lock.shown(folder / CONDA_LOCK)} is missing", "lock first; a trial is compared with a lock"
+                f"{project.shown(folder / CONDA_LOCK)} is missing", "lock first; a trial is compared with a lock"
             )
-        if wish.trial:
-            shutil.copy2(folder / CONDA_LOCK, out / CONDA_LOCK)
-        else:
-            _conda_layer(chosen, python, wish, work, out)
+        _conda_layer(chosen, python, wish, work, out)
         _pip_layers(chosen, python, wish, work, out, index)
         _layers_agree(chosen, python, out)
         if not wish.trial:
@@ -180,28 +183,38 @@ def _conda_layer(chosen: Recipe, python: str, wish: Wish, work: Path, out: Path)
     variables: dict[str, str] = {}
     if current.exists():
         variables["VERLOCK_CONDA_LOCKED"] = str(current)
-        if wish.upgrade is not None:
-            variables["VERLOCK_CONDA_UPGRADE"] = ",".join(wish.upgrade) or "*"
-        elif not os.environ.get("VERLOCK_CONDA_REPODATA") and not conda.reachable(
+        offline = not os.environ.get("VERLOCK_CONDA_REPODATA") and not conda.reachable(
             current, conda.mirrors_from_environment()
-        ):
+        )
+        if wish.trial and offline:
+            console.say(
+                f"  {chosen.name} {python}: no conda channel answers; the trial leaves the conda layer as it is"
+            )
+            shutil.copy2(current, out / CONDA_LOCK)
+            return
+        if wish.trial or wish.upgrade is not None:
+            variables["VERLOCK_CONDA_UPGRADE"] = ",".join(wish.upgrade or ()) or "*"
+        elif offline:
             if stale.conda(chosen, python, current):
                 raise NetworkError(
-                    f"{chosen.name} {python}: the conda layer changed, and no conda channel answers",
-                    "lock where the channel can be reached, or set VERLOCK_CONDA_MIRROR to a mirror",
+                    "what decides the conda layer changed, and no conda channel answers",
+                    "lock where the channel can be reached, name a mirror in VERLOCK_CONDA_MIRROR, or in "
+                    "VERLOCK_CONDA_REPODATA a folder with the channel's linux-64/repodata.json and noarch/repodata.json",
                 )
             console.say(
                 f"  {chosen.name} {python}: no conda channel answers; its layer is confirmed from its locked packages alone"
             )
             variables["VERLOCK_CONDA_LOCKED_ONLY"] = "1"
     target = f"{out.relative_to(work)}/{CONDA_LOCK}"
-    resolvers.conda_lock(work, sources, target, inputs.virtual_packages(chosen), **variables)
+    virtual = inputs.virtual_packages(chosen, wish.date_for(chosen))
+    resolvers.conda_lock(work, sources, target, virtual, **variables)
 
 
 def _pip_layers(chosen: Recipe, python: str, wish: Wish, work: Path, out: Path, index: Index) -> None:
-    cutoff = None if wish.no_cutoff else wish.cutoff or chosen.cutoff.date
+    cutoff = wish.date_for(chosen)
     sdists = tuple(sorted(lock.normalise(sdist.package) for sdist in chosen.sdist))
-    target = resolvers.Target(python, chosen.platform.glibc, cutoff, sdists)
+    prereleases = tuple(sorted(lock.normalise(each.package) for each in chosen.prerelease))
+    target = resolvers.Target(python, chosen.platform.glibc, cutoff, sdists, prereleases)
     # in a trial everything may move: pins of the old date would hide what the new one brings
     upgrade = () if wish.trial else wish.upgrade
     place = str(out.relative_to(work))
@@ -227,10 +240,15 @@ def _canonical(pin: Pin, place: str) -> Pin:
 
 
 def _preferences(chosen: Recipe, python: str, name: str) -> str:
-    """The pins to stay with: this lock's, else those of the variant's default Python. No hashes: uv would keep them unseen."""
+    """The pins to stay with: this lock's, else those of the variant's default Python. No hashes: uv would keep them unseen.
+
+    A pre-release that the recipe does not name is nothing to stay with.
+    """
+    named = {lock.normalise(each.package) for each in chosen.prerelease}
     for path in (chosen.lock_dir(python) / name, chosen.lock_dir() / name):
         if path.exists():
-            return "".join(f"{pin.name}=={pin.version}\n" for pin in lock.pins(path))
+            kept = [pin for pin in lock.pins(path) if pin.name in named or not Version(pin.version).is_prerelease]
+            return "".join(f"{pin.name}=={pin.version}\n" for pin in kept)
     return ""
 
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+from packaging.version import Version
+
 from verlock import hostpython, lock, project, wheels
 from verlock.errors import (
     NetworkError,
@@ -48,6 +50,7 @@ class Target:
     glibc: str
     cutoff: date | None
     sdists: tuple[str, ...] = ()
+    prereleases: tuple[str, ...] = ()
 
 
 def environment(**extra: str) -> dict[str, str]:
@@ -214,8 +217,15 @@ def admissible(pins: Sequence[Pin], target: Target, index: Index) -> list[Pin]:
     """The pins with the hashes of those files only that may be installed: wheels (or the sdist) from before the cut-off.
 
     Raises:
+        ResolutionError: a pin is a pre-release, and the recipe does not name it.
         ResolverDisagreement: uv took a file that the index dates after the cut-off, or leaves a pin without a file.
     """
+    if early := [pin for pin in pins if Version(pin.version).is_prerelease and pin.name not in target.prereleases]:
+        raise ResolutionError(
+            f"only a pre-release of {', '.join(f'{pin.name} ({pin.version})' for pin in early)} fits",
+            "if its last release is an sdist alone, name it as an [[sdist]] of the recipe with the reason; bound it in the .in "
+            "file; or name it as a [[prerelease]] with the reason",
+        )
     limit = f"{target.cutoff.isoformat()}T00:00:00" if target.cutoff else None
     kept: list[Pin] = []
     for pin in pins:

@@ -30,25 +30,25 @@ def of(recipe: Recipe) -> list[str]:
     for python in recipe.python:
         folder = recipe.lock_dir(python)
         complaints = {
-            name: f"{lock.shown(folder / name)} is missing" for name in lock.ALL if not (folder / name).exists()
+            name: f"{project.shown(folder / name)} is missing" for name in lock.ALL if not (folder / name).exists()
         }
         if not recipe.patch and recipe.source is None:
             complaints.pop(lock.SOURCES, None)
             if (folder / lock.SOURCES).exists():
                 complaints[lock.SOURCES] = (
-                    f"{lock.shown(folder / lock.SOURCES)} is there, but the recipe has no patch and no source"
+                    f"{project.shown(folder / lock.SOURCES)} is there, but the recipe has no patch and no source"
                 )
         elif (folder / lock.SOURCES).exists() and (said := sources(recipe, folder / lock.SOURCES)):
-            complaints[lock.SOURCES] = f"{lock.shown(folder / lock.SOURCES)} {said}"
+            complaints[lock.SOURCES] = f"{project.shown(folder / lock.SOURCES)} {said}"
         if (folder / lock.CONDA_LOCK).exists() and conda(recipe, python, folder / lock.CONDA_LOCK):
             complaints[lock.CONDA_LOCK] = (
-                f"{lock.shown(folder / lock.CONDA_LOCK)} was made from other environment.yml files or another [platform]"
+                f"{project.shown(folder / lock.CONDA_LOCK)} was made from other environment.yml files or another [platform]"
             )
         for name in (lock.REQUIREMENTS, lock.BUILD_REQUIREMENTS):
             path = folder / name
             if path.exists() and _written_inputs(path) != inputs.input_digest(recipe, python, name):
                 complaints[name] = (
-                    f"{lock.shown(path)} was made from other .in files, or another cutoff, python, platform or sdist"
+                    f"{project.shown(path)} was made from other .in files, or another cutoff, python, platform or sdist"
                 )
         found += [complaints[name] for name in lock.ALL if name in complaints]
     return found
@@ -104,7 +104,7 @@ def check(variants: Sequence[str] = ()) -> int:
         if variant == lock.TOOLS:
             path = project.LOCKS / lock.TOOLS / lock.REQUIREMENTS
             if not path.exists() or not path.read_text(encoding="utf-8").startswith(inputs.tools_header()):
-                found.append(f"{lock.shown(path)} is missing or was made from other .in files, or another cut-off")
+                found.append(f"{project.shown(path)} is missing or was made from other .in files, or another cut-off")
             continue
         try:
             found += of(recipe.load(variant))
@@ -135,4 +135,4 @@ def _orphans() -> list[str]:
         except RecipeError:
             known |= {project.LOCKS / variant, *(project.LOCKS / variant).glob("py*")}
     folders = [path for path in (*project.LOCKS.glob("*/"), *project.LOCKS.glob("*/*/")) if path.is_dir()]
-    return [f"{lock.shown(folder)} belongs to no recipe" for folder in sorted(folders) if folder not in known]
+    return [f"{project.shown(folder)} belongs to no recipe" for folder in sorted(folders) if folder not in known]

@@ -25,7 +25,7 @@ from verlock import conda, inputs, lock, project
 from verlock.errors import LockError, NetworkError
 from verlock.index import File, Index, serve
 from verlock.lock import Pin
-from verlock.recipe import Recipe, load
+from verlock.recipe import Prerelease, Recipe, Sdist, load
 
 _SHOWN = 4  # newer releases explained one by one
 
@@ -82,6 +82,7 @@ def explain(recipe: Recipe, python: str, pins: dict[str, Pin], name: str, index:
         wanted = str(ask.requirement) if ask.requirement else "bounds unknown without the index"
         lines.append(f"  {ask.asker}: {wanted}")
         lines += [f"    {part}" for part in ask.reason.splitlines()]
+    lines += _exceptions(recipe, name)
     newer = [release for release in releases if release.version > Version(pin.version)]
     if not releases:
         return lines
@@ -91,6 +92,20 @@ def explain(recipe: Recipe, python: str, pins: dict[str, Pin], name: str, index:
     for release, cause in _grouped(recipe, python, pins, asks, newer, index):
         lines.append(f"  {release}: {cause}")
     return lines
+
+
+def _exceptions(recipe: Recipe, name: str) -> list[str]:
+    """What the recipe allows this package alone."""
+    allowed: list[tuple[str, Sequence[Sdist | Prerelease]]] = [
+        ("built from its sdist", recipe.sdist),
+        ("may be a pre-release", recipe.prerelease),
+    ]
+    return [
+        f"{what}: {' '.join(filter(None, [each.reason, each.link]))}"
+        for what, listed in allowed
+        for each in listed
+        if lock.normalise(each.package) == name
+    ]
 
 
 def _grouped(
@@ -131,7 +146,7 @@ def _why_not(
     if release.uploaded is None or release.uploaded >= limit:
         return f"cut-off, nothing from {recipe.cutoff.date} on: {recipe.cutoff.reason}"
     if release.version.is_prerelease:
-        return "a pre-release"
+        return "a pre-release, and the recipe names no exception for it"
     fitting = [file for file in release.files if _fits(file, python, recipe.platform.glibc)]
     if not fitting:
         return f"no wheel for Python {python} on linux-64 with glibc {recipe.platform.glibc}"
@@ -147,7 +162,7 @@ def _asks(recipe: Recipe, python: str, pins: dict[str, Pin], asker: str, name: s
     if asker.startswith(("-r ", "-c ")):
         path = project.ROOT / asker[3:]
         found = [(line, reason) for line, reason in reasons(path) if lock.normalise(line.name) == name]
-        return [Ask(lock.shown(path), requirement, reason) for requirement, reason in found]
+        return [Ask(project.shown(path), requirement, reason) for requirement, reason in found]
     pin = pins.get(lock.normalise(asker))
     if pin is None:
         return [Ask(asker, None)]
@@ -177,7 +192,7 @@ def reasons(path: Path) -> list[tuple[Requirement, str]]:
         try:
             found.append((Requirement(re.sub(r"\s#.*$", "", text)), "\n".join(comment)))
         except InvalidRequirement as error:
-            raise LockError(f"{lock.shown(path)}: {text!r} is not a requirement: {error}", "see PEP 508") from None
+            raise LockError(f"{project.shown(path)}: {text!r} is not a requirement: {error}", "see PEP 508") from None
         fresh = True
     return found
 
@@ -296,7 +311,7 @@ def _not_in_pip_layer(recipe: Recipe, python: str, name: str, pins: dict[str, Pi
     for file in inputs.environment_files(recipe, python):
         for line in file.read_text(encoding="utf-8").splitlines():
             if re.match(rf"\s*-\s*{re.escape(name)}(\s|$)", line):
-                print(f"  {lock.shown(file)}: {line.strip(' -')}")
+                print(f"  {project.shown(file)}: {line.strip(' -')}")
     askers = conda.askers(recipe.lock_dir(python) / lock.CONDA_LOCK, name)
     print("\n".join(f"  {asker} {version}: {name} {bound}".rstrip() for asker, version, bound in askers))
     print("  (a conda package moves by `verlock lock --upgrade`)")

@@ -15,12 +15,14 @@ import sys
 import tempfile
 import threading
 from types import SimpleNamespace
+from unittest import mock
 
 MODULES = {
     "groups": "vllm.distributed.parallel_state",
     "local_rank": "vllm.executor.uniproc_executor",
     "empty_cache": "vllm.model_executor.model_loader.weight_utils",
     "stream": "vllm.utils",
+    "executor": "vllm.engine.llm_engine",
 }
 
 
@@ -48,25 +50,31 @@ def groups():
         state.destroy_distributed_environment()
 
 
-def local_rank():
-    """Which local rank does the external launcher give its worker?"""
-    module = importlib.import_module(MODULES["local_rank"])
-    module.WorkerWrapperBase = lambda **_: None
+def given_to_worker(executor_class):
+    """What the executor's own `_init_executor` gives its worker; no worker is made."""
+    sys.modules[executor_class.__module__].WorkerWrapperBase = lambda **_: None
     calls = []
 
-    class Launcher(module.ExecutorWithExternalLauncher):
+    class Executor(executor_class):
         def __init__(self):
+            self.parallel_config = SimpleNamespace(tensor_parallel_size=1, pipeline_parallel_size=1)
             self.vllm_config = SimpleNamespace(
-                parallel_config=SimpleNamespace(pipeline_parallel_size=1),
+                parallel_config=self.parallel_config,
                 scheduler_config=SimpleNamespace(delay_factor=0.0),
             )
 
         def collective_rpc(self, method, timeout=None, args=(), kwargs=None):
             calls.append((method, args))
 
-    os.environ.update(RANK="3", LOCAL_RANK="0")  # the first GPU of the second node
-    Launcher()._init_executor()
-    return {"local_rank": dict(calls)["init_worker"][0][0]["local_rank"]}
+    Executor()._init_executor()
+    return dict(calls)["init_worker"][0][0]
+
+
+def local_rank():
+    """Which local rank does the external launcher give its worker?"""
+    module = importlib.import_module(MODULES["local_rank"])
+    with mock.patch.dict(os.environ, RANK="3", LOCAL_RANK="0"):  # the first GPU of the second node
+        return {"local_rank": given_to_worker(module.ExecutorWithExternalLauncher)["local_rank"]}
 
 
 def empty_cache():
@@ -93,6 +101,15 @@ def stream():
     before = module.current_stream()
     module.torch.cuda.set_stream("chosen")
     return {"unset": before, "set": module.current_stream()}
+
+
+def executor():
+    """Tensor parallel size 1 under the external launcher: which executor is taken, and which ranks does its worker get?"""
+    module = importlib.import_module(MODULES["executor"])
+    config = importlib.import_module("vllm.config").ParallelConfig(distributed_executor_backend="external_launcher")
+    chosen = module.LLMEngine._get_executor_cls(SimpleNamespace(parallel_config=config))
+    given = given_to_worker(chosen)
+    return {"executor": chosen.__name__, "rank": given["rank"], "local_rank": given["local_rank"]}
 
 
 if __name__ == "__main__":

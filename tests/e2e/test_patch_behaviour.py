@@ -21,6 +21,7 @@ FILES = {
     "local_rank": "vllm/executor/uniproc_executor.py",
     "empty_cache": "vllm/model_executor/model_loader/weight_utils.py",
     "stream": "vllm/utils.py",
+    "executor": "vllm/engine/llm_engine.py",
 }
 CASES = {
     variant.name: [case for case, path in FILES.items() if any(path in file.paths for file in patches.read(variant))]
@@ -91,6 +92,7 @@ def does_its_work(case: str, results: list[dict]) -> None:
         "local_rank": [{"local_rank": 0}] * 2,
         "empty_cache": [{"names": ["weight"], "calls": 0}] * 2,
         "stream": [{"unset": "mine", "set": "chosen"}] * 2,
+        "executor": [{"executor": "ExecutorWithExternalLauncher", "rank": rank, "local_rank": rank} for rank in (0, 1)],
     }
     assert got == wanted[case]
 
@@ -117,6 +119,7 @@ def test_released(variant, tmp_path):
         "local_rank": {"local_rank": 3},
         "empty_cache": {"names": ["weight"], "calls": 1},
         "stream": {"unset": "theirs", "set": "chosen"},
+        "executor": {"executor": "UniProcExecutor", "rank": 0, "local_rank": 0},
     }
     for result in results:
         if "groups" in result:

@@ -26,8 +26,13 @@ version = "0.7.3"
 engine = "V0"
 sleep_mode = true
 cuda_graphs = true
+compiles = false
 [verl]
 version = "0.3.0.post1"
+reason = "a test's"
+[torch]
+version = "2.5"
+cxx11abi = false
 reason = "a test's"
 [cuda]
 version = "12.4"
@@ -37,7 +42,6 @@ reason = "a test's"
 glibc = "2.28"
 linux = "4.18"
 disk = 1000
-compiler = false
 reason = "a test's"
 """
 
