@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from packaging.version import Version
 
 from verlock import conda, inputs, lock, project, recipe, resolvers, stale, why
 from verlock.errors import LockError, StaleLock
@@ -130,6 +131,18 @@ def test_locks_name_no_index_no_machine_and_no_option():
         assert not forbidden.search(path.read_text()), path
     for path in project.LOCKS.rglob("conda-lock.yml"):
         assert all(item["url"].startswith("https://conda.anaconda.org/conda-forge/") for item in conda.packages(path))
+
+
+@pytest.mark.parametrize(("variant", "python"), LOCKS)
+def test_the_only_pre_releases_are_those_that_the_recipe_names(variant, python):
+    chosen = recipe.load(variant)
+    found = {
+        pin.name
+        for name in (lock.REQUIREMENTS, lock.BUILD_REQUIREMENTS)
+        for pin in lock.pins(chosen.lock_dir(python) / name)
+        if Version(pin.version).is_prerelease
+    }
+    assert found == {lock.normalise(each.package) for each in chosen.prerelease}
 
 
 def test_every_bound_has_a_reason_with_a_link():

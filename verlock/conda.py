@@ -63,8 +63,8 @@ def solve(
         specs: match specs, such as `python 3.10.*`.
         channels: channel URLs, best first.
         virtual: name, version and build of each virtual package (`__glibc`, ...); none is taken from this machine.
-        cutoff: packages built on or after 00:00 UTC of this day, or at an unknown time, are not looked at; not asked of
-            `locked_only`, since a conda-lock.yml does not say when its packages were built.
+        cutoff: packages that the channel got (or, where it does not say when, that were built) on or after 00:00 UTC of this day
+            are not looked at, nor are those without a date; not asked of `locked_only`, since a conda-lock.yml holds no dates.
         repodata: a folder with `linux-64/repodata.json` and `noarch/repodata.json` read in the place of the first channel's.
         locked: a conda-lock.yml whose packages are preferred.
         locked_only: there is nothing but the packages of `locked`: confirm that they satisfy the specs, without a network.

@@ -189,12 +189,15 @@ def _solve(job: dict[str, Any]) -> list[dict[str, Any]]:
             first = Channel(channels[0])
             sparse = [SparseRepoData(first, subdir, folder / subdir / "repodata.json") for subdir in found]
             sources = [*sparse, *sources[1:]]
+        gateway = Gateway(client=client)
+        if cutoff and not job["locked_only"]:
+            preferred = asyncio.run(_dated(preferred, sources, gateway))
         records = asyncio.run(
             rattler_solve(
                 sources=sources,
                 specs=[MatchSpec(spec, strict=False) for spec in job["specs"]],
                 platforms=[Subdir("linux-64"), Subdir("noarch")],
-                gateway=Gateway(client=client),
+                gateway=gateway,
                 locked_packages=preferred,
                 virtual_packages=virtual,
                 exclude_newer=None if job["locked_only"] else cutoff,
@@ -207,6 +210,23 @@ def _solve(job: dict[str, Any]) -> list[dict[str, Any]]:
         item["fn"] = record.file_name
         plain.append(item)
     return sorted(plain, key=lambda item: str(item["name"]))
+
+
+async def _dated(locked: Sequence[Any], sources: Sequence[Any], gateway: Any) -> list[Any]:
+    """The same packages as the sources list them: a lock does not say when its packages were built, and a cut-off asks."""
+    from rattler import SparseRepoData, Subdir
+
+    listed: list[Any] = []
+    names = [record.name.normalized for record in locked]
+    for source in sources:
+        if isinstance(source, SparseRepoData):
+            listed += [record for name in names for record in source.load_records(name)]
+    channels = [source for source in sources if not isinstance(source, SparseRepoData)]
+    if channels and names:
+        found = await gateway.query(channels, [Subdir("linux-64"), Subdir("noarch")], names, recursive=False)
+        listed += [record for records in found for record in records]
+    dated = {(record.subdir, record.file_name): record for record in reversed(listed)}
+    return [dated.get((record.subdir, record.file_name), record) for record in locked]
 
 
 def _repodata_of(records: Sequence[Any], channel: Any, subdir: str) -> Any:

@@ -21,7 +21,7 @@ from conda_package_streaming.create import conda_builder
 from verlock import hostpython, wheels
 
 URL = "https://conda.anaconda.org/conda-forge"  # what locks made from it say: the folder is given as a mirror
-WHEELS = {"pip": "25.0.1", "setuptools": "78.1.0", "wheel": "0.45.1"}
+WHEELS = {"pip": "25.0", "setuptools": "75.8.2", "wheel": "0.45.1"}
 STUBS = {"git": "2.55.0", "gcc": "12.4.0", "gxx": "12.4.0"}
 _LEFT_OUT = {"test", "tests", "idlelib", "__pycache__", "site-packages", "turtledemo", "ensurepip", "lib2to3"}
 
@@ -61,6 +61,11 @@ def index(folder: Path) -> None:
         "os._exit(0)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True, capture_output=True)
+    for path in folder.glob("*/repodata.json"):  # to a cut-off, what was indexed today is of today
+        content = json.loads(path.read_text())
+        for record in content["packages.conda"].values():
+            record.pop("indexed_timestamp", None)
+        path.write_text(json.dumps(content))
 
 
 def _python(host: hostpython.HostPython, minor: str, root: Path, out: Path) -> None:
@@ -132,7 +137,7 @@ def _package(
         "build_number": 0,
         "depends": depends or [],
     }
-    facts |= {"subdir": subdir, "timestamp": 1743638400000} | ({"noarch": noarch} if noarch else {})
+    facts |= {"subdir": subdir, "timestamp": 1743552000000} | ({"noarch": noarch} if noarch else {})
     (info / "index.json").write_text(json.dumps(facts))
     (info / "about.json").write_text("{}")
     (info / "files").write_text("".join(f"{path.relative_to(root)}\n" for path in files))

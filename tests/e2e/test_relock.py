@@ -45,6 +45,7 @@ disk = 1000
 reason = "a test's"
 """
 
+BUILT = 1_740_000_000_000  # 2025-02-19, in milliseconds
 RUN = "import sys; from verlock import cli; sys.exit(cli.main(sys.argv[1:]))"
 
 
@@ -104,7 +105,7 @@ class Toy:
         packages = {
             f"{name}-{version}-0.conda": {
                 "name": name, "version": version, "build": "0", "build_number": 0, "depends": [], "subdir": "linux-64",
-                "sha256": hashes.get(name, "c" * 64), "md5": "d" * 32, "timestamp": 1,
+                "sha256": hashes.get(name, "c" * 64), "md5": "d" * 32, "timestamp": BUILT,
             }
             for name, listed in versions.items() for version in listed.split()
         }  # fmt: skip
@@ -237,6 +238,51 @@ def test_an_sdist_needs_an_exception(toy, index):
     done = toy.run("lock", "toy")
     assert done.returncode == 15
     assert not toy.bytes()
+
+
+def test_a_pre_release_needs_an_exception(toy, index):
+    """What happened with pylatexenc: the last release is an sdist alone, so a wheel of an alpha was all that was left."""
+    index.sdist("epsilon", "1.0", "2025-01-01")
+    index.release("epsilon", "2.0a1", "2025-01-01")
+    toy.write("environments/toy/requirements.in", "epsilon\n")
+    done = toy.run("lock", "toy")
+    assert done.returncode == 15
+    assert "only a pre-release of epsilon (2.0a1) fits" in done.stderr and not toy.bytes()
+    toy.write("recipes/toy/recipe.toml", RECIPE + '[[prerelease]]\npackage = "Epsilon"\nreason = "no wheel else"\n')
+    toy.lock()
+    assert toy.versions() == {"epsilon": "2.0a1"}
+    why = toy.run("why", "toy", "epsilon")
+    assert "may be a pre-release: no wheel else" in why.stdout
+    index.release("epsilon", "1.1", "2025-01-01")
+    toy.write("recipes/toy/recipe.toml", RECIPE)
+    toy.lock()
+    assert toy.versions() == {"epsilon": "1.1"}, "without its exception it is nothing to stay with"
+
+
+def conda_versions(toy):
+    return {item["name"]: item["version"] for item in conda.packages(toy.root / "locks/toy" / lock.CONDA_LOCK)}
+
+
+def test_the_cutoff_holds_for_the_conda_layer(toy):
+    toy.channel({"python": f"{MINOR}.4", "git": "2.50 2.51 2.52"})
+    path = toy.root / "channel/linux-64/repodata.json"
+    content = json.loads(path.read_text())
+    content["packages.conda"]["git-2.51-0.conda"]["timestamp"] = 1_743_638_400_000  # 00:00 of the very day
+    del content["packages.conda"]["git-2.52-0.conda"]["timestamp"]
+    path.write_text(json.dumps(content))
+    toy.lock()
+    assert conda_versions(toy)["git"] == "2.50"
+    assert "git" in toy.lock("--cutoff", "none") and conda_versions(toy)["git"] == "2.50"
+    toy.write("recipes/toy/recipe.toml", RECIPE.replace("2025-04-03", "2025-04-04"))
+    done = toy.run("lock", "toy", "--check")
+    assert done.returncode == 13 and "locks/toy/conda-lock.yml" in done.stderr
+    toy.lock()
+    assert conda_versions(toy)["git"] == "2.50", "a pin moves only when asked"
+    toy.lock("--upgrade", "git")
+    assert conda_versions(toy)["git"] == "2.51"
+    toy.write("recipes/toy/recipe.toml", RECIPE)
+    toy.lock()
+    assert conda_versions(toy)["git"] == "2.50", "what the cut-off forbids is nothing to stay with"
 
 
 def test_replaced_bytes_are_loud(toy, index):
