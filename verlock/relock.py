@@ -213,7 +213,8 @@ def _conda_layer(chosen: Recipe, python: str, wish: Wish, work: Path, out: Path)
 def _pip_layers(chosen: Recipe, python: str, wish: Wish, work: Path, out: Path, index: Index) -> None:
     cutoff = wish.date_for(chosen)
     sdists = tuple(sorted(lock.normalise(sdist.package) for sdist in chosen.sdist))
-    prereleases = tuple(sorted(lock.normalise(each.package) for each in chosen.prerelease))
+    # a trial shows what would be taken; whether that may stay is asked when it is written
+    prereleases = None if wish.trial else tuple(lock.normalise(each.package) for each in chosen.prerelease)
     target = resolvers.Target(python, chosen.platform.glibc, cutoff, sdists, prereleases)
     # in a trial everything may move: pins of the old date would hide what the new one brings
     upgrade = () if wish.trial else wish.upgrade

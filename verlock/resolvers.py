@@ -44,13 +44,13 @@ _NETWORK = re.compile(
 
 @dataclass(frozen=True)
 class Target:
-    """What a pip layer is resolved for."""
+    """What a pip layer is resolved for; `prereleases` are the packages that may be one, None for all."""
 
     python: str
     glibc: str
     cutoff: date | None
     sdists: tuple[str, ...] = ()
-    prereleases: tuple[str, ...] = ()
+    prereleases: tuple[str, ...] | None = ()
 
 
 def environment(**extra: str) -> dict[str, str]:
@@ -220,7 +220,10 @@ def admissible(pins: Sequence[Pin], target: Target, index: Index) -> list[Pin]:
         ResolutionError: a pin is a pre-release, and the recipe does not name it.
         ResolverDisagreement: uv took a file that the index dates after the cut-off, or leaves a pin without a file.
     """
-    if early := [pin for pin in pins if Version(pin.version).is_prerelease and pin.name not in target.prereleases]:
+    allowed = target.prereleases
+    if allowed is not None and (
+        early := [pin for pin in pins if Version(pin.version).is_prerelease and pin.name not in allowed]
+    ):
         raise ResolutionError(
             f"only a pre-release of {', '.join(f'{pin.name} ({pin.version})' for pin in early)} fits",
             "if its last release is an sdist alone, name it as an [[sdist]] of the recipe with the reason; bound it in the .in "

@@ -297,6 +297,8 @@ def test_replaced_bytes_are_loud(toy, index):
 def test_another_cutoff_is_a_trial(toy, index):
     toy.lock()
     before = toy.bytes()
+    index.release("alpha", "1.1", "2025-05-01", "beta>=1", "early")
+    index.release("early", "1.0a1", "2025-05-01")  # a trial shows it all the same
     for cutoff in ("2025-06-01", "none"):
         said = toy.lock("--cutoff", cutoff)
         assert "alpha" in said
