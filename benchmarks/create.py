@@ -25,7 +25,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from verlock import hostpython, recipe, wheels  # noqa: E402
+from verlock.system import host_python, uv  # noqa: E402
+from verlock.variant import recipe  # noqa: E402
 
 VARIANT = "vllm073"
 
@@ -37,7 +38,7 @@ class Bench:
         self.folder = folder
         self.recipe = recipe.load(VARIANT)
         self.locks = self.recipe.lock_dir()
-        found = hostpython.find(self.recipe.default_python)
+        found = host_python.find(self.recipe.default_python)
         assert found, f"no CPython {self.recipe.default_python} here"
         self.python = found.executable
         self.seconds: dict[str, list[float]] = {}
@@ -53,7 +54,7 @@ class Bench:
         self._caches(cache)
         return [
             *(
-                wheels.uv(),
+                uv.uv(),
                 "pip",
                 "sync",
                 "--quiet",
@@ -67,7 +68,7 @@ class Bench:
 
     def venv(self) -> list[str]:
         """The command line that makes bare uv's environment."""
-        return [wheels.uv(), "venv", "--quiet", "--python", str(self.python), str(self.folder / "uv")]
+        return [uv.uv(), "venv", "--quiet", "--python", str(self.python), str(self.folder / "uv")]
 
     def time(self, name: str, *commands: list[str]) -> None:
         """Run the commands one after the other and note their seconds in all."""

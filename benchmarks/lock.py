@@ -24,7 +24,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from verlock import index, recipe, resolvers  # noqa: E402
+from verlock.locking import loopback_index, resolvers  # noqa: E402
+from verlock.variant import recipe  # noqa: E402
 
 VARIANT = "vllm073"
 
@@ -68,7 +69,13 @@ def peer(runs: int, limit: float) -> list[float | None]:
                 "--generate-hashes",
                 "--allow-unsafe",
             ]
-            command += ["--strip-extras", "--index-url", index.upstream(), "--cache-dir", f"{folder}/pip-tools"]
+            command += [
+                "--strip-extras",
+                "--index-url",
+                loopback_index.upstream(),
+                "--cache-dir",
+                f"{folder}/pip-tools",
+            ]
             command += ["--uploaded-prior-to", f"{chosen.cutoff.date}T00:00:00Z", "--pip-args", options]
             command += [f"environments/{VARIANT}/requirements.in", "--output-file", f"{folder}/requirements.txt"]
             variables = resolvers.environment(PIP_CACHE_DIR=f"{folder}/pip")

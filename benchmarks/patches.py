@@ -17,7 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from verlock import patches, recipe, wheelstore
+from verlock.sources import patches, wheel_store
+from verlock.variant import recipe
 
 ROUNDS = 5
 AIM = 0.3
@@ -27,10 +28,10 @@ def measure(variant: recipe.Recipe) -> tuple[float, float, float]:
     """Median seconds to apply, to check what is applied, and to apply again (nothing to do)."""
     locked = patches.read_lock(variant.lock_dir())
     rounds = []
-    with wheelstore.scratch("bench") as work:
+    with wheel_store.scratch("bench") as work:
         for package in {patch.package for patch in variant.patch}:
             requirements = variant.lock_dir() / "requirements.txt"
-            wheelstore.unpack(package, requirements, variant.default_python, work / "released")
+            wheel_store.unpack(package, requirements, variant.default_python, work / "released")
         for _ in range(ROUNDS):
             with tempfile.TemporaryDirectory(dir=work) as folder:
                 site = Path(folder) / "lib/python3/site-packages"

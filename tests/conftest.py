@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from verlock import console, project
+from verlock import console, paths
 
 settings.register_profile("verlock", deadline=None, max_examples=50)
 settings.load_profile("verlock")
@@ -32,11 +32,11 @@ def clone(tmp_path, monkeypatch):
     """A copy of the clone's data, in which a test may break things, with environments and caches of its own."""
     root = tmp_path / "clone"
     for name in ("recipes", "locks", "environments", "certificates"):
-        if (project.ROOT / name).is_dir():
-            shutil.copytree(project.ROOT / name, root / name)
+        if (paths.ROOT / name).is_dir():
+            shutil.copytree(paths.ROOT / name, root / name)
     for name in ("RECIPES", "LOCKS", "ENVIRONMENTS", "CERTIFICATES"):
-        monkeypatch.setattr(project, name, root / name.lower())
-    monkeypatch.setattr(project, "ROOT", root)
+        monkeypatch.setattr(paths, name, root / name.lower())
+    monkeypatch.setattr(paths, "ROOT", root)
     for name in list(os.environ):
         if name.startswith("VERLOCK_"):
             monkeypatch.delenv(name)

@@ -9,8 +9,10 @@ import sys
 
 import pytest
 
-from verlock import cli, create, project, recipe
+from verlock import cli, paths
+from verlock.env import create
 from verlock.errors import DriverTooOld
+from verlock.variant import recipe
 
 
 def fails(error):
@@ -114,15 +116,18 @@ def test_schema_is_written_where_editors_look(clone, monkeypatch):
     (clone / "recipes/schema.json").unlink()
     assert cli.main(["schema"]) == 0
     assert (clone / "recipes/schema.json").read_bytes() == (
-        project.Path(__file__).parent.parent / "recipes/schema.json"
+        paths.Path(__file__).parent.parent / "recipes/schema.json"
     ).read_bytes()
 
 
 def test_a_reader_that_goes_away():
     """`verlock list | head -1`."""
-    code = "import sys\nfrom verlock import cli, recipe\nrecipe.names = lambda: ['v1'] * 3000\nsys.exit(cli.main(['list']))"
+    code = (
+        "import sys\nfrom verlock import cli\nfrom verlock.variant import recipe\n"
+        "recipe.names = lambda: ['v1'] * 3000\nsys.exit(cli.main(['list']))"
+    )
     with subprocess.Popen(
-        [sys.executable, "-c", code], cwd=project.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code], cwd=paths.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout and process.stderr
         process.stdout.readline()
@@ -133,7 +138,7 @@ def test_a_reader_that_goes_away():
 def test_as_a_module():
     done = subprocess.run(
         [sys.executable, "-m", "verlock", "create", "nothing"],
-        cwd=project.ROOT,
+        cwd=paths.ROOT,
         capture_output=True,
         text=True,
         check=False,

@@ -7,7 +7,7 @@ import pty
 import subprocess
 import sys
 
-from verlock import console, project
+from verlock import console, paths
 
 
 def test_plain_lines(capsys):
@@ -50,7 +50,7 @@ def test_on_a_terminal():
     )
     parent, child = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
-    with subprocess.Popen([sys.executable, "-c", code], cwd=project.ROOT, stderr=child, env=environment) as process:
+    with subprocess.Popen([sys.executable, "-c", code], cwd=paths.ROOT, stderr=child, env=environment) as process:
         os.close(child)
         said = b""
         while True:

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from verlock import project
+from verlock import paths
 
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 ODD = "odd/a, b 'c' \"d\" Ünï.txt"
@@ -186,7 +186,7 @@ class Project:
         self.site = self.prefix / "lib" / f"python{MINOR}" / "site-packages"
         self.locks = self.root / "locks/toy"
         self.recipe = self.root / "recipes/toy/recipe.toml"
-        shutil.copytree(project.ROOT / "verlock", self.root / "verlock", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(paths.ROOT / "verlock", self.root / "verlock", ignore=shutil.ignore_patterns("__pycache__"))
         self.recipe.parent.mkdir(parents=True)
         self.recipe.write_text(RECIPE.format(minor=MINOR))
         self.locks.mkdir(parents=True)

@@ -123,7 +123,7 @@ def _variant(parser: argparse.ArgumentParser) -> None:
 
 
 def _create(arguments: argparse.Namespace) -> int:
-    from verlock import create
+    from verlock.env import create
 
     options = create.Options(
         base=arguments.base, strict=arguments.strict, editable=arguments.editable, python=arguments.python
@@ -132,28 +132,33 @@ def _create(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from verlock import pythons, recipe, verify
+    from verlock.env import python_choice, verify
+    from verlock.variant import recipe
 
     loaded = recipe.load(arguments.variant)
-    python = loaded.chosen_python(pythons.built(loaded.name, arguments.python))
+    python = loaded.chosen_python(python_choice.built(loaded.name, arguments.python))
     return verify.run(loaded, python, loaded.prefix(python), as_json=arguments.json, strict=arguments.strict)
 
 
 def _patches(arguments: argparse.Namespace) -> int:
-    from verlock import patches, pythons, recipe
+    from verlock.env import python_choice
+    from verlock.sources import patches
+    from verlock.variant import recipe
 
     loaded = recipe.load(arguments.variant)
-    return patches.show(loaded, loaded.chosen_python(pythons.built(loaded.name, arguments.python)))
+    return patches.show(loaded, loaded.chosen_python(python_choice.built(loaded.name, arguments.python)))
 
 
 def _smoke(arguments: argparse.Namespace) -> int:
-    from verlock import create, prove, pythons, recipe
+    from verlock.env import create, python_choice
+    from verlock.proving import smoke_run
+    from verlock.variant import recipe
 
     loaded = recipe.load(arguments.variant)
-    prove.needs(loaded, arguments.gpus)  # before an environment of 7 GB is made for nothing
-    python = loaded.chosen_python(arguments.python or pythons.to_make(loaded.name, "auto"))
+    smoke_run.needs(loaded, arguments.gpus)  # before an environment of 7 GB is made for nothing
+    python = loaded.chosen_python(arguments.python or python_choice.to_make(loaded.name, "auto"))
     create.run(loaded.name, create.Options(python=python))
-    return prove.run(
+    return smoke_run.run(
         loaded,
         python,
         loaded.prefix(python),
@@ -168,36 +173,36 @@ def _smoke(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from verlock import certificate
+    from verlock.variant import certificate
 
     return certificate.status(markdown=arguments.markdown, write_readme=arguments.readme)
 
 
 def _lock(arguments: argparse.Namespace) -> int:
     if arguments.check:
-        from verlock import stale
+        from verlock.locking import staleness
 
-        return stale.check(arguments.variants)
-    from verlock import relock
+        return staleness.check(arguments.variants)
+    from verlock.locking import lock_writer
 
-    return relock.run(arguments.variants, upgrade=arguments.upgrade, cutoff=arguments.cutoff)
+    return lock_writer.run(arguments.variants, upgrade=arguments.upgrade, cutoff=arguments.cutoff)
 
 
 def _diff(arguments: argparse.Namespace) -> int:
-    from verlock import lockdiff
+    from verlock.locking import lock_diff
 
-    return lockdiff.run(arguments.revisions, markdown=arguments.markdown)
+    return lock_diff.run(arguments.revisions, markdown=arguments.markdown)
 
 
 def _why(arguments: argparse.Namespace) -> int:
-    from verlock import why
+    from verlock.locking import why
 
     return why.run(arguments.variant, arguments.package, python=arguments.python)
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from verlock import receipt, recipe
     from verlock.errors import NotSealed
+    from verlock.variant import receipt, recipe
 
     for name in recipe.names():
         try:
@@ -217,7 +222,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _schema(arguments: argparse.Namespace) -> int:
-    from verlock import recipe
+    from verlock.variant import recipe
 
     Path(recipe.SCHEMA).write_text(json.dumps(recipe.schema(), indent=2) + "\n", encoding="utf-8")
     return 0

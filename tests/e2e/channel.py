@@ -18,7 +18,7 @@ from typing import Any
 
 from conda_package_streaming.create import conda_builder
 
-from verlock import hostpython, wheels
+from verlock.system import host_python, uv
 
 URL = "https://conda.anaconda.org/conda-forge"  # what locks made from it say: the folder is given as a mirror
 WHEELS = {"pip": "25.0", "setuptools": "75.8.2", "wheel": "0.45.1"}
@@ -28,7 +28,7 @@ _LEFT_OUT = {"test", "tests", "idlelib", "__pycache__", "site-packages", "turtle
 
 def build(folder: Path, minor: str) -> Path:
     """Make the channel at `folder` with a CPython `minor` ("3.10"); returns `folder`. Needs that CPython on the host."""
-    host = hostpython.find(minor)
+    host = host_python.find(minor)
     assert host, f"no CPython {minor} on this machine"
     work = folder / "work"
     for subdir in ("linux-64", "noarch"):
@@ -54,7 +54,7 @@ def stub(folder: Path, name: str, version: str, *, depends: tuple[str, ...] = ()
 
 
 def index(folder: Path) -> None:
-    """Write repodata.json for what is in `folder` (in a child: see `verlock.conda`)."""
+    """Write repodata.json for what is in `folder` (in a child: see `verlock.conda.client`)."""
     code = (
         "import asyncio, os, sys, rattler.index as index\n"
         "asyncio.run(index.index_fs(sys.argv[1], write_zst=False, write_shards=False, force=True))\n"
@@ -68,7 +68,7 @@ def index(folder: Path) -> None:
         path.write_text(json.dumps(content))
 
 
-def _python(host: hostpython.HostPython, minor: str, root: Path, out: Path) -> None:
+def _python(host: host_python.HostPython, minor: str, root: Path, out: Path) -> None:
     asked = subprocess.run(
         [host.executable, "-c", "import sys; print(sys.base_prefix)"], capture_output=True, text=True, check=True
     )
@@ -107,7 +107,7 @@ def _relocate(path: Path, library: Path) -> None:
 
 def _from_wheel(name: str, version: str, root: Path, out: Path) -> None:
     target = root / "site-packages"
-    command = [wheels.uv(), "pip", "install", "--quiet", "--no-deps", "--target", str(target), f"{name}=={version}"]
+    command = [uv.uv(), "pip", "install", "--quiet", "--no-deps", "--target", str(target), f"{name}=={version}"]
     subprocess.run(command, check=True, capture_output=True)
     shutil.rmtree(target / "bin", ignore_errors=True)
     for stray in (".lock", ".gitignore"):

@@ -17,8 +17,11 @@ import channel
 import fakeindex
 import pytest
 
-from verlock import conda, hostpython, project, resolvers, wheels
+from verlock import paths
+from verlock.conda import client
 from verlock.errors import IntegrityError, NetworkError, ResolutionError
+from verlock.locking import resolvers
+from verlock.system import host_python, uv
 
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 VIRTUAL = {"__archspec": "1 x86_64", "__glibc": "2.28", "__linux": "4.18", "__unix": "0"}
@@ -26,7 +29,7 @@ VIRTUAL = {"__archspec": "1 x86_64", "__glibc": "2.28", "__linux": "4.18", "__un
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    if hostpython.find(MINOR) is None:
+    if host_python.find(MINOR) is None:
         pytest.skip(f"no CPython {MINOR} outside a virtual environment")
     return channel.build(tmp_path_factory.mktemp("channel"), MINOR)
 
@@ -35,7 +38,7 @@ def made(tmp_path_factory):
 def locked(made, tmp_path_factory):
     """A conda-lock.yml that conda-lock wrote from the shared environment.yml files."""
     work = tmp_path_factory.mktemp("work")
-    shutil.copytree(project.ENVIRONMENTS / "common", work / "common")
+    shutil.copytree(paths.ENVIRONMENTS / "common", work / "common")
     (work / "python.yml").write_text(f"channels: [conda-forge]\ndependencies:\n  - python {MINOR}.*\n")
     before = dict(os.environ)
     os.environ["VERLOCK_CONDA_REPODATA"] = str(made)
@@ -65,7 +68,7 @@ def served(made):
 def test_the_lock_has_canonical_urls_and_true_hashes(made, locked):
     import hashlib
 
-    listed = conda.packages(locked)
+    listed = client.packages(locked)
     assert {item["name"] for item in listed} == {"python", "pip", "setuptools", "wheel", "git"}
     for item in listed:
         base, tail = item["url"].rsplit("/", 2)[0], "/".join(item["url"].rsplit("/", 2)[1:])
@@ -76,7 +79,7 @@ def test_the_lock_has_canonical_urls_and_true_hashes(made, locked):
 
 def test_solve_lock_install_sync_noop(made, locked, tmp_path):
     prefix, cache = tmp_path / "prefix", tmp_path / "cache"
-    conda.install(locked, prefix, cache, mirrors=[str(made)])
+    client.install(locked, prefix, cache, mirrors=[str(made)])
     python = prefix / "bin" / "python"
     asked = subprocess.run(
         [python, "-Ic", "import sys, ssl; print(sys.prefix, sys.version_info[:2])"],
@@ -96,7 +99,7 @@ def test_solve_lock_install_sync_noop(made, locked, tmp_path):
         lines += [f"{name}=={version} --hash=sha256:{'0' * 64}" for name, version in channel.WHEELS.items()]
         requirements.write_text("\n".join(lines) + "\n")
         command = [
-            wheels.uv(),
+            uv.uv(),
             "pip",
             "sync",
             "--no-config",
@@ -115,7 +118,7 @@ def test_solve_lock_install_sync_noop(made, locked, tmp_path):
         second = subprocess.run(command, capture_output=True, text=True, check=True)
         assert "Would" not in second.stderr
         assert "Installed" not in second.stderr
-    conda.install(locked, prefix, cache, mirrors=[str(made)])
+    client.install(locked, prefix, cache, mirrors=[str(made)])
     after = sorted((path, path.lstat().st_mtime_ns) for path in prefix.rglob("*"))
     assert [path for path, _ in after] == [path for path, _ in before]
     assert subprocess.run([python, "-Ic", "import alpha, setuptools"], check=False).returncode == 0
@@ -123,7 +126,7 @@ def test_solve_lock_install_sync_noop(made, locked, tmp_path):
 
 def test_a_damaged_prefix_is_healed(made, locked, tmp_path):
     prefix, cache = tmp_path / "prefix", tmp_path / "cache"
-    conda.install(locked, prefix, cache, mirrors=[str(made)])
+    client.install(locked, prefix, cache, mirrors=[str(made)])
     library = prefix / "lib" / f"python{MINOR}"
     original = (library / "ast.py").read_bytes()
     (library / "json" / "__init__.py").unlink()
@@ -131,7 +134,7 @@ def test_a_damaged_prefix_is_healed(made, locked, tmp_path):
     (library / "ast.py").write_bytes(original + b"#")
     next((prefix / "conda-meta").glob("git-*.json")).write_text("{ half")
     (prefix / "bin" / "python3").unlink()
-    conda.install(locked, prefix, cache, mirrors=[str(made)])
+    client.install(locked, prefix, cache, mirrors=[str(made)])
     assert (library / "ast.py").read_bytes() == original
     assert (library / "json" / "__init__.py").exists()
     assert (prefix / "bin" / "python3").exists()
@@ -140,11 +143,11 @@ def test_a_damaged_prefix_is_healed(made, locked, tmp_path):
 
 def test_a_spoiled_cache_does_not_spread(made, locked, tmp_path):
     cache = tmp_path / "cache"
-    conda.install(locked, tmp_path / "one", cache, mirrors=[str(made)])
+    client.install(locked, tmp_path / "one", cache, mirrors=[str(made)])
     file = next(cache.glob("python-*")) / "lib" / f"python{MINOR}" / "ast.py"
     original = file.read_bytes()
     file.write_bytes(original + b"#")
-    conda.install(locked, tmp_path / "two", cache, mirrors=[str(made)])
+    client.install(locked, tmp_path / "two", cache, mirrors=[str(made)])
     assert (tmp_path / "two" / "lib" / f"python{MINOR}" / "ast.py").read_bytes() == original
 
 
@@ -160,10 +163,10 @@ def test_other_bytes_are_refused_with_both_hashes(made, locked, tmp_path):
     import hashlib
 
     bad = spoiled(made, tmp_path)
-    wanted = next(item["sha256"] for item in conda.packages(locked) if item["name"] == "pip")
+    wanted = next(item["sha256"] for item in client.packages(locked) if item["name"] == "pip")
     got = hashlib.sha256(next((bad / "noarch").glob("pip-*.conda")).read_bytes()).hexdigest()
     with pytest.raises(IntegrityError) as caught:
-        conda.install(locked, tmp_path / "prefix", tmp_path / "cache", mirrors=[str(bad)])
+        client.install(locked, tmp_path / "prefix", tmp_path / "cache", mirrors=[str(bad)])
     assert wanted in caught.value.problem
     assert got in caught.value.problem
 
@@ -173,9 +176,9 @@ def test_a_file_url_in_a_lock_is_hashed_too(made, locked, tmp_path):
     lock = tmp_path / "conda-lock.yml"
     lock.write_text(locked.read_text().replace(channel.URL, bad.as_uri()))
     with pytest.raises(IntegrityError, match=r"pip-25\.0-"):
-        conda.install(lock, tmp_path / "prefix", tmp_path / "cache")
+        client.install(lock, tmp_path / "prefix", tmp_path / "cache")
     lock.write_text(locked.read_text().replace(channel.URL, made.as_uri()))
-    conda.install(lock, tmp_path / "prefix", tmp_path / "cache")
+    client.install(lock, tmp_path / "prefix", tmp_path / "cache")
     assert (tmp_path / "prefix" / "bin" / "pip").exists()
 
 
@@ -186,7 +189,7 @@ def test_a_mirror_is_asked_first_and_what_it_lacks_comes_from_the_channel(made, 
     shutil.copy(next((made / "noarch").glob("wheel-*.conda")), empty / "noarch")
     lock = tmp_path / "conda-lock.yml"
     lock.write_text(locked.read_text().replace(channel.URL, url))
-    conda.install(lock, tmp_path / "prefix", tmp_path / "cache", mirrors=[str(empty)])
+    client.install(lock, tmp_path / "prefix", tmp_path / "cache", mirrors=[str(empty)])
     assert not [path for path in asked if "wheel-" in path]
     assert [path for path in asked if "python-" in path]
 
@@ -195,17 +198,17 @@ def test_no_channel_names_its_host(locked, tmp_path):
     lock = tmp_path / "conda-lock.yml"
     lock.write_text(locked.read_text().replace(channel.URL, "http://conda.invalid/channel"))
     with pytest.raises(NetworkError, match=r"conda\.invalid does not answer"):
-        conda.install(lock, tmp_path / "prefix", tmp_path / "cache")
-    assert not conda.reachable(lock)
+        client.install(lock, tmp_path / "prefix", tmp_path / "cache")
+    assert not client.reachable(lock)
 
 
 def test_reachable(made, locked, served, tmp_path):
     url, _ = served
-    assert conda.reachable(locked, [str(made)])
-    assert conda.reachable(locked, ["http://127.0.0.1:9", url])
+    assert client.reachable(locked, [str(made)])
+    assert client.reachable(locked, ["http://127.0.0.1:9", url])
     lock = tmp_path / "conda-lock.yml"
     lock.write_text(locked.read_text().replace(channel.URL, url))
-    assert conda.reachable(lock)
+    assert client.reachable(lock)
 
 
 def test_solving_over_http_prefers_what_is_locked(made, locked, served, tmp_path):
@@ -215,21 +218,21 @@ def test_solving_over_http_prefers_what_is_locked(made, locked, served, tmp_path
     channel.stub(mine, "git", "2.99")
     channel.index(mine)
     virtual = [("__glibc", "2.28", "0")]
-    new = conda.solve(["git"], [channel.URL], virtual=virtual, repodata=mine)
-    kept = conda.solve(["git"], [channel.URL], virtual=virtual, repodata=mine, locked=locked)
-    freed = conda.solve(["git"], [channel.URL], virtual=virtual, repodata=mine, locked=locked, upgrade=["git"])
+    new = client.solve(["git"], [channel.URL], virtual=virtual, repodata=mine)
+    kept = client.solve(["git"], [channel.URL], virtual=virtual, repodata=mine, locked=locked)
+    freed = client.solve(["git"], [channel.URL], virtual=virtual, repodata=mine, locked=locked, upgrade=["git"])
     assert [item[0]["version"] for item in (new, kept, freed)] == ["2.99", "2.55.0", "2.99"]
     day = {"virtual": virtual, "cutoff": date(2025, 4, 3)}
-    dated = conda.solve(["git"], [channel.URL], repodata=mine, locked=locked, **day)
+    dated = client.solve(["git"], [channel.URL], repodata=mine, locked=locked, **day)
     assert dated[0]["version"] == "2.55.0", "a lock names no build times, and its pins are stayed with all the same"
-    assert conda.solve(["git"], [url], locked=locked, **day)[0]["version"] == "2.55.0"
+    assert client.solve(["git"], [url], locked=locked, **day)[0]["version"] == "2.55.0"
     with pytest.raises(ResolutionError, match="git"):
-        conda.solve(["git"], [url], locked=locked, virtual=virtual, cutoff=date(2025, 4, 2))
-    assert conda.solve(["git"], [url], virtual=virtual)[0]["version"] == "2.55.0"
-    only = conda.solve(["git"], [channel.URL], virtual=virtual, locked=locked, locked_only=True)
+        client.solve(["git"], [url], locked=locked, virtual=virtual, cutoff=date(2025, 4, 2))
+    assert client.solve(["git"], [url], virtual=virtual)[0]["version"] == "2.55.0"
+    only = client.solve(["git"], [channel.URL], virtual=virtual, locked=locked, locked_only=True)
     assert only[0]["url"].startswith(channel.URL)
     with pytest.raises(ResolutionError, match="cowsay"):
-        conda.solve(["cowsay"], [channel.URL], virtual=virtual, repodata=mine)
+        client.solve(["cowsay"], [channel.URL], virtual=virtual, repodata=mine)
 
 
 def test_virtual_packages_are_the_recipes_not_this_machines(made, tmp_path):
@@ -237,18 +240,18 @@ def test_virtual_packages_are_the_recipes_not_this_machines(made, tmp_path):
     shutil.copytree(made, mine)
     channel.stub(mine, "modern", "1", depends=("__glibc >=2.29",))
     channel.index(mine)
-    assert conda.solve(["modern"], [channel.URL], virtual=[("__glibc", "2.31", "0")], repodata=mine)
+    assert client.solve(["modern"], [channel.URL], virtual=[("__glibc", "2.31", "0")], repodata=mine)
     with pytest.raises(ResolutionError, match="__glibc"):
-        conda.solve(["modern"], [channel.URL], virtual=[("__glibc", "2.28", "0")], repodata=mine)
+        client.solve(["modern"], [channel.URL], virtual=[("__glibc", "2.28", "0")], repodata=mine)
 
 
 def test_the_child_dies_and_it_is_told(made, locked, tmp_path, monkeypatch):
     from verlock.errors import InstallError
 
     (tmp_path / "rattler.py").write_text("import os; os.abort()\n")
-    monkeypatch.setattr(project, "ROOT", Path(project.ROOT))
-    real = project.ROOT
+    monkeypatch.setattr(paths, "ROOT", Path(paths.ROOT))
+    real = paths.ROOT
     shutil.copytree(real / "verlock", tmp_path / "verlock")
-    monkeypatch.setattr(project, "ROOT", tmp_path)
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
     with pytest.raises(InstallError, match="the conda engine died"):
-        conda.install(locked, tmp_path / "prefix", tmp_path / "cache", mirrors=[str(made)])
+        client.install(locked, tmp_path / "prefix", tmp_path / "cache", mirrors=[str(made)])

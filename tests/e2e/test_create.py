@@ -15,7 +15,7 @@ import channel
 import pytest
 import toy
 
-from verlock import wheels
+from verlock.system import uv
 
 pytestmark = pytest.mark.skipif(toy.compiler() is None, reason="no C compiler to make the toy's shared objects with")
 
@@ -144,7 +144,7 @@ def test_a_new_lock_that_cannot_be_installed_leaves_what_is_there(made, edit):
 def test_healing_while_another_uv_holds_the_cache(made):
     """`uv run` holds uv's cache for as long as its program runs, such as a notebook."""
     other = subprocess.Popen(
-        [wheels.uv(), "run", "--no-project", "--python", sys.executable, "sleep", "60"],
+        [uv.uv(), "run", "--no-project", "--python", sys.executable, "sleep", "60"],
         env=made.environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -168,17 +168,17 @@ def test_touching_files_makes_nothing_anew(made):
 
 
 KILLS = [
-    ("verlock.base", "clear", "after"),
-    ("verlock.wheels", "make_venv", "before"),
-    ("verlock.wheels", "make_venv", "after"),
-    ("verlock.base", "install", "after"),
-    ("verlock.wheels", "sync", "before"),
-    ("verlock.wheels", "sync", "after"),
-    ("verlock.create", "_patched", "after"),
-    ("verlock.check", "run", "after"),
-    ("verlock.receipt", "fingerprint", "before"),
-    ("verlock.receipt", "os.fsync", "before"),
-    ("verlock.receipt", "write", "after"),
+    ("verlock.env.python_base", "clear", "after"),
+    ("verlock.system.uv", "make_venv", "before"),
+    ("verlock.system.uv", "make_venv", "after"),
+    ("verlock.env.python_base", "install", "after"),
+    ("verlock.system.uv", "sync", "before"),
+    ("verlock.system.uv", "sync", "after"),
+    ("verlock.env.create", "_patched", "after"),
+    ("verlock.env.import_check", "run", "after"),
+    ("verlock.variant.receipt", "fingerprint", "before"),
+    ("verlock.variant.receipt", "os.fsync", "before"),
+    ("verlock.variant.receipt", "write", "after"),
 ]
 
 
@@ -653,8 +653,8 @@ class TestCondaBase:
 def test_of_two_scripts_with_one_name_the_same_one_is_there_every_time(made):
     script = made.prefix / "bin/vllm"
     assert "from vllm import" in script.read_text()
-    uv = [
-        wheels.uv(),
+    command = [
+        uv.uv(),
         "pip",
         "install",
         "--python",
@@ -663,7 +663,7 @@ def test_of_two_scripts_with_one_name_the_same_one_is_there_every_time(made):
         "--reinstall",
         "odd==1",
     ]
-    subprocess.run(uv, check=True, env=made.environment(), capture_output=True)
+    subprocess.run(command, check=True, env=made.environment(), capture_output=True)
     assert "from odd import" in script.read_text()
     made.create()
     assert "from vllm import" in script.read_text()

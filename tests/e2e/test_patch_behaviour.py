@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from verlock import diffs, patches, recipe
+from verlock.sources import git_apply, patches
+from verlock.variant import recipe
 
 pytestmark = pytest.mark.e2e
 
@@ -47,12 +48,12 @@ def released(variant: str, folder: Path) -> Path:
     """The files as released: ours with the patches taken back, proven by the lock's hashes."""
     loaded = recipe.load(variant)
     paths = list(FILES.values())
-    stage = diffs.Stage(site_of(variant), paths, folder)
+    stage = git_apply.Stage(site_of(variant), paths, folder)
     for file in reversed(patches.read(loaded)):
         assert stage.run(file.data, "--reverse") is None
     for entry in patches.read_lock(loaded.lock_dir())["patches"]:
         for touched in entry["touches"]:
-            assert diffs.sha256_of(folder / touched["path"]) == touched["before"]
+            assert git_apply.sha256_of(folder / touched["path"]) == touched["before"]
     return folder
 
 

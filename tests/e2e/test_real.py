@@ -12,8 +12,9 @@ import sys
 
 import pytest
 
-from verlock import digest, project, receipt, recipe
+from verlock import paths
 from verlock.errors import NotSealed
+from verlock.variant import digest, receipt, recipe
 
 VARIANTS = [(name, python) for name in recipe.names() for python in recipe.load(name).python]
 TORCH = {"vllm083": "2.6.0"}
@@ -36,7 +37,7 @@ def built(request):
 
 def command(*words):
     return subprocess.run(
-        [sys.executable, "-m", "verlock", *words], cwd=project.ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "verlock", *words], cwd=paths.ROOT, capture_output=True, text=True, check=False
     )
 
 
@@ -58,7 +59,7 @@ def test_it_verifies_and_one_changed_byte_is_found_and_nothing_is_made_anew(buil
     done = command("verify", *words)
     assert done.returncode == 0, done.stderr
 
-    victim = project.site_packages(prefix, python) / "verl/__init__.py"
+    victim = paths.site_packages(prefix, python) / "verl/__init__.py"
     kept = victim.with_name("verlock-test-kept")
     before = (prefix / receipt.NAME).read_bytes()
     victim.rename(kept)  # the file itself, which uv's cache shares, is moved away and back: only a copy is changed

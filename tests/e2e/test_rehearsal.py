@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from verlock import launch, project, prove, recipe
+from verlock import paths
 from verlock.errors import GateFailed
+from verlock.proving import smoke_launch, smoke_run
 from verlock.smoke import gates, sabotage
+from verlock.variant import recipe
 
 pytestmark = pytest.mark.e2e
 
-PREFIX = Path(os.environ.get("VERLOCK_REHEARSAL") or project.envs_dir() / "vllm073")
+PREFIX = Path(os.environ.get("VERLOCK_REHEARSAL") or paths.envs_dir() / "vllm073")
 SIZES = {"prompts": 4, "length": 32, "new": 8, "cached_prompts": 2, "cached_length": 128, "cached_new": 8}
 
 
@@ -26,10 +28,10 @@ def rehearse(tmp_path, monkeypatch):
         pytest.skip(f"no environment at {PREFIX}: `nox -s env-vllm073` makes it")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     loaded = recipe.load(json.loads((PREFIX / "verlock.json").read_text())["variant"])
-    monkeypatch.setattr(launch, "HANG_LIMIT", 4.0)
+    monkeypatch.setattr(smoke_launch, "HANG_LIMIT", 4.0)
 
     def run(gpus, mode, tp=1, sabotaged="", **more):
-        config = launch.configuration(
+        config = smoke_launch.configuration(
             loaded, loaded.default_python, "580.159.04", tmp_path / "run", mode, tp, sabotaged
         )
         # compiled modules need the GPU's driver library
@@ -40,9 +42,9 @@ def rehearse(tmp_path, monkeypatch):
             "sizes": SIZES,
             **more,
         }
-        environment = launch.surroundings(loaded, PREFIX)
+        environment = smoke_launch.surroundings(loaded, PREFIX)
         environment["PYTHONPATH"] += os.pathsep + str(Path(__file__).parent.parent)
-        return launch.launch(PREFIX, environment, config, gpus)
+        return smoke_launch.launch(PREFIX, environment, config, gpus)
 
     return run
 
@@ -80,4 +82,4 @@ def test_an_engine_that_refuses_two_ranks_is_gate_10(rehearse):
     assert red(only) == ["10"]
     assert "world_size (2) is not equal" in only.problem()
     with pytest.raises(GateFailed, match="gate 10"):
-        prove._raise([only], None, [only.problem()], Path())
+        smoke_run._raise([only], None, [only.problem()], Path())

@@ -11,7 +11,10 @@ import sys
 import fakeindex
 import pytest
 
-from verlock import conda, lock, project, resolvers
+from verlock import paths
+from verlock.conda import client
+from verlock.locking import resolvers
+from verlock.variant import lockfiles
 
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -82,9 +85,9 @@ class Toy:
         self.root, self.index, self.cache = root, index, cache
         self.home = root / "home"
         self.home.mkdir(parents=True)
-        shutil.copytree(project.ROOT / "verlock", root / "verlock", ignore=shutil.ignore_patterns("__pycache__"))
-        self.write("locks/tools/requirements.txt", (project.LOCKS / "tools/requirements.txt").read_text())
-        self.write("environments/tools/requirements.in", (project.ENVIRONMENTS / "tools/requirements.in").read_text())
+        shutil.copytree(paths.ROOT / "verlock", root / "verlock", ignore=shutil.ignore_patterns("__pycache__"))
+        self.write("locks/tools/requirements.txt", (paths.LOCKS / "tools/requirements.txt").read_text())
+        self.write("environments/tools/requirements.in", (paths.ENVIRONMENTS / "tools/requirements.in").read_text())
         self.write("recipes/toy/recipe.toml", RECIPE)
         self.write("environments/toy/requirements.in", "alpha\ngamma\n")
         self.write("environments/toy/build-requirements.in", "tool\n")
@@ -135,7 +138,7 @@ class Toy:
         return {path.name: path.read_bytes() for path in sorted((self.root / "locks" / "toy").glob("*"))}
 
     def pins(self, name="requirements.txt"):
-        return {pin.name: pin for pin in lock.pins(self.root / "locks" / "toy" / name)}
+        return {pin.name: pin for pin in lockfiles.pins(self.root / "locks" / "toy" / name)}
 
     def versions(self):
         return {name: pin.version for name, pin in self.pins().items()}
@@ -155,7 +158,7 @@ def test_the_cutoff_holds_for_releases_and_for_single_files(toy, index):
     assert toy.pins()["beta"].hashes == (f"sha256:{first}",)
     assert toy.pins()["beta"].via == ("alpha",)
     assert toy.pins()["alpha"].via == ("-r environments/toy/requirements.in",)
-    assert set(toy.pins(lock.BUILD_REQUIREMENTS)) == {"tool"}
+    assert set(toy.pins(lockfiles.BUILD_REQUIREMENTS)) == {"tool"}
     assert toy.run("lock", "toy", "--check").returncode == 0
 
 
@@ -196,7 +199,7 @@ def test_a_pin_moves_only_when_asked(toy, index):
     assert "1 up" in said
     toy.lock("--upgrade")
     assert toy.versions() == {"alpha": "1.0", "beta": "1.0.5", "gamma": "1.0.5"}
-    assert b"version: '2.51'" in toy.bytes()[lock.CONDA_LOCK]
+    assert b"version: '2.51'" in toy.bytes()[lockfiles.CONDA_LOCK]
 
 
 def test_an_edit_has_its_own_consequences_only(toy, index):
@@ -260,7 +263,7 @@ def test_a_pre_release_needs_an_exception(toy, index):
 
 
 def conda_versions(toy):
-    return {item["name"]: item["version"] for item in conda.packages(toy.root / "locks/toy" / lock.CONDA_LOCK)}
+    return {item["name"]: item["version"] for item in client.packages(toy.root / "locks/toy" / lockfiles.CONDA_LOCK)}
 
 
 def test_the_cutoff_holds_for_the_conda_layer(toy):
@@ -356,13 +359,13 @@ def test_the_locks_diff_from_git(toy, index):
 
 
 def test_conda_lock_renders_every_conda_layer(tmp_path):
-    for path in sorted(project.LOCKS.rglob("conda-lock.yml")):
+    for path in sorted(paths.LOCKS.rglob("conda-lock.yml")):
         code = "import sys; from conda_lock.conda_lock import main; sys.exit(main())"
-        template = f"{'-'.join(path.relative_to(project.LOCKS).parent.parts)}-{{platform}}.lock"
+        template = f"{'-'.join(path.relative_to(paths.LOCKS).parent.parts)}-{{platform}}.lock"
         subprocess.run(
             [sys.executable, "-c", code, "render", "--kind", "explicit", "--platform", "linux-64",
              "--filename-template", template, str(path)],
             cwd=tmp_path, capture_output=True, check=True,
         )  # fmt: skip
         rendered = (tmp_path / template.format(platform="linux-64")).read_text()
-        assert rendered.count("https://") == len(conda.packages(path))
+        assert rendered.count("https://") == len(client.packages(path))

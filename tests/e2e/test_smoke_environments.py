@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from verlock import digest, launch, patches, project, recipe
+from verlock import paths
+from verlock.proving import smoke_launch
+from verlock.sources import patches
+from verlock.variant import digest, recipe
 
 pytestmark = pytest.mark.e2e
 
@@ -68,7 +71,7 @@ def inside(variant, code, *arguments):
     if not (prefix / "verlock.json").exists():
         pytest.skip(f"no environment at {prefix}: `nox -s env-{variant}` makes it")
     command = [prefix / "bin" / "python", "-c", code, *arguments]
-    environment = launch.surroundings(loaded, prefix)
+    environment = smoke_launch.surroundings(loaded, prefix)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1:] == ["ok"], done.stdout[-2000:] + done.stderr[-4000:]
 
@@ -90,8 +93,8 @@ def test_unpatched_is_an_overlay_with_the_locks_original_files(variant, tmp_path
     prefix = loaded.prefix()
     if not (prefix / "verlock.json").exists():
         pytest.skip(f"no environment at {prefix}: `nox -s env-{variant}` makes it")
-    into = launch.take_back(loaded, loaded.default_python, prefix, tmp_path)
-    site = project.site_packages(prefix, loaded.default_python)
+    into = smoke_launch.take_back(loaded, loaded.default_python, prefix, tmp_path)
+    site = paths.site_packages(prefix, loaded.default_python)
     touched = [each for patch in patches.read_lock(loaded.lock_dir())["patches"] for each in patch["touches"]]
     assert touched
     for each in touched:

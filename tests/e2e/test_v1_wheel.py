@@ -13,8 +13,10 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from verlock import build, patches, project, recipe, sources, wheelstore
+from verlock import paths
 from verlock.errors import NetworkError, SourceUnavailable
+from verlock.sources import git_commit, patches, source_wheel, wheel_store
+from verlock.variant import recipe
 
 pytestmark = pytest.mark.e2e
 
@@ -41,11 +43,11 @@ def built(tmp_path_factory):
     if not pythons():
         pytest.skip(f"{V1.prefix()} is not built (nox -s env-v1): setup.py needs its torch")
     try:
-        sources.store(V1.source)
-        donor = wheelstore.precompiled(V1.source.precompiled, V1.default_python)
+        git_commit.store(V1.source)
+        donor = wheel_store.precompiled(V1.source.precompiled, V1.default_python)
     except (NetworkError, SourceUnavailable) as error:
         pytest.skip(f"{error.problem}; {error.remedy}")
-    store = sources.store_path(V1.source)
+    store = git_commit.store_path(V1.source)
     wheels = []
     for number, (python, zone, locale, umask) in enumerate(
         [(pythons()[0], "Pacific/Kiritimati", "tr_TR.UTF-8", 0o077), (pythons()[-1], "America/St_Johns", "C", 0o002)]
@@ -63,7 +65,7 @@ def built(tmp_path_factory):
             "TZ": zone,
             "LANG": locale,
             "VERLOCK_CACHE": str(cache),
-            "PYTHONPATH": str(project.ROOT),
+            "PYTHONPATH": str(paths.ROOT),
         }
         done = subprocess.run(
             [sys.executable, "-c", BUILD, a_year_on(home, python) if number else python],
@@ -96,7 +98,9 @@ def a_year_on(folder: Path, python: Path) -> Path:
 def test_one_sha256(built):
     (one, two), _ = built
     assert one != two
-    assert one.parent.name == two.parent.name == build.of_file(one) == build.of_file(two) == LOCKED["sha256"]
+    assert (
+        one.parent.name == two.parent.name == source_wheel.of_file(one) == source_wheel.of_file(two) == LOCKED["sha256"]
+    )
 
 
 def test_every_object_is_the_released_one(built):
@@ -112,7 +116,7 @@ def test_every_object_is_the_released_one(built):
 
 def test_the_patch_is_in_and_everything_else_is_the_commits(built, tmp_path):
     (wheel, _), _ = built
-    sources.checkout(V1.source, tmp_path)
+    git_commit.checkout(V1.source, tmp_path)
     touched = {
         item["path"]: item["after"]
         for entry in patches.read_lock(V1.lock_dir())["patches"]
@@ -141,7 +145,7 @@ def test_its_requirements_are_what_the_environment_asks_for(built):
         metadata = next(name for name in ours.namelist() if name.endswith(".dist-info/METADATA"))
         lines = ours.read(metadata).decode().splitlines()
     wanted = [Requirement(line.removeprefix("Requires-Dist: ")) for line in lines if line.startswith("Requires-Dist: ")]
-    text = (project.ENVIRONMENTS / "v1/requirements.in").read_text().splitlines()
+    text = (paths.ENVIRONMENTS / "v1/requirements.in").read_text().splitlines()
     here = [Requirement(line) for line in text if line and not line.startswith(("#", "-r"))]
     for python in V1.python:
         assert needed(wanted, python) == needed(here, python)

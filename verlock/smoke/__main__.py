@@ -1,4 +1,4 @@
-"""One rank of a smoke run: `torchrun -m verlock.smoke CONFIG`, CONFIG being the JSON that verlock.launch writes."""
+"""One rank of a smoke run: `torchrun -m verlock.smoke CONFIG`, CONFIG being the JSON that verlock.proving.smoke_launch writes."""
 
 from __future__ import annotations
 

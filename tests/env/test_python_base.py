@@ -1,0 +1,187 @@
+"""The base of a prefix: whose folder it is, and what is put back when no base can be had."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+
+from verlock.conda import client
+from verlock.env import python_base
+from verlock.errors import InstallError, NetworkError, NoBase
+from verlock.system import host_python, uv
+from verlock.variant import receipt, recipe
+
+
+@pytest.fixture
+def loaded(clone):
+    return recipe.load("vllm073")
+
+
+@pytest.fixture
+def prefix(tmp_path):
+    """The folder where an environment is to be."""
+    (tmp_path / "envs").mkdir()
+    return tmp_path / "envs/vllm073"
+
+
+@pytest.fixture
+def host(monkeypatch, tmp_path):
+    """A host CPython, and a uv that makes a venv of one file."""
+
+    def venv(interpreter, prefix, prompt):
+        (prefix / "bin").mkdir()
+        (prefix / "bin/activate").write_text("# activate\n")
+
+    monkeypatch.setattr(host_python, "find", lambda minor: host_python.HostPython(tmp_path / "python", "3.10.99"))
+    monkeypatch.setattr(uv, "make_venv", venv)
+
+
+def refuse(error):
+    def install(*arguments, **keywords):
+        raise error
+
+    return install
+
+
+def old(prefix):
+    """An environment as an earlier run left it."""
+    prefix.mkdir()
+    (prefix / receipt.NAME).write_text("{}")
+    (prefix / "old").write_text("old")
+
+
+def make(loaded, python, prefix, kind):
+    """The base alone, as the first step of a run that then goes on to its end."""
+    with python_base.replacing(prefix):
+        return python_base.install(loaded, python, prefix, kind)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_new_folder_is_marked(prefix):
+    assert python_base.clear(prefix) is None
+    assert names(prefix) == [python_base.MARKER]
+
+
+@pytest.mark.parametrize("mark", [python_base.MARKER, receipt.NAME])
+def test_what_verlock_made_is_put_aside(prefix, mark):
+    prefix.mkdir()
+    (prefix / mark).write_text("")
+    (prefix / "old").write_text("old")
+    aside = python_base.clear(prefix)
+    assert aside and (aside / "old").exists() and names(prefix) == [python_base.MARKER]
+
+
+def test_what_a_killed_run_put_aside_is_deleted(prefix):
+    old(prefix)
+    python_base.clear(prefix)
+    assert python_base.clear(prefix)
+    assert not (prefix.with_name(f".{prefix.name}.old") / "old").exists()
+
+
+def test_somebody_s_work_is_left_alone(prefix):
+    prefix.mkdir()
+    (prefix / "thesis.tex").write_text("work")
+    with pytest.raises(NoBase, match="was not made by verlock"):
+        python_base.clear(prefix)
+    assert names(prefix) == ["thesis.tex"] and names(prefix.parent) == ["vllm073"]
+
+
+def test_the_host_s_base(loaded, prefix, host):
+    old(prefix)
+    entry, files = make(loaded, "3.10", prefix, "host")
+    assert entry["kind"] == "host" and entry["version"] == "3.10.99"
+    text = (prefix / "bin/activate").read_bytes()
+    assert files == {"bin/activate": hashlib.sha256(text).hexdigest()}
+    assert text == b"# activate\nexport VLLM_USE_V1=0\n"
+    assert names(prefix.parent) == ["vllm073"]
+
+
+def test_values_are_quoted_for_the_shell(loaded, prefix, host):
+    odd = loaded.model_copy(
+        update={"vllm": loaded.vllm.model_copy(update={"environment": {"A": "it's $HOME", "B": "`x`"}})}
+    )
+    make(odd, "3.10", prefix, "host")
+    assert """export A='it'"'"'s $HOME'\nexport B='`x`'\n""" in (prefix / "bin/activate").read_text()
+
+
+def test_auto_takes_the_host_s_where_no_channel_answers_and_says_so(loaded, prefix, host, monkeypatch, capsys):
+    monkeypatch.setattr(client, "reachable", lambda lock, mirrors: False)
+    entry, _ = make(loaded, "3.10", prefix, "auto")
+    assert entry["kind"] == "host"
+    assert "warning: conda.anaconda.org does not answer; base: host" in capsys.readouterr().err
+
+
+def test_auto_takes_the_host_s_where_the_network_ends_half_way(loaded, prefix, host, monkeypatch):
+    def install(lock, prefix, cache, *, mirrors):
+        (prefix / "half").write_text("half")
+        raise NetworkError("the channel went away")
+
+    monkeypatch.setattr(client, "reachable", lambda lock, mirrors: True)
+    monkeypatch.setattr(client, "install", install)
+    entry, files = make(loaded, "3.10", prefix, "auto")
+    assert entry["kind"] == "host" and set(files) == {"bin/activate"}
+    assert names(prefix) == [python_base.MARKER, "bin"]
+
+
+@pytest.mark.parametrize("kind", ["conda", "auto"])
+def test_no_base_at_all_takes_nothing_away(loaded, prefix, monkeypatch, kind):
+    monkeypatch.setattr(client, "reachable", lambda lock, mirrors: False)
+    monkeypatch.setattr(client, "install", refuse(NetworkError("nobody answers", "name a mirror")))
+    monkeypatch.setattr(host_python, "find", lambda minor: None)
+    old(prefix)
+    with pytest.raises(NoBase) as caught:
+        make(loaded, "3.10", prefix, kind)
+    assert "VERLOCK_CONDA_MIRROR" in caught.value.remedy or caught.value.remedy == "name a mirror"
+    assert names(prefix) == ["old", receipt.NAME] and names(prefix.parent) == ["vllm073"]
+
+
+@pytest.mark.parametrize("error", [InstallError("the engine died"), KeyboardInterrupt()])
+def test_other_failures_take_nothing_away_either_and_are_not_hidden(loaded, prefix, host, monkeypatch, error):
+    monkeypatch.setattr(client, "install", refuse(error))
+    old(prefix)
+    with pytest.raises(type(error)):
+        make(loaded, "3.10", prefix, "conda")
+    assert "old" in names(prefix)
+
+
+def test_the_conda_base(loaded, prefix, monkeypatch):
+    """conda-meta vouches for its packages' files; the receipt for links, conda-meta itself and the rest."""
+
+    def install(lock, prefix, cache, *, mirrors):
+        (prefix / "bin").mkdir()
+        (prefix / "bin/python3.10").write_text("python")
+        (prefix / "bin/python").symlink_to("python3.10")
+        (prefix / "lib/__pycache__").mkdir(parents=True)
+        (prefix / "lib/__pycache__/x.pyc").write_text("code")
+        paths = [{"_path": "bin/python3.10"}, {"_path": "bin/python"}]
+        (prefix / "conda-meta").mkdir()
+        meta = prefix / "conda-meta/python-3.10.20-h1_0_cpython.json"
+        meta.write_text(json.dumps({"name": "python", "paths_data": {"paths": paths}}))
+
+    monkeypatch.setattr(client, "install", install)
+    entry, files = make(loaded, "3.10", prefix, "conda")
+    assert entry == {"kind": "conda", "version": "3.10.20", "from": "conda-lock.yml"}
+    assert set(files) == {"bin/python", "conda-meta/python-3.10.20-h1_0_cpython.json", "conda-meta/state"}
+    assert files["bin/python"] == "link:python3.10"
+    assert json.loads((prefix / "conda-meta/state").read_text()) == {"env_vars": {"VLLM_USE_V1": "0"}}
+
+
+@pytest.mark.parametrize("error", [InstallError("no wheels"), KeyboardInterrupt()])
+def test_a_failure_behind_the_base_takes_nothing_away_and_leaves_nothing(loaded, prefix, host, error):
+    def fail():
+        with python_base.replacing(prefix):
+            python_base.install(loaded, "3.10", prefix, "host")
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    assert not prefix.exists()
+    old(prefix)
+    with pytest.raises(type(error)):
+        fail()
+    assert names(prefix) == ["old", receipt.NAME] and names(prefix.parent) == ["vllm073"]

@@ -1,0 +1,71 @@
+"""Which Python is meant when none is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from verlock import paths
+from verlock.conda import client
+from verlock.env import python_choice
+from verlock.system import host_python
+from verlock.system.host_python import HostPython
+from verlock.variant import receipt
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """A machine with these Pythons and with or without a conda channel; nothing is built."""
+    monkeypatch.setenv("VERLOCK_ENVS", str(tmp_path))
+
+    def of(*minors, channel=False):
+        have = {minor: HostPython(Path(f"/usr/bin/python{minor}"), f"{minor}.1") for minor in minors}
+        monkeypatch.setattr(host_python, "find", have.get)
+        monkeypatch.setattr(client, "reachable", lambda lock, mirrors: channel)
+
+    return of
+
+
+def test_the_first_where_the_host_has_it(machine):
+    machine("3.10", "3.12")
+    assert python_choice.to_make("vllm073", "auto") == "3.10"
+
+
+def test_the_first_where_a_channel_has_it(machine):
+    machine("3.12", channel=True)
+    assert python_choice.to_make("vllm073", "auto") == "3.10"
+    assert python_choice.to_make("vllm073", "conda") == "3.10"
+
+
+def test_the_nearest_that_has_a_lock_and_is_here_and_it_is_said(machine, capsys):
+    machine("3.9", "3.11", "3.12", "3.13")
+    assert python_choice.to_make("vllm073", "auto") == "3.11"
+    assert "no CPython 3.10 here" in capsys.readouterr().err
+    machine("3.12", channel=True)
+    assert python_choice.to_make("vllm073", "host") == "3.12"
+
+
+def test_a_variant_with_one_python_has_no_other(machine):
+    machine("3.12")
+    assert python_choice.to_make("vllm072", "auto") == "3.10"
+
+
+def test_the_first_where_nothing_is_here(machine):
+    machine()
+    assert python_choice.to_make("vllm073", "auto") == "3.10"
+
+
+def test_what_is_built_already_is_meant(machine, tmp_path):
+    machine("3.12")
+    assert python_choice.built("vllm073", None) == "3.10"
+    other = paths.prefix_dir("vllm073", "3.12", "3.10")
+    other.mkdir()
+    (other / receipt.NAME).touch()
+    assert python_choice.built("vllm073", None) == "3.12"
+    assert python_choice.built("vllm073", "3.11") == "3.11"
+    first = paths.prefix_dir("vllm073", "3.10", "3.10")
+    first.mkdir()
+    (first / receipt.NAME).touch()
+    assert python_choice.built("vllm073", None) == "3.10"
+    assert python_choice.to_make("vllm073", "auto") == "3.10"

@@ -1,0 +1,367 @@
+"""`verlock verify` on a small prefix made here: every kind of damage has its name and its exit code, and none is missed."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import toy
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from verlock import errors, paths
+from verlock.env import verify
+from verlock.errors import NotSealed
+from verlock.variant import digest, receipt, recipe
+
+ODD = 'vllm/it\'s, "odd" Ünï.py'
+PATCHED = "vllm/distributed/parallel_state.py"
+
+
+class Prefix:
+    """An environment of two packages, one of them patched, and a conda layer of one."""
+
+    def __init__(self, root: Path, loaded: recipe.Recipe) -> None:
+        self.root = root
+        self.loaded = loaded
+        self.site = paths.site_packages(root, "3.10")
+        self.site.mkdir(parents=True)
+        self.package(
+            "torch", "2.5.1", {"torch/__init__.py": b"torch\n", "torch/lib/libtorch.so": bytes(range(256)) * 20}
+        )
+        self.package(
+            "vllm",
+            "0.7.2",
+            {"vllm/__init__.py": b"", ODD: b"odd\n", PATCHED: b"as released\n", "../../../bin/vllm": b"#!\n"},
+        )
+        (self.site / "vllm/__pycache__").mkdir()
+        (self.site / "vllm/__pycache__/x.cpython-310.pyc").write_bytes(b"code")
+        (self.site / PATCHED).write_bytes(b"patched\n")
+        self.conda()
+        (root / "etc").mkdir()
+        (root / "etc/own").write_bytes(b"own\n")
+        (root / "lib64").symlink_to("lib")
+        self.seal()
+
+    def package(self, name: str, version: str, files: dict[str, bytes]) -> Path:
+        info = self.site / f"{name}-{version}.dist-info"
+        info.mkdir(parents=True)
+        rows = []
+        for path, data in {**files, f"{info.name}/METADATA": b"Name: x\n"}.items():
+            target = self.site / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+            rows.append(toy.record_line(path, data))
+        table = io.StringIO()
+        csv.writer(table, lineterminator="\n").writerows(
+            [*rows, ["vllm/__pycache__/y.cpython-310.pyc", "", ""], [f"{info.name}/RECORD", "", ""]]
+        )
+        (info / "RECORD").write_text(table.getvalue(), encoding="utf-8")
+        return info
+
+    def conda(self) -> None:
+        """A conda package whose script was given its prefix at installation, so that its RECORD no longer fits."""
+        info = self.package("pip", "25.0.1", {"pip/__init__.py": b"pip\n", "../../../bin/pip": b"#!/build/python\n"})
+        script = self.root / "bin/pip"
+        script.write_bytes(b"#!/here/python\n")
+        (self.root / "bin/pip3").symlink_to("pip")
+        with (info / "RECORD").open("a") as record:
+            record.write("../../../bin/pip3.10,sha256=AAAA,1\n")  # conda leaves such lines, and no such file
+        paths = [
+            {"_path": str(path.relative_to(self.root)), "path_type": "hardlink", "sha256": digest.of_file(path)}
+            for path in [*info.iterdir(), self.site / "pip/__init__.py"]
+        ]
+        paths.append(
+            {
+                "_path": "bin/pip",
+                "path_type": "hardlink",
+                "sha256": "0" * 64,
+                "sha256_in_prefix": digest.of_file(script),
+            }
+        )
+        paths.append({"_path": "bin/pip3", "path_type": "softlink", "sha256": digest.of_file(script)})
+        self.meta = self.root / "conda-meta/pip-25.0.1-py_0.json"
+        self.meta.parent.mkdir()
+        self.meta.write_text(json.dumps({"name": "pip", "paths_data": {"paths": paths}}))
+
+    def seal(self) -> None:
+        packages = {
+            name: {"version": version, "record": verify.record_digest(folder)}
+            for name, (version, folder) in verify.installed(self.site).items()
+        }
+        touched = {"path": PATCHED, "before": "0" * 64, "after": hashlib.sha256(b"patched\n").hexdigest()}
+        files = {"etc/own": digest.of_file(self.root / "etc/own"), "lib64": "link:lib", "bin/pip3": "link:pip"}
+        files["conda-meta/pip-25.0.1-py_0.json"] = digest.of_file(self.meta)
+        receipt.write(
+            self.root,
+            {
+                **dict.fromkeys(receipt.KEYS),
+                "schema": receipt.SCHEMA,
+                "prefix": str(self.root),
+                "variant": "vllm072",
+                "python": "3.10",
+                "digest": digest.of("vllm072"),
+                "base": {"kind": "conda"},
+                "conda": ["pip-25.0.1-py_0"],
+                "packages": packages,
+                "missing": {},
+                "files": files,
+                "fingerprint": receipt.fingerprint(self.root),
+                "patches": [{"file": "0001-X.patch", "package": "vllm", "touches": [touched]}],
+            },
+        )
+
+    def damage(self) -> list[verify.Damage]:
+        return verify.inspect(self.loaded, "3.10", self.root)
+
+    def code(self, strict: bool = False) -> int:
+        """The exit code of `verlock verify`."""
+        try:
+            return verify.run(self.loaded, "3.10", self.root, as_json=False, strict=strict)
+        except errors.VerlockError as error:
+            return error.exit_code
+
+
+@pytest.fixture
+def prefix(clone, tmp_path):
+    (clone / "locks/vllm072/requirements.txt").write_text(
+        "".join(f"{name} --hash=sha256:{'a' * 64}\n" for name in ("torch==2.5.1", "vllm==0.7.2", "pip==25.0.1"))
+    )
+    return Prefix(tmp_path / "envs/vllm072", recipe.load("vllm072"))
+
+
+def test_a_whole_prefix(prefix, capsys):
+    assert prefix.damage() == []
+    assert prefix.code() == 0
+    assert "vllm072 is what its lock says: 3 packages" in capsys.readouterr().err
+
+
+def uninstall(prefix):
+    shutil.rmtree(prefix.site / "torch-2.5.1.dist-info")
+
+
+def other_version(prefix):
+    (prefix.site / "torch-2.5.1.dist-info").rename(prefix.site / "torch-2.5.0.dist-info")
+
+
+def other_record(prefix):
+    with (prefix.site / "torch-2.5.1.dist-info/RECORD").open("a") as record:
+        record.write("new.py,,\n")
+
+
+def in_place_of_a_file(prefix, make):
+    path = prefix.site / "torch/__init__.py"
+    path.unlink()
+    make(path)
+
+
+DAMAGE = {
+    "receipt gone": (40, lambda prefix: (prefix.root / receipt.NAME).unlink()),
+    "lock changed": (41, lambda prefix: (paths.LOCKS / "vllm072/build-requirements.txt").write_text("")),
+    "package gone": (42, uninstall),
+    "conda package gone": (42, lambda prefix: prefix.meta.unlink()),
+    "another version": (43, other_version),
+    "another RECORD": (43, other_record),
+    "no RECORD": (43, lambda prefix: (prefix.site / "torch-2.5.1.dist-info/RECORD").unlink()),
+    "a package more": (44, lambda prefix: prefix.package("evil", "1", {"evil.py": b""})),
+    "a conda package more": (
+        44,
+        lambda prefix: (prefix.root / "conda-meta/x-1-0.json").write_text('{"name": "x", "paths_data": {"paths": []}}'),
+    ),
+    "patch undone": (45, lambda prefix: (prefix.site / PATCHED).write_bytes(b"as released\n")),
+    "patched file gone": (45, lambda prefix: (prefix.site / PATCHED).unlink()),
+    "a byte": (46, lambda prefix: (prefix.site / "torch/__init__.py").write_bytes(b"tarch\n")),
+    "a file of an odd name": (46, lambda prefix: (prefix.site / ODD).write_bytes(b"even\n")),
+    "a script": (46, lambda prefix: (prefix.root / "bin/vllm").write_bytes(b"#!/evil\n")),
+    "a conda file": (46, lambda prefix: (prefix.root / "bin/pip").write_bytes(b"#!/build/python\n")),
+    "conda-meta itself": (46, lambda prefix: prefix.meta.write_text(prefix.meta.read_text() + " ")),
+    "conda-meta cut short": (46, lambda prefix: prefix.meta.write_text(prefix.meta.read_text()[:50])),
+    "conda-meta of another kind": (46, lambda prefix: prefix.meta.write_text("[]")),
+    "a file of the base": (46, lambda prefix: (prefix.root / "etc/own").write_bytes(b"")),
+    "a link": (46, lambda prefix: [(prefix.root / "lib64").unlink(), (prefix.root / "lib64").symlink_to("etc")]),
+    "a conda link": (
+        46,
+        lambda prefix: [(prefix.root / "bin/pip3").unlink(), (prefix.root / "bin/pip3").symlink_to("vllm")],
+    ),
+    "a folder for a file": (46, lambda prefix: in_place_of_a_file(prefix, Path.mkdir)),
+    "a pipe for a file": (46, lambda prefix: in_place_of_a_file(prefix, os.mkfifo)),
+    "a file gone": (47, lambda prefix: (prefix.site / "torch/__init__.py").unlink()),
+    "a script gone": (47, lambda prefix: (prefix.root / "bin/vllm").unlink()),
+    "a link gone": (47, lambda prefix: (prefix.root / "lib64").unlink()),
+    "a link to nowhere for a file": (
+        47,
+        lambda prefix: in_place_of_a_file(prefix, lambda path: path.symlink_to("/nowhere")),
+    ),
+    "a conda file gone": (47, lambda prefix: (prefix.site / "pip/__init__.py").unlink()),
+    "a file more": (48, lambda prefix: (prefix.site / "torch/extra.py").write_bytes(b"")),
+    "a .pth file more": (48, lambda prefix: (prefix.site / "evil.pth").write_bytes(b"import evil\n")),
+    "a linked folder more": (48, lambda prefix: (prefix.site / "linked").symlink_to("/tmp")),
+    "a name that is no text": (
+        48,
+        lambda prefix: Path(os.fsdecode(os.fsencode(prefix.site) + b"/\xff.py")).write_bytes(b""),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_each_kind_of_damage_has_its_exit_code(prefix, kind):
+    code, do = DAMAGE[kind]
+    do(prefix)
+    assert prefix.code() == code
+
+
+def test_the_worst_kind_decides_and_all_are_named(prefix, capsys):
+    for kind in ("a file more", "a byte", "a package more"):
+        DAMAGE[kind][1](prefix)
+    with pytest.raises(errors.PackageAdded) as caught:
+        verify.run(prefix.loaded, "3.10", prefix.root, as_json=False, strict=False)
+    for words in (
+        "package added: evil",
+        "torch/__init__.py (torch): wanted",
+        "file added: lib/python3.10/site-packages/torch/extra.py",
+    ):
+        assert words in caught.value.problem
+    assert "nox -s env-vllm072" in caught.value.remedy
+
+
+def test_wanted_and_got_are_hashes(prefix):
+    (prefix.site / "torch/__init__.py").write_bytes(b"other")
+    (found,) = prefix.damage()
+    assert found.package == "torch" and found.path.endswith("site-packages/torch/__init__.py")
+    assert found.wanted == hashlib.sha256(b"torch\n").hexdigest() and found.got == hashlib.sha256(b"other").hexdigest()
+
+
+def test_a_file_that_cannot_be_read_is_named_with_the_reason(prefix, monkeypatch):
+    real = os.open
+
+    def refuse(path, *arguments, **more):
+        if str(path).endswith("torch/__init__.py"):
+            raise OSError(5, "Input/output error")
+        return real(path, *arguments, **more)
+
+    monkeypatch.setattr(os, "open", refuse)
+    count, answers = verify._hash_all([str(prefix.site / "torch/__init__.py"), str(prefix.root / "etc/own")])
+    assert count == 4 and answers[str(prefix.site / "torch/__init__.py")] == "Input/output error"
+
+
+FILES = [
+    "torch/lib/libtorch.so",
+    "torch/__init__.py",
+    ODD,
+    PATCHED,
+    "../../../bin/vllm",
+    "../../../bin/pip",
+    "pip/__init__.py",
+]
+FILES += ["torch-2.5.1.dist-info/RECORD", "torch-2.5.1.dist-info/METADATA", "../../../conda-meta/pip-25.0.1-py_0.json"]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@given(file=st.sampled_from(FILES), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_no_changed_bit_is_missed(prefix, file, place, bit):
+    path = prefix.site / file
+    good = path.read_bytes()
+    bad = bytearray(good)
+    bad[int(place * len(bad))] ^= 1 << bit
+    path.write_bytes(bad)
+    try:
+        assert prefix.damage()
+    finally:
+        path.write_bytes(good)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15)
+@given(file=st.sampled_from(FILES), length=st.floats(0, 1, exclude_max=True))
+def test_no_cut_file_is_missed(prefix, file, length):
+    path = prefix.site / file
+    good = path.read_bytes()
+    path.write_bytes(good[: int(length * len(good))])
+    try:
+        assert prefix.damage()
+    finally:
+        path.write_bytes(good)
+
+
+def test_damage_makes_the_next_create_look_closer(prefix):
+    before = receipt.read(prefix.root)
+    prefix.code()
+    assert receipt.read(prefix.root) == before
+    (prefix.site / "torch/__init__.py").write_bytes(b"tarch\n")
+    prefix.code()
+    assert receipt.read(prefix.root) == {**before, "fingerprint": ""}
+
+
+def test_the_receipt_is_held_against_the_lock(prefix):
+    """A receipt edited by hand does not make another version the locked one."""
+    sealed = receipt.read(prefix.root)
+    DAMAGE["another version"][1](prefix)
+    sealed["packages"]["torch"]["version"] = "2.5.0"
+    receipt.write(prefix.root, sealed)
+    assert verify.Damage("package changed", "torch", wanted="2.5.1", got="2.5.0") in prefix.damage()
+
+
+def test_incomplete_is_said_and_under_strict_an_error(prefix, capsys):
+    receipt.write(prefix.root, {**receipt.read(prefix.root), "missing": {"flash-attn": "nobody answers"}})
+    assert prefix.code() == 0
+    assert "incomplete: flash-attn is missing (nobody answers)" in capsys.readouterr().err
+    assert prefix.code(strict=True) == 49
+
+
+def test_json_lists_all(prefix, capsys):
+    for number in range(30):
+        (prefix.site / f"extra{number}.py").write_bytes(b"")
+    with pytest.raises(errors.FileAdded, match="and 10 more"):
+        verify.run(prefix.loaded, "3.10", prefix.root, as_json=True, strict=False)
+    report = json.loads(capsys.readouterr().out)
+    assert len(report["damage"]) == 30 and report["damage"][0]["kind"] == "file added"
+
+
+def test_record_in_another_hash_is_refused(prefix):
+    info = prefix.package("old", "1", {})
+    (info / "RECORD").write_text("old.py,md5=abc,1\n")
+    assert any("md5, not sha256" in item.got for item in prefix.damage())
+
+
+def test_a_record_with_an_empty_line(prefix):
+    record = prefix.site / "torch-2.5.1.dist-info/RECORD"
+    record.write_text(record.read_text() + "\n\n")
+    prefix.seal()
+    assert prefix.damage() == []
+
+
+def test_nothing_there(clone, tmp_path):
+    with pytest.raises(NotSealed):
+        verify.inspect(recipe.load("vllm072"), "3.10", tmp_path / "nothing")
+
+
+def test_every_kind_has_an_error_and_the_order_is_that_of_the_codes():
+    codes = [kind.exit_code for kind in verify.KINDS.values()]
+    assert codes == sorted(codes) and len(set(codes)) == len(codes)
+
+
+@given(st.lists(st.integers(0, 10**9), max_size=300))
+def test_shares_hold_every_file_once(sizes):
+    files = [(size, str(number)) for number, size in enumerate(sizes)]
+    shares = list(verify._shares(files, 4))
+    assert sorted(path for share in shares for path in share) == sorted(path for _, path in files)
+
+
+def test_of_two_packages_with_one_file_the_last_by_name_owns_it(tmp_path):
+    prefix = Prefix(tmp_path / "prefix", recipe.load("vllm072"))
+    prefix.package("fastapi_cli", "0.0.7", {"../../../bin/fastapi": b"from fastapi_cli\n"})
+    assert verify.overruled(prefix.site) == set()
+    prefix.package("fastapi", "0.115.12", {"../../../bin/fastapi": b"from fastapi\n"})  # written last, by chance
+    assert verify.overruled(prefix.site) == {"fastapi-cli"}
+    prefix.seal()
+    assert [
+        item.path for item in verify.inspect(prefix.loaded, "3.10", prefix.root) if item.kind == "file changed"
+    ] == ["bin/fastapi"]
+    (prefix.root / "bin/fastapi").write_bytes(b"from fastapi_cli\n")
+    assert verify.overruled(prefix.site) == set()
+    assert not [item for item in verify.inspect(prefix.loaded, "3.10", prefix.root) if item.kind == "file changed"]

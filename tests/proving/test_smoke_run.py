@@ -1,0 +1,287 @@
+"""`verlock smoke` from outside: what it refuses, what it tells the inside, how it judges what comes back."""
+
+import json
+import os
+import stat
+import sys
+
+import pytest
+
+from verlock import paths
+from verlock.errors import DriverTooOld, GateFailed, NoGpu, ReceiptStale, SmokeCrashed, SmokeHung
+from verlock.proving import smoke_launch, smoke_run
+from verlock.smoke import gates, watchdog
+from verlock.variant import certificate, recipe
+
+GPU = "NVIDIA H100 80GB HBM3"
+TIMES = {"timing_s/step": 2.0, "timing_s/gen": 1.6, "timing_s/update_actor": 0.2}
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path, monkeypatch):
+    """A nvidia-smi that shows the GPUs it is told to."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def show(*rows):
+        script = folder / "nvidia-smi"
+        script.write_text("#!/bin/sh\n" + "".join(f"echo '{row}'\n" for row in rows))
+        script.chmod(script.stat().st_mode | stat.S_IXUSR)
+
+    return show
+
+
+@pytest.fixture
+def no_nvidia_smi(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+ROW = f"{GPU}, 81559, 580.159.04"
+
+
+def test_the_gpus_are_read_from_nvidia_smi(nvidia_smi):
+    nvidia_smi(ROW, ROW)
+    assert smoke_run.find_gpus() == smoke_run.Gpus(GPU, 2, 81559, "580.159.04")
+
+
+@pytest.mark.parametrize(("visible", "count"), [("0", 1), ("0,1", 2), ("", None), ("-1", None)])
+def test_hidden_gpus_do_not_count(nvidia_smi, monkeypatch, visible, count):
+    nvidia_smi(ROW, ROW)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    found = smoke_run.find_gpus()
+    assert (found.count if found else None) == count
+
+
+def test_a_nvidia_smi_without_a_driver_shows_no_gpu(nvidia_smi):
+    nvidia_smi("NVIDIA-SMI has failed because it could not communicate with the NVIDIA driver.")
+    assert smoke_run.find_gpus() is None
+
+
+def test_without_a_gpu_it_ends_at_once_and_says_what_it_needs(no_nvidia_smi, tmp_path):
+    loaded = recipe.load("vllm073")
+    with pytest.raises(NoGpu, match=r"1 NVIDIA GPU with driver 525\.60\.13 or newer .* none here") as caught:
+        smoke_run.run(loaded, "3.10", tmp_path / "nowhere")
+    assert caught.value.exit_code == 50
+
+
+def test_too_few_gpus_are_too_few(nvidia_smi, tmp_path):
+    nvidia_smi(ROW)
+    with pytest.raises(NoGpu, match=r"2 NVIDIA GPUs .* there is 1"):
+        smoke_run.run(recipe.load("vllm073"), "3.10", tmp_path, gpus=2)
+
+
+def test_an_old_driver_is_refused(nvidia_smi, tmp_path):
+    nvidia_smi(f"{GPU}, 81559, 470.223.02")
+    with pytest.raises(DriverTooOld):
+        smoke_run.run(recipe.load("vllm073"), "3.10", tmp_path)
+
+
+# with an inside that is a few lines of Python ------------------------------------------------------------
+
+FAKE_PYTHON = """#!{python}
+import json, os, sys, time
+from pathlib import Path
+sys.path.insert(0, {root!r})
+config = json.loads(Path(sys.argv[-1]).read_text())
+folder = Path(config["folder"])
+(folder / "environment.json").write_text(json.dumps(dict(os.environ)))
+exec(Path({script!r}).read_text())
+"""
+
+GREEN = """
+from verlock.smoke import gates
+if "gpus" in config:
+    step = {"code": 0, "metrics": METRICS, "standin": True, "seconds": 1.0, "overrides": []}
+    (folder / "grpo.json").write_text(json.dumps(step))
+    sys.exit(0)
+names = [str(n) for n in range(1, 11)]
+passed = [gates.Gate(n, RED.get(n, "pass"), "1", "1", "because" if n in RED else "").as_dict() for n in names]
+facts = {"versions": {"vllm": "0.7.3"}, "engine": "V0", "cuda": "12.4", "nccl": "2.21.5", "gpu": "NVIDIA H100 80GB HBM3"}
+print_ = [{"tokens": [1, 2], "logprobs": [-1.0, -1.0]}]
+report = {"passes": [{"sabotage": config["sabotage"], "gates": passed}], "facts": facts, "fingerprint": print_,
+          "phases": [["engine", 20.0, 420.0]], "engine_seconds": 20.0}
+(folder / "report.json").write_text(json.dumps(report))
+"""
+
+
+@pytest.fixture
+def inside(tmp_path, monkeypatch, nvidia_smi):
+    """An environment whose python does what the test says; certificates go to a scratch folder."""
+    nvidia_smi(ROW, ROW)
+    prefix = tmp_path / "prefix"
+    (prefix / "bin").mkdir(parents=True)
+    script = tmp_path / "inside.py"
+    python = prefix / "bin" / "python"
+    python.write_text(FAKE_PYTHON.format(python=sys.executable, root=str(paths.ROOT), script=str(script)))
+    python.chmod(0o755)
+    monkeypatch.setattr(paths, "CERTIFICATES", tmp_path / "certificates")
+    monkeypatch.setattr(smoke_run.tempfile, "tempdir", str(tmp_path))
+    sealed = {
+        "digest": "d" * 64,
+        "base": {"kind": "host", "from": "/usr/bin/python3.10"},
+        "missing": {"flash-attn": "no such host"},
+        "patches": [],
+        "source": None,
+        "created": "2025-01-01",
+    }
+    monkeypatch.setattr(smoke_run.receipt, "read", lambda prefix: sealed)
+    monkeypatch.setattr(smoke_run.digest, "of", lambda variant, python: "d" * 64)
+    monkeypatch.setattr(certificate.digest, "of", lambda variant, python: "d" * 64)
+    monkeypatch.setattr(smoke_launch.lockfiles, "pins", lambda path: [])
+
+    def run(text=GREEN, red=(), metrics=TIMES, **how):
+        script.write_text(f"RED = {dict.fromkeys(red, 'fail')!r}\nMETRICS = {metrics!r}\n{text}")
+        return smoke_run.run(recipe.load("vllm073"), "3.10", prefix, json_path=tmp_path / "report.json", **how)
+
+    run.certificates = tmp_path / "certificates" / "vllm073"
+    run.report = lambda: json.loads((tmp_path / "report.json").read_text())
+    return run
+
+
+def certificates(inside):
+    return sorted(path.name for path in inside.certificates.glob("*")) if inside.certificates.exists() else []
+
+
+def test_a_full_pass_writes_the_certificate(inside, capsys):
+    assert inside() == 0
+    assert certificates(inside) == ["h100-80gb-hbm3x1.json"]
+    data = json.loads((inside.certificates / "h100-80gb-hbm3x1.json").read_text())
+    assert data["digest"] == "d" * 64
+    assert data["gpu"] == {"name": GPU, "count": 1, "memory_mib": 81559, "driver": "580.159.04"}
+    assert [each["mode"] for each in data["runs"]] == ["eager", "graphs", "eager and graphs"]
+    assert data["standin"] is True
+    assert data["receipt"]["base"] == {"kind": "host"}
+    assert data["receipt"]["missing"] == ["flash-attn"]
+    assert str(paths.ROOT) not in json.dumps(data)
+    assert "flash-attn is not installed" in capsys.readouterr().out
+
+
+def test_two_gpus_run_both_layouts(inside):
+    assert inside(gpus=2) == 0
+    runs = inside.report()["runs"]
+    assert {(each["mode"], each["tp"]) for each in runs[:4]} == {(m, tp) for m in ("eager", "graphs") for tp in (1, 2)}
+    assert certificates(inside) == ["h100-80gb-hbm3x2.json"]
+
+
+@pytest.mark.parametrize("how", [{"mode": "eager"}, {"verl": False}, {"gpus": 2, "tp": 1}, {"unpatched": True}])
+def test_less_than_everything_is_no_certificate(inside, monkeypatch, tmp_path, how):
+    monkeypatch.setattr(smoke_launch, "take_back", lambda *arguments: tmp_path / "over")
+    assert inside(**how) == 0
+    assert certificates(inside) == []
+
+
+def test_a_red_gate_fails_by_name_and_certifies_nothing(inside):
+    with pytest.raises(GateFailed, match="gate 5: because") as caught:
+        inside(red=["5"])
+    assert caught.value.exit_code == 51
+    assert certificates(inside) == []
+    assert inside.report()["problems"]
+
+
+def test_a_metric_that_is_not_finite_fails_verls_step(inside):
+    with pytest.raises(GateFailed, match="actor/pg_loss is not finite"):
+        inside(text="nan = float('nan')\n" + GREEN.replace("METRICS", "{**METRICS, 'actor/pg_loss': nan}"))
+
+
+def test_a_sabotage_that_turns_its_gate_red_succeeds_and_certifies_nothing(inside):
+    assert inside(sabotaged="stale-cache", red=["5"]) == 0
+    assert certificates(inside) == []
+
+
+@pytest.mark.parametrize("red", [[], ["4"], ["4", "5"]])
+def test_a_sabotage_that_does_anything_else_fails(inside, red):
+    with pytest.raises(GateFailed, match="stale-cache must turn gate 5 red and no other"):
+        inside(sabotaged="stale-cache", red=red)
+
+
+def test_an_engine_that_does_not_start_on_two_ranks_is_gate_10(inside):
+    text = GREEN.replace(
+        '(folder / "report.json")',
+        "from verlock.smoke.report import write_error\n"
+        'write_error(folder, 0, "engine", RuntimeError("world_size (2) is not equal to"))\nsys.exit(1)\n(folder / "report.json")',
+    )
+    with pytest.raises(GateFailed, match=r"gate 10: vLLM does not start on 2 ranks: RuntimeError: world_size \(2\)"):
+        inside(text=text, gpus=2)
+
+
+def test_a_death_without_a_word_shows_the_end_of_the_log(inside):
+    with pytest.raises(SmokeCrashed, match=r"(?s)code 3 .*cannot open shared object") as caught:
+        inside(text="print('libcuda.so.1: cannot open shared object file'); sys.exit(3)")
+    assert caught.value.exit_code == 53
+
+
+def test_a_death_in_the_second_launch_still_shows_the_first(inside, capsys):
+    with pytest.raises(SmokeCrashed):
+        inside(text="if config.get('mode') == 'graphs': sys.exit(3)\n" + GREEN)
+    assert "vllm073: eager" in capsys.readouterr().out
+
+
+HANG = """
+from verlock.smoke.watchdog import Heartbeat
+heart = Heartbeat(folder, 0)
+def rank_zero_hangs():
+    time.sleep(60)
+with heart.phase("engine", 0.5):
+    rank_zero_hangs()
+"""
+
+
+def test_a_hang_has_its_own_exit_code_and_shows_the_stack(inside):
+    with pytest.raises(SmokeHung, match=r"(?s)'engine'.*rank_zero_hangs") as caught:
+        inside(text=HANG)
+    assert caught.value.exit_code == 52
+
+
+def test_the_sabotage_hang_is_told_by_the_watchdog_alone(inside):
+    text = GREEN + HANG.replace("engine", "last barrier")
+    assert inside(text=text, sabotaged="hang") == 0
+
+
+def test_the_inside_sees_the_recipes_environment_and_not_the_users(inside, monkeypatch, tmp_path):
+    monkeypatch.setenv("VLLM_USE_V1", "1")
+    monkeypatch.setenv("VLLM_ATTENTION_BACKEND", "XFORMERS")
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
+    seen = {}
+    monkeypatch.setattr(
+        smoke_launch.watchdog,
+        "supervise",
+        lambda command, environment, *rest: seen.update(environment) or watchdog.Outcome(9, 0.0),
+    )
+    with pytest.raises(SmokeCrashed):
+        inside()
+    assert seen["VLLM_USE_V1"] == "0"
+    assert seen["PYTHONPATH"] == str(paths.ROOT)
+    assert not {"VLLM_ATTENTION_BACKEND", "PYTORCH_CUDA_ALLOC_CONF"} & set(seen)
+    assert seen["PATH"].startswith(str(tmp_path / "prefix" / "bin"))
+
+
+def test_an_environment_made_from_another_lock_is_not_proven(inside, monkeypatch):
+    monkeypatch.setattr(smoke_run.digest, "of", lambda variant, python: "e" * 64)
+    with pytest.raises(ReceiptStale):
+        inside()
+
+
+def test_a_report_of_less_is_never_written_as_a_certificate(inside):
+    inside(mode="eager")
+    with pytest.raises(ValueError, match="only a full pass"):
+        certificate.write(recipe.load("vllm073"), "3.10", {}, inside.report())
+
+
+@pytest.mark.parametrize("variant", recipe.names())
+def test_every_recipe_has_what_the_inside_is_told(variant, tmp_path):
+    loaded = recipe.load(variant)
+    told = smoke_launch.configuration(loaded, loaded.default_python, "580.1", tmp_path, "eager", 1)
+    expected = told["expected"]
+    assert expected["versions"]["vllm"] == loaded.vllm.version
+    assert {"vllm", "verl", "torch", "transformers", "ray"} <= set(expected["versions"])
+    assert expected["cxx11abi"] is loaded.torch.cxx11abi
+    assert expected["engine"] == loaded.vllm.engine
+    facts = {
+        "driver": "580.1",
+        "imports": {},
+        **{key: expected[key] for key in ("engine", "cuda", "cxx11abi", "versions")},
+    }
+    assert gates.environment(facts, expected).verdict == gates.PASS

@@ -1,0 +1,324 @@
+"""Building a wheel from a source, on a toy package whose setup.py behaves as vLLM's does: the objects come out of a wheel."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from toysource import diff, donor_wheel, git
+
+from verlock import paths
+from verlock.errors import BuildError, IntegrityError, StaleLock
+from verlock.sources import git_commit, patches, source_wheel, wheel_store
+from verlock.system import uv
+from verlock.variant import recipe
+
+SETUP = """
+import os, zipfile
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+class take(build_ext):
+    def run(self):
+        with zipfile.ZipFile(os.environ["VLLM_PRECOMPILED_WHEEL_LOCATION"]) as wheel:
+            for name in ("toy/_C.abi3.so", "toy/kernels/__init__.py"):
+                wheel.extract(name)
+
+open("toy/_version.py", "w").write("version = %r" % os.environ["SETUPTOOLS_SCM_PRETEND_VERSION"])
+assert os.environ["VLLM_USE_PRECOMPILED"] == "1"
+assert os.environ["SOURCE_DATE_EPOCH"] == "1740355200", "the day of the commit"
+assert not {"PYTHONSTARTUP", "CFLAGS", "UNRELATED"} & set(os.environ)
+setup(name="toy", version="9.9+precompiled", packages=["toy"], cmdclass={"build_ext": take},
+      ext_modules=[Extension("toy._C", [])], install_requires=["torch==2.5.1"])
+"""
+FIX = ("SIZE = 1\n", "SIZE = 8\n")
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path, monkeypatch):
+    monkeypatch.setenv("VERLOCK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("VERLOCK_ARTEFACTS", raising=False)
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """A recipe whose source is a repository made here, and whose released wheel is kept already."""
+    repository = tmp_path / "toy"
+    (repository / "toy/kernels").mkdir(parents=True)
+    git(repository, "init", "-q")
+    (repository / "setup.py").write_text(SETUP)
+    (repository / "toy/__init__.py").write_text("# toy\n\n" + FIX[0])
+    (repository / "toy/notes.md").write_text("packed too\n")
+    (repository / "toy/kernels/.gitkeep").touch()
+    (repository / "docs.md").write_text("not packed\n")
+    (repository / ".gitignore").write_text("*.so\n_version.py\nbuild/\n*.egg-info/\ntoy/kernels/\n__pycache__/\n")
+    git(repository, "add", "-A")
+    git(repository, "add", "-f", "toy/kernels/.gitkeep")
+    git(repository, "commit", "-qm", "toy")
+    monkeypatch.setenv("VERLOCK_SOURCE_MIRROR", str(repository))
+    donor = donor_wheel(tmp_path / "toy-0.7.3-cp38-abi3-manylinux1_x86_64.whl")
+    sha256 = hashlib.sha256(donor.read_bytes()).hexdigest()
+    with wheel_store.scratch("test") as work:
+        wheel_store.keep(donor.rename(work / donor.name), sha256)
+
+    folder = tmp_path / "recipes/toy"
+    (folder / "patches").mkdir(parents=True)
+    change = diff("toy/__init__.py", "# toy\n\n" + FIX[0], "# toy\n\n" + FIX[1])
+    (folder / "patches/0001-Toy.patch").write_text("Toy\n\n" + change)
+    text = (paths.RECIPES / "v1/recipe.toml").read_text().partition("\n[source]\n")[0]
+    text += f"""
+[source]
+package = "toy"
+version = "0.7.4.dev65+g22757848"
+url = "https://127.0.0.1:9/toy.git"
+commit = "{git(repository, "rev-parse", "HEAD")}"
+tree = "{git(repository, "rev-parse", "HEAD^{tree}")}"
+subject = "toy"
+date = 2025-02-24
+reason = "r"
+[source.precompiled]
+package = "toy"
+version = "0.7.3"
+filename = "{donor.name}"
+sha256 = "{sha256}"
+size = 1
+reason = "r"
+[[patch]]
+file = "0001-Toy.patch"
+package = "toy"
+why = "w"
+"""
+    shutil.copytree(paths.RECIPES / "common", folder.parent / "common")
+    (folder / "recipe.toml").write_text(text)
+    return recipe.parse(folder / "recipe.toml")
+
+
+@pytest.fixture
+def tools(tmp_path, monkeypatch):
+    """Build tools without an index: the setuptools of the Python that runs the tests, linked into the tools folder."""
+    # found, not imported: importing it after distutils fails, and another test may have imported that
+    setuptools = importlib.util.find_spec("setuptools")
+    assert setuptools and setuptools.origin
+
+    def install(arguments, **_):
+        target = Path(arguments[arguments.index("--target") + 1])
+        target.mkdir()
+        packages = Path(setuptools.origin).parent.parent
+        for pattern in (
+            "setuptools",
+            "setuptools-*.dist-info",
+            "_distutils_hack",
+            "pkg_resources",
+            "wheel",
+            "wheel-*.dist-info",
+            "packaging",
+        ):
+            for found in packages.glob(pattern):
+                (target / found.name).symlink_to(found)
+
+    monkeypatch.setattr(uv, "_run", install)
+    requirements = tmp_path / "build-requirements.txt"
+    requirements.write_text("setuptools==1\n")
+    return requirements
+
+
+def make(toy, tools, locked=None):
+    return source_wheel.wheel(toy, Path(sys.executable), tools, locked)
+
+
+def lock_of(toy, wheel):
+    return {"filename": wheel.name, "sha256": wheel.parent.name, "inputs": source_wheel.inputs(toy)}
+
+
+def test_tree_patch_and_objects(toy, tools):
+    made = make(toy, tools)
+    assert made.name == "toy-0.7.4.dev65+g22757848-cp38-abi3-manylinux1_x86_64.whl"
+    info = "toy-0.7.4.dev65+g22757848.dist-info"
+    with zipfile.ZipFile(made) as wheel:
+        assert wheel.read("toy/__init__.py").decode().endswith(FIX[1])
+        assert wheel.read("toy/_C.abi3.so") == b"\x7fELF" + b"object" * 999
+        assert wheel.read("toy/_version.py") == b"version = '0.7.4.dev65+g22757848'"
+        assert b"Version: 0.7.4.dev65+g22757848\n" in wheel.read(f"{info}/METADATA")
+        assert b"Requires-Dist: torch==2.5.1" in wheel.read(f"{info}/METADATA")
+        assert b"Root-Is-Purelib: false" in wheel.read(f"{info}/WHEEL")
+        assert {"toy/kernels/__init__.py", "toy/notes.md", "toy/kernels/.gitkeep"} < set(wheel.namelist())
+        assert "docs.md" not in wheel.namelist()
+        rows = dict(line.rsplit(",", 2)[:2] for line in wheel.read(f"{info}/RECORD").decode().splitlines())
+        assert set(rows) == set(wheel.namelist())
+        for name in set(rows) - {f"{info}/RECORD"}:
+            assert rows[name] == source_wheel._row(wheel.read(name))[0]
+
+
+def test_same_bytes_on_another_day_in_another_place(toy, tools, tmp_path, monkeypatch):
+    first = make(toy, tools)
+    monkeypatch.setenv("VERLOCK_CACHE", str(tmp_path / "an other\u00e9 cache"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("TZ", "Asia/Kathmandu")
+    monkeypatch.setenv("LC_ALL", "tr_TR.UTF-8")
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("UNRELATED", "1")
+    with wheel_store.scratch("test") as work:
+        donor = toy.source.precompiled
+        kept = tmp_path / "cache/wheels" / donor.sha256 / donor.filename
+        wheel_store.keep(kept.rename(work / donor.filename), donor.sha256)
+    later = tmp_path / "later/sitecustomize.py"  # the build's clock, a year on
+    later.parent.mkdir()
+    later.write_text("import time; _time = time.time; time.time = lambda: _time() + 31_536_000\n")
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH="$PYTHONPATH:{later.parent}" exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    before = os.umask(0o077)
+    try:
+        second = source_wheel.wheel(toy, python, tools, None)
+    finally:
+        os.umask(before)
+    assert second != first
+    assert second.read_bytes() == first.read_bytes()
+
+
+def test_built_once(toy, tools, monkeypatch):
+    first = make(toy, tools)
+    monkeypatch.setattr(source_wheel, "_build", None)
+    monkeypatch.setenv("VERLOCK_SOURCE_MIRROR", "")
+    assert make(toy, tools) == first
+    assert make(toy, tools, lock_of(toy, first)) == first
+    assert source_wheel.cached(toy, lock_of(toy, first)) == first
+    assert not list(wheel_store.root().glob(".scratch-*"))
+
+
+def test_a_damaged_cache_is_made_anew(toy, tools):
+    first = make(toy, tools)
+    whole = first.read_bytes()
+    first.write_bytes(whole[:-1])
+    locked = lock_of(toy, first)
+    assert source_wheel.cached(toy, locked) is None
+    assert make(toy, tools, locked).read_bytes() == whole
+
+
+def test_other_bytes_than_locked_are_refused(toy, tools):
+    with pytest.raises(IntegrityError, match="wanted  0000"):
+        make(toy, tools, {"filename": "x.whl", "sha256": "0" * 64, "inputs": source_wheel.inputs(toy)})
+    assert [path.name for path in wheel_store.root().iterdir() if not path.name.startswith(".")] == [
+        toy.source.precompiled.sha256
+    ]
+
+
+def test_a_patch_edited_after_locking_is_refused(toy, tools):
+    locked = lock_of(toy, make(toy, tools))
+    path = toy.patch_path(toy.patch[0])
+    path.write_text(path.read_text().replace("SIZE = 8", "SIZE = 9"))
+    with pytest.raises(StaleLock):
+        source_wheel.cached(toy, locked)
+
+
+def test_a_colleagues_wheel_serves_where_nothing_can_be_built(toy, tools, tmp_path, monkeypatch):
+    first = make(toy, tools)
+    locked = lock_of(toy, first)
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    first.rename(shared / first.name)
+    monkeypatch.setenv("VERLOCK_ARTEFACTS", str(shared))
+    assert source_wheel.cached(toy, locked) == first
+    first.unlink()
+    (shared / first.name).write_bytes(b"something else")
+    with pytest.raises(IntegrityError, match="take it out of the folder"):
+        source_wheel.cached(toy, locked)
+
+
+def test_a_failing_setup_shows_its_end(toy, tools, tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho nvcc is not here\nexit 3\n")
+    python.chmod(0o755)
+    with pytest.raises(BuildError, match="nvcc is not here"):
+        source_wheel.wheel(toy, python, tools, None)
+
+
+def test_objects_must_come_out_of_the_released_wheel(toy, tools, monkeypatch):
+    real = patches.measure
+
+    def own_object(made, root, into=None):
+        (root / "toy/_other.so").write_bytes(b"compiled here")
+        return real(made, root, into)
+
+    monkeypatch.setattr(patches, "measure", own_object)
+    with pytest.raises(BuildError, match=r"toy/_other\.so is not the one in"):
+        make(toy, tools)
+
+
+def test_the_lock_names_it_all(toy, tools, monkeypatch):
+    made = make(toy, tools)
+    monkeypatch.setattr(type(toy), "lock_dir", lambda *_: tools.parent)
+    locked = source_wheel.lock(toy, "3.10")
+    assert locked["wheel"] == {
+        **lock_of(toy, made),
+        "size": made.stat().st_size,
+        "commit": toy.source.commit,
+        "tree": toy.source.tree,
+        "precompiled": toy.source.precompiled.sha256,
+    }
+    (touched,) = locked["patches"][0]["touches"]
+    with zipfile.ZipFile(made) as wheel:
+        assert hashlib.sha256(wheel.read("toy/__init__.py")).hexdigest() == touched["after"]
+    patches.write_lock(tools.parent, locked)
+    assert patches.read_lock(tools.parent) == locked
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """An environment for editable installs: a real one, without pip."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "envs/toy"], check=True)
+    return tmp_path / "envs/toy/bin/python"
+
+
+def test_editable(toy, tools, environment, tmp_path, monkeypatch):
+    install = uv._run
+
+    def also_install(arguments, **keywords):
+        if "--target" in arguments:
+            return install(arguments, **keywords)
+        with zipfile.ZipFile(arguments[-1]) as wheel:
+            return wheel.extractall(source_wheel._site_packages(environment))
+
+    monkeypatch.setattr(uv, "_run", also_install)
+    checkout = source_wheel.editable(toy, environment, tools, {})
+    assert checkout == tmp_path / "envs/toy-toy"
+    ask = "import toy, toy.kernels; print(toy.__file__, toy.SIZE)"
+    done = subprocess.run([environment, "-c", ask], capture_output=True, text=True, check=True, cwd="/")
+    assert done.stdout.split() == [str(checkout / "toy/__init__.py"), "8"]
+    assert (checkout / "toy/_C.abi3.so").read_bytes().startswith(b"\x7fELF")
+    assert git(checkout, "diff", "--stat").startswith("toy/__init__.py")
+    (info,) = source_wheel._site_packages(environment).glob("toy-*.dist-info")
+    assert json.loads((info / "direct_url.json").read_text()) == {
+        "dir_info": {"editable": True},
+        "url": checkout.as_uri(),
+    }
+    digest, size = source_wheel._row((info / "direct_url.json").read_bytes())
+    assert f"{info.name}/direct_url.json,{digest},{size}\n" in (info / "RECORD").read_text()
+
+    (checkout / "toy/__init__.py").write_text("SIZE = 'mine'\n")
+    assert source_wheel.editable(toy, environment, tools, {}) == checkout
+    assert (checkout / "toy/__init__.py").read_text() == "SIZE = 'mine'\n"  # never taken away
+
+
+def test_editable_leaves_a_foreign_folder_alone(toy, tools, environment, tmp_path):
+    (tmp_path / "envs/toy-toy").mkdir()
+    (tmp_path / "envs/toy-toy/thesis.tex").touch()
+    with pytest.raises(BuildError, match="is no checkout of"):
+        source_wheel.editable(toy, environment, tools, {})
+    assert [path.name for path in (tmp_path / "envs/toy-toy").iterdir()] == ["thesis.tex"]
+
+
+def test_the_source_is_asked_for_before_the_download(toy, tools, monkeypatch):
+    monkeypatch.setattr(wheel_store, "precompiled", lambda *_: pytest.fail("265 MB for nothing"))
+    monkeypatch.setenv("VERLOCK_SOURCE_MIRROR", "")
+    with pytest.raises(git_commit.NetworkError):
+        make(toy, tools)

@@ -1,0 +1,131 @@
+"""uv: what it is told, what it is not told, and what its failures mean."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+import pytest
+
+from verlock.errors import DiskTooSmall, InstallError, IntegrityError, NetworkError
+from verlock.system import uv
+
+MISMATCH = """\
+  x Failed to download `torch==2.5.1`
+  ╰─▶ Hash mismatch for `torch==2.5.1`
+
+      Expected:
+        sha256:1111111111111111111111111111111111111111111111111111111111111111
+        sha256:2222222222222222222222222222222222222222222222222222222222222222
+
+      Computed:
+        sha256:3333333333333333333333333333333333333333333333333333333333333333
+"""
+DNS = """\
+error: Request failed after 3 retries
+  Caused by: Failed to fetch: `https://mirror.example/simple/torch/`
+  Caused by: error sending request for url (https://mirror.example/simple/torch/)
+  Caused by: dns error: failed to lookup address information: Name or service not known
+"""
+REFUSED = """\
+error: Failed to fetch: `https://mirror.example/simple/torch/`
+  Caused by: HTTP status client error (403 Forbidden) for url (https://mirror.example/simple/torch/)
+"""
+FULL = "error: Failed to install: torch\n  Caused by: failed to copy file from /a to /b: No space left on device (os error 28)"
+
+
+def test_a_wrong_hash():
+    error = uv._explained(MISMATCH)
+    assert isinstance(error, IntegrityError)
+    assert "torch==2.5.1" in error.problem
+    assert f"wanted  sha256:{'1' * 64} or sha256:{'2' * 64}" in error.problem
+    assert f"got     sha256:{'3' * 64}" in error.problem
+
+
+def test_a_host_that_does_not_answer():
+    error = uv._explained(DNS)
+    assert isinstance(error, NetworkError) and "mirror.example does not answer" in error.problem
+
+
+def test_a_host_that_answers_no():
+    error = uv._explained(REFUSED)
+    assert isinstance(error, NetworkError) and "mirror.example answers 403 Forbidden" in error.problem
+
+
+def test_a_full_disk():
+    error = uv._explained(FULL)
+    assert isinstance(error, DiskTooSmall) and "to /b: No space left" in error.problem
+
+
+def test_anything_else_in_uv_s_own_words():
+    error = uv._explained("error: something new")
+    assert isinstance(error, InstallError) and "something new" in error.problem
+
+
+def test_the_uv_beside_the_tools_python_goes_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    with pytest.raises(InstallError, match="uv is not installed"):
+        uv.uv()
+    for folder in (tmp_path / "path", tmp_path):
+        folder.mkdir(exist_ok=True)
+        (folder / "uv").write_text("#!/bin/sh\n")
+        (folder / "uv").chmod(0o755)
+        assert uv.uv() == str(folder / "uv")
+
+
+@pytest.fixture
+def told(tmp_path, monkeypatch):
+    """What a stand-in for uv was given: its arguments, standard input and environment."""
+    script = tmp_path / "uv"
+    script.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/arguments\ncat > {tmp_path}/stdin\nenv > {tmp_path}/env\n')
+    script.chmod(0o755)
+    monkeypatch.setattr(uv, "uv", lambda: str(script))
+    return lambda name: (tmp_path / name).read_text()
+
+
+def test_sync_demands_hashes_and_wheels(told, tmp_path):
+    wheel = tmp_path / "a b" / "flash_attn-2.8.3+cu12-py3-none-any.whl"
+    uv.sync(
+        tmp_path / "python",
+        tmp_path / "requirements.txt",
+        {"flash-attn": wheel},
+        sdists=["antlr4"],
+        build_requirements=tmp_path / "build.txt",
+        hashes={"flash-attn": "ab" * 32},
+    )
+    said = told("arguments").split()
+    assert "--require-hashes" in said and said[said.index("--only-binary") + 1] == ":all:"
+    assert said[said.index("--no-binary") + 1] == "antlr4"
+    assert told("stdin") == f"flash-attn @ {wheel.as_uri()} --hash=sha256:{'ab' * 32}\n"
+    assert " " not in wheel.as_uri()
+
+
+def test_what_decides_is_kept_from_uv_and_what_leads_is_not(told, monkeypatch):
+    monkeypatch.setenv("UV_NO_VERIFY_HASHES", "1")
+    monkeypatch.setenv("UV_TORCH_BACKEND", "auto")
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "https://mirror.example/simple")
+    monkeypatch.setenv("UV_LINK_MODE", "copy")
+    uv._run(["version"])
+    seen = told("env")
+    assert "UV_NO_VERIFY_HASHES" not in seen and "UV_TORCH_BACKEND" not in seen
+    assert "UV_DEFAULT_INDEX=https://mirror.example/simple" in seen and "UV_LINK_MODE=copy" in seen
+
+
+def test_what_comes_into_the_cache_is_counted_while_it_comes(tmp_path, monkeypatch):
+    monkeypatch.setattr(uv, "cache", lambda: tmp_path)
+    told, seen = [], threading.Event()
+
+    def tell(count):
+        told.append(count)
+        seen.set()
+
+    with uv.counting(tell):  # there is no archive-v0 yet
+        (tmp_path / "archive-v0/one").mkdir(parents=True)
+        assert seen.wait(10)
+        (tmp_path / "archive-v0/two").mkdir()
+    assert told == [1, 2]
+    told.clear()
+    with uv.counting(tell):
+        (tmp_path / "archive-v0/one").rmdir()  # another uv cleans the cache meanwhile
+    assert told == []  # nothing came, and fewer than none cannot

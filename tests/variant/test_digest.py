@@ -1,0 +1,251 @@
+"""The digest: every byte that acts on an environment changes it, no sentence and no fact about a machine does."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from verlock import paths
+from verlock.errors import LockError, RecipeError
+from verlock.variant import digest, recipe, recipe_file
+
+PATCH = "recipes/vllm072/patches/0002-Take-the-local-rank-from-LOCAL_RANK.patch"
+
+
+def test_it_is_the_same_twice_and_for_the_default_python(clone):
+    assert digest.of("vllm072") == digest.of("vllm072") == digest.of("vllm072", "3.10")
+    assert re.fullmatch(r"[0-9a-f]{64}", digest.of("vllm072"))
+
+
+# field by field ---------------------------------------------------------------------------------------
+
+
+def fields(node=None, place=""):
+    """Every leaf of the schema, such as `artefact.file.sha256`; a table without fixed keys is a leaf."""
+    schema = recipe.schema()
+    node = node or schema
+    for option in node.get("anyOf", []):
+        if option.get("type") != "null":
+            node = option
+    if "$ref" in node:
+        node = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]
+    if node.get("type") == "array" and "$ref" in node["items"]:
+        return fields(node["items"], place)
+    if "properties" in node:
+        return [leaf for key, each in node["properties"].items() for leaf in fields(each, f"{place}.{key}".lstrip("."))]
+    return [place]
+
+
+def decided(place):
+    """True where the digest covers a field, False where it is left out; KeyError where nobody has decided."""
+    if place in digest.COUNTS:
+        assert place not in digest.LEFT_OUT
+        return True
+    digest.LEFT_OUT[place if place in digest.LEFT_OUT else f"*.{place.rsplit('.', 1)[1]}"]
+    return False
+
+
+# A recipe with every field, as plain data: what is not here cannot be changed one by one.
+WHOLE = {
+    "summary": "a", "include": ["x"], "python": ["3.10"],
+    "cutoff": {"date": "2025-04-03", "reason": "a", "link": "a"},
+    "vllm": {"version": "1", "engine": "V0", "environment": {"A": "1"}, "llm": {"seed": 0}, "sleep_mode": True,
+             "cuda_graphs": True, "compiles": False},
+    "verl": {"version": "1", "reason": "a", "link": "a", "flags": ["a"], "flags_reason": "a"},
+    "torch": {"version": "2.5", "cxx11abi": False, "reason": "a", "link": "a"},
+    "cuda": {"version": "12.4", "min_driver": "1", "reason": "a", "link": "a"},
+    "platform": {"subdir": "linux-64", "glibc": "2.28", "linux": "4.18", "disk": 1, "reason": "a"},
+    "sdist": [{"package": "a", "reason": "a", "link": "a"}],
+    "prerelease": [{"package": "a", "reason": "a", "link": "a"}],
+    "artefact": [{"package": "a", "version": "1", "optional": True, "reason": "a", "link": "a",
+                  "file": [{"torch": "2.5", "cxx11abi": False, "python": "3.10", "url": "a", "sha256": "a"}]}],
+    "source": {"package": "a", "version": "1", "url": "a", "commit": "a", "tree": "a", "subject": "a",
+               "date": "2025-02-24", "reason": "a", "link": "a",
+               "precompiled": {"package": "a", "version": "1", "filename": "a", "sha256": "a", "size": 1, "reason": "a"}},
+    "patch": [{"file": "0001-a.patch", "package": "a", "why": "a", "upstream": "a", "upstream_link": "a"}],
+}  # fmt: skip
+# These choose between an artefact's files: alone they take the file away, and together they change nothing.
+CHOOSING = {"torch.version", "torch.cxx11abi", "artefact.file.torch", "artefact.file.cxx11abi", "artefact.file.python"}
+OTHER = {bool: lambda value: not value, int: lambda value: value + 1, str: lambda value: f"{value}0",
+         list: lambda value: [*value, "b"], dict: lambda value: {**value, "B": "2"}}  # fmt: skip
+
+
+def changed(data, place):
+    """A copy with this one field changed."""
+    data = copy.deepcopy(data)
+    *path, last = place.split(".")
+    node = data
+    for key in path:
+        node = node[key]
+        node = node[0] if isinstance(node, list) else node
+    node[last] = OTHER[type(node[last])](node[last])
+    return data
+
+
+@pytest.fixture
+def form(clone):
+    """The document of a merged recipe, on vllm072's locks."""
+    return lambda data, python="3.10": digest.form(data, "vllm072", python)
+
+
+@pytest.mark.parametrize("place", fields())
+def test_each_field_is_decided_and_does_what_was_decided(form, place):
+    try:
+        counts = decided(place)
+    except KeyError:
+        pytest.fail(f"{place} is new: put it into COUNTS or LEFT_OUT of verlock/variant/digest.py")
+    if place == "python":  # which lock is read is a parameter of its own
+        return
+    before, after = (digest.of_form(form(data)) for data in (WHOLE, changed(WHOLE, place)))
+    assert (before != after) == (counts or place in CHOOSING)
+
+
+def test_what_chooses_the_artefacts_file_counts_by_what_it_chooses_alone(form):
+    data = copy.deepcopy(WHOLE)
+    data["torch"]["version"] = data["artefact"][0]["file"][0]["torch"] = "2.6"
+    assert form(data) == form(WHOLE)
+    data["artefact"][0]["file"].append({**data["artefact"][0]["file"][0], "python": "3.11", "sha256": "other"})
+    assert form(data) == form(WHOLE), "another Python's file is no part of this environment"
+
+
+def test_no_decision_is_about_a_field_that_is_gone():
+    there = {*fields(), *(f"*.{place.rsplit('.', 1)[1]}" for place in fields() if "." in place)}
+    assert digest.COUNTS | digest.LEFT_OUT.keys() <= there
+
+
+@given(st.permutations(sorted(WHOLE)))
+def test_the_order_of_tables_and_keys_is_no_part_of_it(order):
+    shuffled = {key: WHOLE[key] for key in order}
+    assert digest._counted(shuffled) == digest._counted(WHOLE)
+    assert digest.of_form(digest._counted(shuffled)) == digest.of_form(digest._counted(WHOLE))
+
+
+def test_an_empty_table_is_as_none():
+    data = copy.deepcopy(WHOLE)
+    data["vllm"]["llm"], data["sdist"] = {}, []
+    without = {**WHOLE, "vllm": {key: value for key, value in WHOLE["vllm"].items() if key != "llm"}}
+    assert digest._counted(data) == digest._counted(without)
+
+
+# the files --------------------------------------------------------------------------------------------
+
+
+def test_a_block_moved_into_a_common_file_changes_nothing(clone, edit):
+    before = digest.of("vllm083")
+    path = clone / "recipes/vllm083/recipe.toml"
+    block = re.search(r"\[\[patch\]\].*", path.read_text(), re.DOTALL)[0]
+    (clone / "recipes/common/new.toml").write_text(block)
+    edit(path, block, "")
+    edit(path, '"verl-0.4"]', '"verl-0.4", "new"]')
+    assert digest.of("vllm083") == before
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("conda-lock.yml", "sha256: 9", "sha256: 8"),
+        ("conda-lock.yml", "noarch/wheel-", "noarch/other-"),
+        ("requirements.txt", "ray==2.40.0", "ray==2.40.1"),
+        ("requirements.txt", "--hash=sha256:0", "--hash=sha256:1"),
+        ("build-requirements.txt", "wheel==0.45.1", "wheel==0.45.2"),
+        ("sources.json", '"after": "', '"after": "0'),
+    ],
+)
+def test_a_pin_a_hash_and_a_patched_file_count(clone, edit, file, old, new):
+    before = digest.of("vllm072")
+    edit(clone / "locks/vllm072" / file, old, new)
+    assert digest.of("vllm072") != before
+
+
+def test_comments_order_and_white_space_of_locks_do_not_count(clone):
+    before = digest.of("vllm072")
+    path = clone / "locks/vllm072/requirements.txt"
+    _, *blocks = re.split(r"\n(?=\w)", path.read_text())
+    assert len(blocks) > 100
+    path.write_text("# another header\n\n" + "\n".join(reversed(blocks)).rstrip() + "\n    # via somebody\n")
+    conda = clone / "locks/vllm072/conda-lock.yml"
+    conda.write_text(conda.read_text().replace("environments/common", "environments/elsewhere"))
+    sources = clone / "locks/vllm072/sources.json"
+    sources.write_text(json.dumps(json.loads(sources.read_text())))
+    assert digest.of("vllm072") == before
+
+
+@given(bit=st.integers(0, 7), place=st.floats(0, 1, exclude_max=True))
+def test_every_bit_of_a_patch_counts(bit, place):
+    path = paths.ROOT / PATCH
+    data = bytearray(path.read_bytes())
+    data[int(place * len(data))] ^= 1 << bit
+    item = {"file": path.name}
+    before = digest._patch("vllm072", item)
+    copy_of = paths.RECIPES / "vllm072/patches"
+    assert before == [path.name, digest.of_file(copy_of / path.name)]
+    assert digest.hashlib.sha256(bytes(data)).hexdigest() != before[1]
+
+
+def test_a_changed_patch_counts_and_one_that_no_recipe_names_does_not(clone):
+    before = digest.of("vllm072")
+    (clone / "recipes/vllm072/patches/0009-New.patch").write_text("new")
+    assert digest.of("vllm072") == before
+    (clone / PATCH).write_bytes((clone / PATCH).read_bytes() + b"\n")
+    changed_patch = digest.of("vllm072")
+    (clone / PATCH).unlink()
+    assert len({before, changed_patch, digest.of("vllm072")}) == 3
+
+
+def test_a_missing_sources_lock_counts(clone):
+    before = digest.of("vllm072")
+    (clone / "locks/vllm072/sources.json").unlink()
+    assert digest.of("vllm072") != before
+
+
+def test_another_python_has_another_digest_and_no_lock_is_said(clone):
+    for name in ("conda-lock.yml", "requirements.txt", "build-requirements.txt"):
+        target = clone / "locks/vllm073/py311" / name
+        target.write_bytes((clone / "locks/vllm073" / name).read_bytes())
+    assert digest.of("vllm073", "3.11") != digest.of("vllm073", "3.10"), "its artefact is another file"
+    with pytest.raises(LockError, match=r"vllm073 has no conda-lock\.yml for Python 3\.13"):
+        digest.of("vllm073", "3.13")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("sources.json", "{", "is not JSON"),
+        ("requirements.txt", "torch", "not a pin"),
+        ("conda-lock.yml", "package:\n- name: a\n", "without a sha256"),
+    ],
+)
+def test_a_lock_that_cannot_be_read_is_said(clone, file, content, said):
+    (clone / "locks/vllm073" / file).write_text(content)
+    with pytest.raises(LockError, match=said):
+        digest.of("vllm073")
+
+
+@pytest.mark.parametrize("content", [b"nonsense", b"\xff", b"python = 3.1\n", b"python = []\n", b"summary = 'x'\n"])
+def test_a_recipe_that_cannot_be_read(clone, content):
+    (clone / "recipes/vllm073/recipe.toml").write_bytes(content)
+    with pytest.raises(RecipeError):
+        digest.of("vllm073")
+
+
+@pytest.mark.parametrize("variant", recipe.names())
+def test_the_digest_reads_the_recipe_as_the_model_does(variant):
+    """Two readers of one recipe: what the plain one counts is what the validated one holds."""
+    loaded = recipe.load(variant)
+    data = recipe_file.read(loaded.folder / "recipe.toml")
+    for python in loaded.python:
+        counted = digest._counted(digest._fitting(data, python))
+        assert counted["vllm"]["engine"] == loaded.vllm.engine
+        files = {item.package: item.file_for(loaded.torch, python) for item in loaded.artefact}
+        got = {item["package"]: item["file"][0]["sha256"] for item in counted.get("artefact", [])}
+        assert got == {package: file.sha256 for package, file in files.items() if file}
+
+
+def test_of_file(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    assert digest.of_file(tmp_path / "x").startswith("ba7816bf")

@@ -1,0 +1,5 @@
+"""The conda layer: specs in, solved records or an installed prefix out.
+
+`client` is what the other folders call; it runs `engine` (py-rattler) in a child process. `conda_command` is the command that
+conda-lock calls in the place of conda.
+"""

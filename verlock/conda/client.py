@@ -1,0 +1,200 @@
+"""The conda layer: what is in its lock, and how it is solved and installed with py-rattler, always in a child process.
+
+The child (`verlock.conda.engine`) is not a matter of taste: the interpreter can die by a signal at exit after all of rattler's
+work succeeded (https://github.com/PyO3/pyo3-async-runtimes/issues/40). One JSON object goes in by standard input, one comes out
+by standard output.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from datetime import date
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from verlock import errors, paths
+from verlock.errors import InstallError, LockError
+from verlock.variant.lockfiles import read_yaml
+
+REACHABLE_SECONDS = 5.0
+
+
+def install(lock: Path, prefix: Path, cache: Path, *, mirrors: Sequence[str] = ()) -> None:
+    """Make `prefix` hold exactly the packages of a conda-lock.yml; heals a partial or damaged prefix.
+
+    Args:
+        lock: the conda-lock.yml; only its linux-64 packages are looked at.
+        prefix: the environment's folder, made when absent.
+        cache: rattler's package cache; hardlinks go from it to the prefix, every file in it is hashed first.
+        mirrors: URLs or folders asked before the channel, for every channel of the lock (`mirrors_from_environment`).
+
+    Raises:
+        LockError: a package has no sha256, or the file is not a conda-lock.yml.
+        NetworkError: neither a mirror nor the channel answers; the host is named.
+        IntegrityError: a downloaded package has another sha256.
+        InstallError: anything else that rattler reports.
+    """
+    _in_child("install", lock=str(lock), prefix=str(prefix), cache=str(cache), mirrors=list(mirrors))
+
+
+def solve(
+    specs: Sequence[str],
+    channels: Sequence[str],
+    *,
+    virtual: Sequence[tuple[str, str, str]],
+    cutoff: date | None = None,
+    repodata: Path | None = None,
+    locked: Path | None = None,
+    locked_only: bool = False,
+    upgrade: Sequence[str] = (),
+    mirrors: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """Solve conda specs for linux-64.
+
+    Args:
+        specs: match specs, such as `python 3.10.*`.
+        channels: channel URLs, best first.
+        virtual: name, version and build of each virtual package (`__glibc`, ...); none is taken from this machine.
+        cutoff: packages that the channel got (or, where it does not say when, that were built) on or after 00:00 UTC of this day
+            are not looked at, nor are those without a date; not asked of `locked_only`, since a conda-lock.yml holds no dates.
+        repodata: a folder with `linux-64/repodata.json` and `noarch/repodata.json` read in the place of the first channel's.
+        locked: a conda-lock.yml whose packages are preferred.
+        locked_only: there is nothing but the packages of `locked`: confirm that they satisfy the specs, without a network.
+        upgrade: names of packages not to prefer from `locked`; `*` for all.
+        mirrors: as for `install`.
+
+    Returns:
+        The repodata record of each chosen package, with its `url`, sorted by name.
+
+    Raises:
+        ResolutionError: the specs contradict each other, or name what the channels lack.
+        NetworkError: no channel answers.
+    """
+    records: list[dict[str, Any]] = _in_child(
+        "solve",
+        specs=list(specs),
+        channels=list(channels),
+        virtual=[list(item) for item in virtual],
+        cutoff=cutoff.isoformat() if cutoff else None,
+        repodata=str(repodata) if repodata else None,
+        locked=str(locked) if locked else None,
+        locked_only=locked_only,
+        upgrade=list(upgrade),
+        mirrors=list(mirrors),
+    )
+    return records
+
+
+def reachable(lock: Path, mirrors: Sequence[str] = ()) -> bool:
+    """Whether the first package of a conda-lock.yml can be had from a mirror or its channel; takes 5 seconds at most."""
+    package = next(iter(packages(lock)), None)
+    if package is None:
+        return True
+    base, _, tail = split_url(package["url"])
+    candidates = [f"{mirror.rstrip('/')}/{tail}" for mirror in mirrors] + [f"{base}/{tail}"]
+    pool = ThreadPoolExecutor(max_workers=len(candidates))
+    try:
+        checks = [pool.submit(_answers, url) for url in candidates]
+        return any(check.result() for check in as_completed(checks, timeout=REACHABLE_SECONDS))
+    except TimeoutError:
+        return False
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def mirrors_from_environment() -> list[str]:
+    """The conda mirrors of `VERLOCK_CONDA_MIRROR`: URLs or folders, separated by commas."""
+    return [item.strip() for item in os.environ.get("VERLOCK_CONDA_MIRROR", "").split(",") if item.strip()]
+
+
+def packages(lock: Path) -> list[dict[str, Any]]:
+    """The linux-64 packages of a conda-lock.yml, in its order: `name`, `version`, `url`, `sha256` and `python` (is it one's?).
+
+    Raises:
+        LockError: the file is missing, is not conda-lock's, or has a package without sha256.
+    """
+    try:
+        content = read_yaml(lock.read_text(encoding="utf-8"))
+        found = [item for item in content["package"] if item["platform"] == "linux-64"]
+        listed = [
+            {
+                "name": item["name"],
+                "version": item["version"],
+                "url": item["url"],
+                "sha256": item["hash"].get("sha256"),
+                "python": bool({"python", "python_abi"} & set(item["dependencies"])),
+            }
+            for item in found
+        ]
+    except FileNotFoundError:
+        raise LockError(f"{lock} is missing", "make it with `nox -s lock`") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LockError(f"{lock} is not a conda-lock.yml: {error!r}", "make it again with `nox -s lock`") from None
+    for item in listed:
+        if not re.fullmatch(r"[0-9a-f]{64}", item["sha256"] or ""):
+            raise LockError(
+                f"{lock}: {item['name']} {item['version']} has no sha256", "make it again with `nox -s lock`"
+            )
+    return listed
+
+
+def askers(lock: Path, name: str) -> list[tuple[str, str, str]]:
+    """Who depends on a package of a conda-lock.yml: name, version and bound of each."""
+    content = read_yaml(lock.read_text(encoding="utf-8"))
+    return [
+        (item["name"], item["version"], str(item["dependencies"][name]))
+        for item in content["package"]
+        if name in item["dependencies"]
+    ]
+
+
+def _in_child(action: str, **job: Any) -> Any:
+    environment = {**os.environ, "PYTHONPATH": str(paths.ROOT), "PYTHONSAFEPATH": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "verlock.conda.engine", action],
+        input=json.dumps(job),
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    try:
+        answer = json.loads(done.stdout)
+    except ValueError:
+        said = done.stderr.strip().splitlines()[-1:] or [f"it left with {done.returncode} and said nothing"]
+        raise InstallError(f"the conda engine died: {said[0]}", "run it again; a finished part is kept") from None
+    if "error" in answer:
+        raise getattr(errors, answer["error"])(answer["problem"], answer["remedy"])
+    return answer["result"]
+
+
+def split_url(url: str) -> tuple[str, str, str]:
+    """The parts of a package's URL: `https://host/channel`, the host, and `linux-64/name-1.0-0.conda`."""
+    base, subdir, name = url.rsplit("/", 2)
+    return base, urlsplit(url).netloc or "this machine", f"{subdir}/{name}"
+
+
+def _answers(url: str) -> bool:
+    if (path := local_path(url)) is not None:
+        return path.is_file()
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=REACHABLE_SECONDS) as response:
+            return bool(response.status == 200)
+    except (OSError, ValueError):
+        return False
+
+
+def local_path(url: str) -> Path | None:
+    """The path of a `file://` URL or of a plain path, else None."""
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        return Path(unquote(parts.path))
+    return Path(url) if not parts.scheme else None

@@ -1,0 +1,304 @@
+"""py-rattler, in a child process of `verlock.conda.client`: one JSON object in, one out.
+
+It flushes its answer and leaves by `os._exit`, since the interpreter can die by a signal at exit after all work succeeded
+(https://github.com/PyO3/pyo3-async-runtimes/issues/40).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import re
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from verlock.conda.client import local_path, packages, split_url
+from verlock.errors import InstallError, IntegrityError, NetworkError, ResolutionError, VerlockError
+
+RETRIES = 3
+
+
+@contextlib.contextmanager
+def _client(channels: Sequence[str], mirrors: Sequence[str]) -> Iterator[Any]:
+    """An http client that asks the mirrors before each channel.
+
+    Folders get a server on the loopback, since rattler checks the hash of http packages only; what they lack is redirected to the
+    channel, since rattler goes on to the next mirror when one is dead, not when it has no such file.
+    """
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    from rattler.networking import Client, MirrorMiddleware, RetryMiddleware
+
+    remote = [channel for channel in channels if channel.startswith("http")]
+    folders = [folder for mirror in mirrors if (folder := local_path(mirror)) is not None]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            _, number, tail = self.path.split("/", 2)
+            found = next((path for folder in folders if (path := folder / tail).is_file()), None)
+            if found is None:
+                self.send_response(307)
+                self.send_header("Location", f"{remote[int(number)]}/{tail}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", str(found.stat().st_size))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(found.read_bytes())
+
+        do_HEAD = do_GET
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler) if folders else None
+    if server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+    table: dict[str, list[str]] = {}
+    for number, channel in enumerate(remote):
+        places = [mirror.rstrip("/") for mirror in mirrors if local_path(mirror) is None]
+        if server:
+            places.insert(0, f"http://127.0.0.1:{server.server_port}/{number}")
+        table[channel] = [*places, channel]
+    try:
+        yield Client([RetryMiddleware(RETRIES), *([MirrorMiddleware(table)] if mirrors and table else [])])
+    finally:
+        if server:
+            server.shutdown()
+
+
+def _locked_records(lock: Path) -> list[Any]:
+    from rattler import LockFile
+
+    environment = LockFile.from_path(lock).default_environment()
+    records = environment.conda_repodata_records() if environment else {}
+    return list(records.get("linux-64", []))
+
+
+def _install(job: dict[str, Any]) -> None:
+    from rattler import install as rattler_install
+    from rattler.package_cache import PackageCache, ValidationMode
+
+    lock, prefix = Path(job["lock"]), Path(job["prefix"])
+    listed = packages(lock)
+    for item in listed:
+        if (path := local_path(item["url"])) is not None:
+            _check_file(path, item["sha256"])
+    records = _locked_records(lock)
+    channels = sorted({split_url(item["url"])[0] for item in listed})
+    cache = PackageCache.new_layered([Path(job["cache"])], validation_mode=ValidationMode.full())
+    with _client(channels, job["mirrors"]) as client:
+        asyncio.run(
+            rattler_install(
+                records,
+                target_prefix=prefix,
+                package_cache=cache,
+                client=client,
+                reinstall_packages=_damaged(prefix),
+                show_progress=False,
+                execute_link_scripts=False,
+            )
+        )
+
+
+def _check_file(path: Path, wanted: str) -> None:
+    if not path.is_file():
+        raise NetworkError(f"{path} is not there", "is the local channel of this lock still in its place?")
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    if digest.hexdigest() != wanted:
+        raise IntegrityError.of(str(path), wanted, digest.hexdigest(), "the package was replaced or damaged")
+
+
+def _damaged(prefix: Path) -> set[str]:
+    """The installed packages of which a file is missing or has other bytes: rattler itself trusts conda-meta."""
+    damaged: set[str] = set()
+    for meta in (prefix / "conda-meta").glob("*.json"):
+        try:
+            record = json.loads(meta.read_text(encoding="utf-8"))
+            paths = record["paths_data"]["paths"]
+        except (ValueError, KeyError):
+            meta.unlink()  # a half-written record: as if it had never been installed
+            continue
+        if not all(_intact(prefix, item) for item in paths):
+            damaged.add(record["name"])
+    return damaged
+
+
+def _intact(prefix: Path, item: dict[str, Any]) -> bool:
+    path = Path(prefix, item["_path"])
+    if path.is_symlink():
+        return bool(item.get("path_type") == "softlink")
+    wanted: str | None = item.get("sha256_in_prefix") or item.get("sha256")
+    if path.suffix == ".pyc" or item.get("path_type") != "hardlink" or not wanted:
+        return path.exists()
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest() == wanted
+    except OSError:
+        return False
+
+
+def _solve(job: dict[str, Any]) -> list[dict[str, Any]]:
+    from rattler import (
+        BuildString,
+        Channel,
+        Gateway,
+        GenericVirtualPackage,
+        MatchSpec,
+        PackageName,
+        SparseRepoData,
+        Subdir,
+        Version,
+    )
+    from rattler import solve as rattler_solve
+
+    channels = [str(channel) for channel in job["channels"]]
+    upgrade = set(job["upgrade"])
+    preferred = _locked_records(Path(job["locked"])) if job["locked"] and "*" not in upgrade else []
+    preferred = [record for record in preferred if record.name.normalized not in upgrade]
+    virtual = [
+        GenericVirtualPackage(PackageName(name), Version(version), BuildString(build or "0"))
+        for name, version, build in job["virtual"]
+    ]
+    cutoff = datetime.fromisoformat(f"{job['cutoff']}T00:00:00+00:00") if job["cutoff"] else None
+    if cutoff:
+        cutoff -= timedelta(milliseconds=1)  # rattler takes what was built at the very moment, the pip layer does not
+    with _client(channels, job["mirrors"]) as client:
+        sources: list[Any] = [Channel(url) for url in channels]
+        if job["locked_only"]:
+            sources = [_repodata_of(preferred, Channel(channels[0]), subdir) for subdir in ("linux-64", "noarch")]
+        elif job["repodata"]:
+            folder = Path(job["repodata"])
+            found = [subdir for subdir in ("linux-64", "noarch") if (folder / subdir / "repodata.json").is_file()]
+            if not found:
+                raise NetworkError(
+                    f"{folder} has no linux-64/repodata.json", "VERLOCK_CONDA_REPODATA names the folder above it"
+                )
+            first = Channel(channels[0])
+            sparse = [SparseRepoData(first, subdir, folder / subdir / "repodata.json") for subdir in found]
+            sources = [*sparse, *sources[1:]]
+        gateway = Gateway(client=client)
+        if cutoff and not job["locked_only"]:
+            preferred = asyncio.run(_dated(preferred, sources, gateway))
+        records = asyncio.run(
+            rattler_solve(
+                sources=sources,
+                specs=[MatchSpec(spec, strict=False) for spec in job["specs"]],
+                platforms=[Subdir("linux-64"), Subdir("noarch")],
+                gateway=gateway,
+                locked_packages=preferred,
+                virtual_packages=virtual,
+                exclude_newer=None if job["locked_only"] else cutoff,
+            )
+        )
+    plain = []
+    for record in records:
+        item = json.loads(record.to_json())
+        item["url"] = str(record.url)
+        item["fn"] = record.file_name
+        plain.append(item)
+    return sorted(plain, key=lambda item: str(item["name"]))
+
+
+async def _dated(locked: Sequence[Any], sources: Sequence[Any], gateway: Any) -> list[Any]:
+    """The same packages as the sources list them: a lock does not say when its packages were built, and a cut-off asks."""
+    from rattler import SparseRepoData, Subdir
+
+    listed: list[Any] = []
+    names = [record.name.normalized for record in locked]
+    for source in sources:
+        if isinstance(source, SparseRepoData):
+            listed += [record for name in names for record in source.load_records(name)]
+    channels = [source for source in sources if not isinstance(source, SparseRepoData)]
+    if channels and names:
+        found = await gateway.query(channels, [Subdir("linux-64"), Subdir("noarch")], names, recursive=False)
+        listed += [record for records in found for record in records]
+    dated = {(record.subdir, record.file_name): record for record in reversed(listed)}
+    return [dated.get((record.subdir, record.file_name), record) for record in locked]
+
+
+def _repodata_of(records: Sequence[Any], channel: Any, subdir: str) -> Any:
+    """A channel's subdir that holds nothing but these records."""
+    from rattler import SparseRepoData
+
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        listed = {record.file_name: json.loads(record.to_json()) for record in records if record.subdir == subdir}
+        json.dump({"info": {"subdir": subdir}, "packages": {}, "packages.conda": listed, "repodata_version": 1}, file)
+        file.flush()
+        return SparseRepoData(channel, subdir, Path(file.name))
+
+
+_UNREACHABLE = (
+    "dns error",
+    "error sending request",
+    "connect error",
+    "connection refused",
+    "timed out",
+    "could not resolve",
+)
+_CORRUPT = re.compile(
+    r"hash mismatch|expected.{0,80}sha256|sha256.{0,80}(mismatch|expected)", re.IGNORECASE | re.DOTALL
+)
+_HASH = re.compile(r"\b[0-9a-f]{64}\b")
+
+
+def _translate(action: str, error: BaseException) -> VerlockError:
+    """One of our errors for whatever rattler raised; its own text is long, nested and names hosts by URL."""
+    if isinstance(error, VerlockError):
+        return error
+    text = " ".join(str(error).split())
+    lowered = text.lower()
+    package = re.search(r"[\w.+-]+\.(?:conda|tar\.bz2)", text)
+    if _CORRUPT.search(text):
+        hashes = _HASH.findall(text)
+        wanted, got = (hashes[0], hashes[1]) if len(hashes) > 1 else ("the lock's sha256", text)
+        return IntegrityError.of(
+            package[0] if package else "a conda package", wanted, got, "try another mirror; nothing of it was installed"
+        )
+    if (
+        any(word in lowered for word in _UNREACHABLE)
+        or "status client error" in lowered
+        or "status server error" in lowered
+    ):
+        host = re.search(r"https?://([^/\s)]+)", text)
+        name = host[1] if host else "the conda channel"
+        return NetworkError(
+            f"{name} does not answer: {text.rpartition('Caused by: ')[2][:200]}",
+            "set VERLOCK_CONDA_MIRROR to a mirror (a URL or a folder), or use `--base host`",
+        )
+    if action == "solve" and type(error).__name__ in ("SolverError", "InvalidMatchSpecError"):
+        return ResolutionError(
+            f"the conda layer cannot be solved: {str(error).strip()}", "loosen a line of environments/*/environment.yml"
+        )
+    return InstallError(
+        f"the conda engine failed ({type(error).__name__}): {text[:600]}", "run it again; a finished part is kept"
+    )
+
+
+def _main(action: str) -> None:
+    answer: dict[str, Any]
+    try:
+        job = json.loads(sys.stdin.read())
+        answer = {"result": {"install": _install, "solve": _solve}[action](job)}
+    except BaseException as error:  # a panic in rattler is a BaseException
+        translated = _translate(action, error)
+        answer = {"error": type(translated).__name__, "problem": translated.problem, "remedy": translated.remedy}
+    sys.stdout.write(json.dumps(answer))
+    sys.stdout.flush()
+    os._exit(1 if "error" in answer else 0)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

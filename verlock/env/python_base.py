@@ -1,0 +1,156 @@
+"""The base of a prefix: the locked conda layer, or a host CPython of the same minor version in its place."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from verlock import console, paths
+from verlock.conda import client
+from verlock.errors import NetworkError, NoBase
+from verlock.system import host_python, uv
+from verlock.variant import digest, receipt
+from verlock.variant.recipe import Recipe
+
+MARKER = ".verlock"  # in a prefix from its first moment on: this folder is verlock's to delete
+
+
+def install(recipe: Recipe, python: str, prefix: Path, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Make the base in a `prefix` with nothing in it.
+
+    Args:
+        recipe: the variant.
+        python: its Python, such as "3.10".
+        prefix: the folder, as `replacing` begins it.
+        kind: "conda", "host", or "auto": conda where a channel answers, else host, said aloud.
+
+    Returns:
+        The receipt's entry (kind, version, from), and the files that no package owns: path -> hex sha256 or `link:<target>`.
+
+    Raises:
+        NoBase: neither can be had.
+        IntegrityError, InstallError: from the conda engine.
+    """
+    if kind == "host":
+        why_host = "the host base was asked for"
+    else:
+        try:
+            _install_conda(recipe, python, prefix, ask_first=kind == "auto")
+            return {"kind": "conda", "version": _version(prefix), "from": "conda-lock.yml"}, _unowned(prefix)
+        except NetworkError as error:
+            if kind == "conda":
+                raise NoBase(f"the conda layer cannot be had: {error.problem}", error.remedy) from None
+            why_host = error.problem
+            shutil.rmtree(prefix)
+            _mark(prefix)
+    found = host_python.find(python)
+    if found is None:
+        raise NoBase(
+            f"{why_host}, and there is no CPython {python} on this machine",
+            f"install one (uv python install {python}), or name a conda-forge mirror in VERLOCK_CONDA_MIRROR",
+        )
+    if kind == "auto":
+        console.warn(f"{why_host}; base: host, {found.executable} ({found.version}) in place of the locked conda layer")
+    uv.make_venv(found.executable, prefix, prefix.name)
+    _set_venv_environment(recipe, prefix)
+    return {"kind": "host", "version": found.version, "from": str(found.executable)}, _unowned(prefix)
+
+
+def _install_conda(recipe: Recipe, python: str, prefix: Path, ask_first: bool) -> None:
+    lock = recipe.lock_dir(python) / "conda-lock.yml"
+    mirrors = client.mirrors_from_environment()
+    if ask_first and not client.reachable(lock, mirrors):  # a few seconds sooner than the engine's own retries
+        host = urlsplit(client.packages(lock)[0]["url"]).netloc
+        raise NetworkError(f"{host} does not answer", "name a conda-forge mirror in VERLOCK_CONDA_MIRROR")
+    client.install(lock, prefix, paths.cache_dir() / "conda", mirrors=mirrors)
+    _set_conda_environment(recipe, prefix)
+
+
+def _version(prefix: Path) -> str:
+    """The full version of the conda layer's python, from its record."""
+    (record,) = (prefix / "conda-meta").glob("python-3*.json")
+    return record.name.split("-")[1]
+
+
+def _set_conda_environment(recipe: Recipe, prefix: Path) -> None:
+    """`conda activate` sets the engine's variables: conda's own file for that, as `conda env config vars set` writes it."""
+    (prefix / "conda-meta" / "state").write_text(json.dumps({"env_vars": recipe.vllm.environment}), encoding="utf-8")
+
+
+def _set_venv_environment(recipe: Recipe, prefix: Path) -> None:
+    """`source bin/activate` sets them too."""
+    with (prefix / "bin" / "activate").open("a", encoding="utf-8") as file:
+        file.writelines(
+            f"export {name}={shlex.quote(value)}\n" for name, value in sorted(recipe.vllm.environment.items())
+        )
+
+
+def _unowned(prefix: Path) -> dict[str, str]:
+    """Files of the base of which neither a RECORD nor conda-meta has the hash: path -> hex sha256, or `link:<target>`."""
+    owned = {f"{prefix}/{MARKER}"}
+    for path in (prefix / "conda-meta").glob(
+        "*-*-*.json"
+    ):  # each is no package's own file: its hash goes into the receipt
+        record = json.loads(path.read_text(encoding="utf-8"))
+        owned.update(f"{prefix}/{item['_path']}" for item in record["paths_data"]["paths"])
+    files = {}
+    for folder, folders, names in os.walk(prefix):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        links = [name for name in folders if (Path(folder) / name).is_symlink()]
+        for name in [*names, *links]:
+            path = Path(folder, name)
+            if name.endswith((".pyc", ".lock")) or (str(path) in owned and not path.is_symlink()):
+                continue  # of a link, conda-meta does not say where it leads
+            files[str(path.relative_to(prefix))] = (
+                f"link:{path.readlink()}" if path.is_symlink() else digest.of_file(path)
+            )
+    return files
+
+
+@contextlib.contextmanager
+def replacing(prefix: Path) -> Iterator[None]:
+    """Begin `prefix` anew; what was there comes back if its replacement fails, and goes when that is done.
+
+    Raises NoBase for a folder that verlock did not make: it may hold somebody's work.
+    """
+    aside = clear(prefix)
+    try:
+        yield
+    except BaseException:  # Ctrl-C as well: where nothing was gained, nothing is lost
+        shutil.rmtree(prefix, ignore_errors=True)
+        if aside:
+            aside.rename(prefix)
+        raise
+    if aside:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def clear(prefix: Path) -> Path | None:
+    """Put aside what is there (returns where, to be deleted or put back), and begin an empty folder, marked as verlock's.
+
+    Raises NoBase for a folder that verlock did not make: it may hold somebody's work.
+    """
+    aside = prefix.with_name(f".{prefix.name}.old")
+    if aside.exists():  # a killed run's
+        shutil.rmtree(aside)
+    empty = not prefix.exists() or (prefix.is_dir() and not any(prefix.iterdir()))
+    if not empty:
+        if not (prefix / MARKER).exists() and not (prefix / receipt.NAME).exists():
+            raise NoBase(
+                f"{prefix} exists and was not made by verlock", "move it away, or name another folder with VERLOCK_ENVS"
+            )
+        prefix.rename(aside)
+    _mark(prefix)
+    return None if empty else aside
+
+
+def _mark(prefix: Path) -> None:
+    prefix.mkdir(parents=True, exist_ok=True)
+    (prefix / MARKER).write_text("This folder was made by verlock and may be deleted and made anew by it.\n")

@@ -1,0 +1,4 @@
+"""environments/ and recipes/ in, locks/ out: resolving, writing, checking and explaining locks.
+
+`lock_writer` makes them, `staleness` tells whether they are current, `lock_diff` what changed, `why` where a pin comes from.
+"""

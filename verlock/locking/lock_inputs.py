@@ -1,0 +1,196 @@
+"""What decides a lock: the .in and environment.yml files with all they include, and the facts of the recipe, as content hashes.
+
+The pip layer's lock carries a hash of its inputs in its header; conda-lock's own content hash does the same for the conda layer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from verlock import paths
+from verlock.errors import LockError
+from verlock.variant import lockfiles
+
+if TYPE_CHECKING:
+    from verlock.variant.recipe import Recipe
+
+CUTOFF = "__cutoff"  # see virtual_packages
+
+
+def requirement_files(path: Path) -> list[Path]:
+    """A .in file and all it includes by `-r` or `-c`, depth first, each once. Raises LockError when one is missing."""
+    found: dict[Path, None] = {}
+
+    def visit(file: Path, asker: Path | None) -> None:
+        file = file.resolve()
+        if file in found:
+            return
+        if not file.is_file():
+            raise LockError(
+                f"{paths.shown(file)} is missing",
+                f"{paths.shown(asker)} asks for it" if asker else "a variant needs it",
+            )
+        found[file] = None
+        for line in file.read_text(encoding="utf-8").splitlines():
+            if match := re.match(r"^\s*(?:-r|--requirement|-c|--constraint)[\s=]+(\S+)", line):
+                visit(file.parent / match[1], file)
+
+    visit(path, None)
+    return list(found)
+
+
+def input_digest(recipe: Recipe, python: str, name: str = lockfiles.REQUIREMENTS) -> str:
+    """`sha256:<hex>` over all that decides one file of the pip layer, comments and blank lines apart.
+
+    That is: the .in file and its includes (by their place in the clone, which `# via` lines show), the Python, the cut-off, the
+    glibc and the packages that may be sdists.
+    """
+    source = paths.ENVIRONMENTS / recipe.name / f"{name.removesuffix('.txt')}.in"
+    sdists = sorted(lockfiles.normalise(sdist.package) for sdist in recipe.sdist)
+    return _digest(
+        source, [python, recipe.cutoff.date.isoformat(), recipe.platform.subdir, recipe.platform.glibc, sdists]
+    )
+
+
+def _digest(source: Path, facts: list[Any]) -> str:
+    for file in requirement_files(source):
+        lines = (re.sub(r"(^|\s)#.*$", "", line).strip() for line in file.read_text(encoding="utf-8").splitlines())
+        facts.append([file.relative_to(paths.ENVIRONMENTS.resolve()).as_posix(), [line for line in lines if line]])
+    return "sha256:" + hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def header(recipe: Recipe, python: str, name: str = lockfiles.REQUIREMENTS) -> str:
+    """The comment lines at the top of a file of the pip layer; the last of them is what `check` reads."""
+    return (
+        f"# Made by `nox -s lock -- {recipe.name}` from environments/{recipe.name}/{name.removesuffix('.txt')}.in: edit that.\n"
+        f"# CPython {python}, {recipe.platform.subdir}, glibc {recipe.platform.glibc}; "
+        f"nothing uploaded on or after {recipe.cutoff.date.isoformat()} (UTC).\n"
+        f"# inputs {input_digest(recipe, python, name)}\n"
+    )
+
+
+def tools_source() -> Path:
+    """The .in file of verlock's own tools."""
+    return paths.ENVIRONMENTS / lockfiles.TOOLS / "requirements.in"
+
+
+def tools_cutoff() -> str:
+    """The cut-off of verlock's own tools, which have no recipe: the date after `# cut-off:` in their .in file."""
+    match = re.search(r"^# cut-off: (\d{4}-\d\d-\d\d)$", tools_source().read_text(encoding="utf-8"), re.MULTILINE)
+    if not match:
+        raise LockError(f"{paths.shown(tools_source())} has no line `# cut-off: YYYY-MM-DD`", "add one")
+    return match[1]
+
+
+def tools_header() -> str:
+    """The comment lines at the top of the tools' lock."""
+    digest = _digest(tools_source(), [lockfiles.TOOLS, tools_cutoff()])
+    return (
+        "# Made by `nox -s lock -- tools` from environments/tools/requirements.in: edit that.\n"
+        f"# CPython 3.10 and newer, any platform; nothing uploaded on or after {tools_cutoff()} (UTC).\n"
+        f"# inputs {digest}\n"
+    )
+
+
+def environment_files(recipe: Recipe, python: str) -> list[Path]:
+    """The environment.yml files of one conda layer, in the order in which conda-lock merges them."""
+    common = paths.ENVIRONMENTS / "common"
+    files = [common / "environment.yml", common / f"python-{python}.yml"]
+    if recipe.vllm.compiles:
+        files.append(common / "compiler.yml")
+    files.append(paths.ENVIRONMENTS / recipe.name / "environment.yml")
+    for file in files:
+        if not file.is_file():
+            raise LockError(
+                f"{paths.shown(file)} is missing", f"the conda layer of {recipe.name} for Python {python} needs it"
+            )
+    return files
+
+
+def virtual_packages(recipe: Recipe, cutoff: date | None) -> dict[str, str]:
+    """The virtual packages of a conda layer, as conda-lock's --virtual-package-spec takes them; none is this machine's.
+
+    The cut-off goes as one of them: conda-lock knows no cut-off, but so its content hash covers it and the adapter gets it.
+    """
+    return {
+        "__archspec": "1 x86_64",
+        **({CUTOFF: cutoff.strftime("%Y%m%d")} if cutoff else {}),
+        "__glibc": recipe.platform.glibc,
+        "__linux": recipe.platform.linux,
+        "__unix": "0",
+    }
+
+
+def conda_content_hash(recipe: Recipe, python: str) -> str:
+    """conda-lock's own content hash of one conda layer, computed here.
+
+    conda-lock takes two seconds to import, which `--check` has not got; the hash is of JSON, and a test holds this function to
+    what conda-lock computes.
+    """
+    channels: list[str] = []
+    specs: dict[str, dict[str, Any]] = {}
+    for file in environment_files(recipe, python):
+        try:
+            content = lockfiles.read_yaml(file.read_text(encoding="utf-8"))
+            channels += [name for name in content["channels"] if name not in channels]
+            lines = [str(line) for line in content["dependencies"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise LockError(
+                f"{paths.shown(file)} is not an environment.yml: {error!r}", "see environments/common"
+            ) from None
+        for line in lines:
+            name, _, version = line.partition(" ")
+            specs[name] = _spec(name, version.replace(" ", ""))
+    content = {
+        "channels": [json.dumps({"url": name, "used_env_vars": []}, separators=(",", ":")) for name in channels],
+        "specs": [specs[name] for name in sorted(specs)],
+        "virtual_package_hash": {
+            "linux-64": {
+                "info": {"subdir": "linux-64"},
+                "packages": _fake_packages(virtual_packages(recipe, recipe.cutoff.date)),
+            },
+            "noarch": {"info": {"subdir": "noarch"}, "packages": {}},
+        },
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _spec(name: str, version: str) -> dict[str, Any]:
+    """One dependency, as conda-lock serialises it."""
+    plain = version.removeprefix("==")
+    return {
+        "build": None,
+        "category": "main",
+        "conda_channel": None,
+        "extras": [],
+        "hash": None,
+        "manager": "conda",
+        "name": name.lower(),
+        "version": plain,
+    }
+
+
+def _fake_packages(virtual: dict[str, str]) -> dict[str, Any]:
+    """Virtual packages as the fake channel that conda-lock hashes; its timestamp is the first day of 2020."""
+    packages: dict[str, Any] = {}
+    for name, text in virtual.items():
+        version, _, string = text.partition(" ")
+        build = f"{string}_0" if string else "0"
+        packages[f"{name}-{version}-{build}.tar.bz2"] = {
+            "build": build,
+            "build_number": 0,
+            "build_string": string,
+            "depends": [],
+            "name": name,
+            "noarch": "",
+            "package_type": "virtual_system",
+            "subdir": "linux-64",
+            "timestamp": 1577854800000,
+            "version": version,
+        }
+    return packages

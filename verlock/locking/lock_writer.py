@@ -1,0 +1,341 @@
+"""Writing locks: `verlock lock`. environments/ and recipes/ go in; locks/ come out, whole or not at all.
+
+Each lock is a job of its own: its inputs are copied to a scratch folder, conda-lock, uv and pip-compile work there, and the
+finished files are put in place together. A pin moves only when asked: what is locked already is preferred by all resolvers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+
+from packaging.version import Version
+
+from verlock import console, paths
+from verlock.conda import client
+from verlock.errors import LockError, NetworkError, RecipeError, ResolverDisagreement, VerlockError
+from verlock.locking import lock_diff, lock_inputs, resolvers, staleness
+from verlock.locking.loopback_index import Index, serve
+from verlock.variant import lockfiles, recipe
+from verlock.variant.lockfiles import BUILD_REQUIREMENTS, CONDA_LOCK, REQUIREMENTS, SOURCES, Pin
+from verlock.variant.recipe import Recipe
+
+_MEMORY = 1_500_000_000  # bytes; a pip-compile of 184 packages takes 0.4 GB, a conda solve on the whole of conda-forge about 1
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the caller wants of a run; `upgrade` is None to move nothing, empty to let everything move."""
+
+    upgrade: tuple[str, ...] | None = None
+    cutoff: date | None = None
+    no_cutoff: bool = False
+
+    @property
+    def trial(self) -> bool:
+        """Another cut-off than the recipe's is tried: shown, never written."""
+        return self.no_cutoff or self.cutoff is not None
+
+    def date_for(self, chosen: Recipe) -> date | None:
+        """The cut-off that holds for a recipe in this run; None for none at all."""
+        return None if self.no_cutoff else self.cutoff or chosen.cutoff.date
+
+
+def run(variants: Sequence[str] = (), *, upgrade: Sequence[str] | None = None, cutoff: str | None = None) -> int:
+    """Resolve and write the locks of these variants (all when none is named), for every Python of their recipes.
+
+    Args:
+        variants: names; `tools` is verlock's own tools.
+        upgrade: None moves no pin that need not move; names let those packages move; an empty sequence lets all move.
+        cutoff: a date (YYYY-MM-DD) or `none` to try in the place of the recipes' own: the diff is shown and nothing is written.
+
+    Returns:
+        0, or the exit code of the first lock that failed; the others are written all the same.
+
+    Raises:
+        UnknownVariant, RecipeError: before anything is resolved.
+    """
+    wish = Wish(None if upgrade is None else tuple(lockfiles.normalise(name) for name in upgrade), *_cutoff(cutoff))
+    named = list(dict.fromkeys(variants)) or [*recipe.names()]
+    jobs = [
+        (loaded, python)
+        for name in named
+        if name != "tools"
+        for loaded in [recipe.load(name)]
+        for python in loaded.python
+    ]
+    before = lock_diff.tree()
+    failures: list[VerlockError] = []
+    trials: lock_diff.Tree = {}
+    with serve() as index, console.step("lock", f"{len(jobs)} locks") as progress:
+        index.prefetch(_known_projects())
+        if "tools" in named or not variants:
+            _tools(wish, index)
+        for finished, (job, result) in enumerate(_each(jobs, lambda job: _lock(job[0], job[1], wish, index)), 1):
+            title = f"{job[0].name} {job[1]}"
+            if isinstance(result, VerlockError):
+                failures.append(result)
+                console.warn(f"{title}: {result}")
+                progress.detail = f"{finished} of {len(jobs)}, {title} failed"
+            else:
+                trials.update(result)
+                progress.detail = f"{finished} of {len(jobs)}, {title}"
+                console.say(f"  {title} done, {finished} of {len(jobs)}")
+    after = {**before, **trials} if wish.trial else lock_diff.tree()
+    lock_diff.show(lock_diff.compare(before, after), empty="nothing changed")
+    if wish.trial:
+        console.say(
+            "this was a trial: nothing was written; to keep it, change cutoff.date in the recipe and lock again"
+        )
+    return failures[0].exit_code if failures else 0
+
+
+def _cutoff(text: str | None) -> tuple[date | None, bool]:
+    if text is None:
+        return None, False
+    if text == "none":
+        return None, True
+    try:
+        return date.fromisoformat(text), False
+    except ValueError:
+        raise RecipeError(f"--cutoff {text}: not a date", "write it as 2025-04-03, or say none") from None
+
+
+def _each(
+    jobs: Sequence[tuple[Recipe, str]], work: Callable[[tuple[Recipe, str]], lock_diff.Tree]
+) -> Iterator[tuple[tuple[Recipe, str], lock_diff.Tree | VerlockError]]:
+    """Run the jobs side by side, as many as cores and memory allow, and give each result as it comes."""
+    # a default Python's lock is what its siblings start from, so it is made before them
+    rounds = [
+        [job for job in jobs if job[1] == job[0].default_python],
+        [job for job in jobs if job[1] != job[0].default_python],
+    ]
+    width = max(1, min(len(jobs), len(os.sched_getaffinity(0)), _free_memory() // _MEMORY))
+    for batch in rounds:
+        with ThreadPoolExecutor(width) as pool:
+            futures = {pool.submit(work, job): job for job in batch}
+            for future in as_completed(futures):
+                try:
+                    yield futures[future], future.result()
+                except VerlockError as error:
+                    yield futures[future], error
+
+
+def _free_memory() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        return 2 * _MEMORY
+
+
+def _known_projects() -> list[str]:
+    found = {
+        pin.name
+        for path in paths.LOCKS.glob("*/requirements.txt")
+        if path.parent.name != "tools"
+        for pin in lockfiles.pins(path)
+    }
+    return sorted(found)
+
+
+# one lock --------------------------------------------------------------------------------------------
+
+
+def _lock(chosen: Recipe, python: str, wish: Wish, index: Index) -> lock_diff.Tree:
+    """Make one lock; returns it as `lockdiff` reads it, which in a trial is its only trace."""
+    folder = chosen.lock_dir(python)
+    relative = folder.relative_to(paths.LOCKS)
+    with _workspace() as work:
+        out = work / "locks" / relative
+        out.mkdir(parents=True)
+        if wish.trial and not (folder / CONDA_LOCK).exists():
+            raise LockError(
+                f"{paths.shown(folder / CONDA_LOCK)} is missing", "lock first; a trial is compared with a lock"
+            )
+        _conda_layer(chosen, python, wish, work, out)
+        _pip_layers(chosen, python, wish, work, out, index)
+        _layers_agree(chosen, python, out)
+        if not wish.trial:
+            _land(chosen, python, out, folder)
+        return lock_diff.tree(work / "locks")
+
+
+@contextmanager
+def _workspace() -> Iterator[Path]:
+    """A scratch copy of environments/: relative paths in locks then mean the same as in the clone."""
+    with tempfile.TemporaryDirectory(prefix="verlock-lock-") as name:
+        work = Path(name).resolve()
+        shutil.copytree(paths.ENVIRONMENTS, work / "environments")
+        yield work
+
+
+def _conda_layer(chosen: Recipe, python: str, wish: Wish, work: Path, out: Path) -> None:
+    current = chosen.lock_dir(python) / CONDA_LOCK
+    sources = [
+        f"environments/{path.relative_to(paths.ENVIRONMENTS)}" for path in lock_inputs.environment_files(chosen, python)
+    ]
+    variables: dict[str, str] = {}
+    if current.exists():
+        variables["VERLOCK_CONDA_LOCKED"] = str(current)
+        offline = not os.environ.get("VERLOCK_CONDA_REPODATA") and not client.reachable(
+            current, client.mirrors_from_environment()
+        )
+        if wish.trial and offline:
+            console.say(
+                f"  {chosen.name} {python}: no conda channel answers; the trial leaves the conda layer as it is"
+            )
+            shutil.copy2(current, out / CONDA_LOCK)
+            return
+        if wish.trial or wish.upgrade is not None:
+            variables["VERLOCK_CONDA_UPGRADE"] = ",".join(wish.upgrade or ()) or "*"
+        elif offline:
+            if staleness.conda(chosen, python, current):
+                raise NetworkError(
+                    "what decides the conda layer changed, and no conda channel answers",
+                    "lock where the channel can be reached, name a mirror in VERLOCK_CONDA_MIRROR, or in "
+                    "VERLOCK_CONDA_REPODATA a folder with the channel's linux-64/repodata.json and noarch/repodata.json",
+                )
+            console.say(
+                f"  {chosen.name} {python}: no conda channel answers; its layer is confirmed from its locked packages alone"
+            )
+            variables["VERLOCK_CONDA_LOCKED_ONLY"] = "1"
+    target = f"{out.relative_to(work)}/{CONDA_LOCK}"
+    virtual = lock_inputs.virtual_packages(chosen, wish.date_for(chosen))
+    resolvers.conda_lock(work, sources, target, virtual, **variables)
+
+
+def _pip_layers(chosen: Recipe, python: str, wish: Wish, work: Path, out: Path, index: Index) -> None:
+    cutoff = wish.date_for(chosen)
+    sdists = tuple(sorted(lockfiles.normalise(sdist.package) for sdist in chosen.sdist))
+    # a trial shows what would be taken; whether that may stay is asked when it is written
+    prereleases = None if wish.trial else tuple(lockfiles.normalise(each.package) for each in chosen.prerelease)
+    target = resolvers.Target(python, chosen.platform.glibc, cutoff, sdists, prereleases)
+    # in a trial everything may move: pins of the old date would hide what the new one brings
+    upgrade = () if wish.trial else wish.upgrade
+    place = str(out.relative_to(work))
+    for name, which, constraint in (
+        (REQUIREMENTS, target, ""),
+        (BUILD_REQUIREMENTS, replace(target, sdists=()), f"{place}/{REQUIREMENTS}"),
+    ):
+        source = f"environments/{chosen.name}/{name.removesuffix('.txt')}.in"
+        (out / name).write_text(_preferences(chosen, python, name), encoding="utf-8")
+        executable = resolvers.interpreter(python)
+        common = {"python": executable, "constraint": constraint}
+        proposed = resolvers.propose(work, source, f"{place}/{name}", which, index, upgrade=upgrade, **common)  # type: ignore[arg-type]
+        resolvers.ratify(work, source, f"{place}/{name}", which, index, proposed=proposed, **common)  # type: ignore[arg-type]
+        pins = [_canonical(pin, place) for pin in resolvers.admissible(proposed, which, index)]
+        (out / name).write_text(resolvers.render(lock_inputs.header(chosen, python, name), pins), encoding="utf-8")
+
+
+def _canonical(pin: Pin, place: str) -> Pin:
+    """Plain paths in the `# via` lines, and none that only says that the constraint, our own lock, names the package too."""
+    askers = [asker for asker in pin.via if asker != f"-c {place}/{REQUIREMENTS}"]
+    via = {f"-r {os.path.normpath(asker[3:])}" if asker.startswith("-r ") else asker for asker in askers}
+    return replace(pin, via=tuple(sorted(via)))
+
+
+def _preferences(chosen: Recipe, python: str, name: str) -> str:
+    """The pins to stay with: this lock's, else those of the variant's default Python. No hashes: uv would keep them unseen.
+
+    A pre-release that the recipe does not name is nothing to stay with.
+    """
+    named = {lockfiles.normalise(each.package) for each in chosen.prerelease}
+    for path in (chosen.lock_dir(python) / name, chosen.lock_dir() / name):
+        if path.exists():
+            kept = [pin for pin in lockfiles.pins(path) if pin.name in named or not Version(pin.version).is_prerelease]
+            return "".join(f"{pin.name}=={pin.version}\n" for pin in kept)
+    return ""
+
+
+def _layers_agree(chosen: Recipe, python: str, out: Path) -> None:
+    """A distribution in both layers has one version. Raises ResolverDisagreement."""
+    pins = {pin.name: pin.version for pin in lockfiles.pins(out / REQUIREMENTS)}
+    differing = [
+        f"{item['name']}: conda {item['version']}, pip {pins[name]}"
+        for item in client.packages(out / CONDA_LOCK)
+        for name in [lockfiles.normalise(item["name"])]
+        if item["python"] and pins.get(name, item["version"]) != item["version"]
+    ]
+    if differing:
+        raise ResolverDisagreement(
+            f"{chosen.name} {python}: the conda and the pip layer hold different versions\n  " + "\n  ".join(differing),
+            "pin them alike in environments/common/environment.yml and environments/common/base.in",
+        )
+
+
+def _land(chosen: Recipe, python: str, out: Path, folder: Path) -> None:
+    """Put the finished files in place; sources.json is made from them, and when that fails the old files come back."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = (CONDA_LOCK, REQUIREMENTS, BUILD_REQUIREMENTS)
+    old = {name: (folder / name).read_bytes() for name in (*names, SOURCES) if (folder / name).exists()}
+    try:
+        for name in names:
+            _replace(folder / name, (out / name).read_bytes())
+        if _sources_hold(chosen, folder, old):
+            pass
+        elif chosen.patch or chosen.source:
+            from verlock.sources import patches, source_wheel
+
+            locked = source_wheel.lock(chosen, python) if chosen.source else patches.lock(chosen, python)
+            content = json.dumps(locked, indent=1) + "\n"
+            _replace(folder / SOURCES, content.encode())
+        else:
+            (folder / SOURCES).unlink(missing_ok=True)
+    except BaseException:
+        for name in (*names, SOURCES):
+            if name in old:
+                _replace(folder / name, old[name])
+            else:
+                (folder / name).unlink(missing_ok=True)
+        raise
+    if (folder / SOURCES).exists():
+        shutil.copy2(folder / SOURCES, out / SOURCES)
+
+
+def _sources_hold(chosen: Recipe, folder: Path, old: dict[str, bytes]) -> bool:
+    """Whether sources.json needs no new look: same patches and source as it names, on the same pins and build tools.
+
+    Without this, a lock in which nothing changed would unpack vLLM, or even build it, only to write the same bytes; `create` and
+    `verify` hold the bytes to it anyway.
+    """
+    same = all(old.get(name) == (folder / name).read_bytes() for name in (REQUIREMENTS, BUILD_REQUIREMENTS))
+    return (
+        same
+        and SOURCES in old
+        and bool(chosen.patch or chosen.source)
+        and not staleness.sources(chosen, folder / SOURCES)
+    )
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file at once; one that would not change is left alone."""
+    if path.exists() and path.read_bytes() == content:
+        return
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_bytes(content)
+    draft.replace(path)
+
+
+# verlock's own tools ----------------------------------------------------------------------------------
+
+
+def _tools(wish: Wish, index: Index) -> None:
+    """The tools' lock: one file for CPython 3.10 and newer, which only uv can make, so there is no second opinion on it."""
+    if wish.trial:
+        return
+    path = paths.LOCKS / lockfiles.TOOLS / REQUIREMENTS
+    with _workspace() as work:
+        draft = work / "locks" / lockfiles.TOOLS / REQUIREMENTS
+        draft.parent.mkdir(parents=True)
+        pins = resolvers.propose_universal(work, path, draft, lock_inputs.tools_cutoff(), index, upgrade=wish.upgrade)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, (lock_inputs.tools_header() + pins).encode())

@@ -1,0 +1,141 @@
+"""Whether locks still belong to what people edit (`verlock lock --check`): offline, and well under a second for all.
+
+Staleness is a matter of content alone. The pip layer's lock carries a hash of its inputs in its header, conda-lock's own
+content hash does the same for the conda layer, and the sources' lock names every patch by its sha256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from verlock import paths
+from verlock.errors import LockError, RecipeError, StaleLock, VerlockError
+from verlock.variant import lockfiles
+
+if TYPE_CHECKING:
+    from verlock.variant.recipe import Recipe
+
+_INPUTS = re.compile(r"^# inputs (sha256:[0-9a-f]{64})$", re.MULTILINE)
+
+
+def of(recipe: Recipe) -> list[str]:
+    """What of a variant's locks no longer belongs to its inputs, a sentence each; empty when all is current."""
+    from verlock.locking import lock_inputs
+
+    found: list[str] = []
+    for python in recipe.python:
+        folder = recipe.lock_dir(python)
+        complaints = {
+            name: f"{paths.shown(folder / name)} is missing" for name in lockfiles.ALL if not (folder / name).exists()
+        }
+        if not recipe.patch and recipe.source is None:
+            complaints.pop(lockfiles.SOURCES, None)
+            if (folder / lockfiles.SOURCES).exists():
+                complaints[lockfiles.SOURCES] = (
+                    f"{paths.shown(folder / lockfiles.SOURCES)} is there, but the recipe has no patch and no source"
+                )
+        elif (folder / lockfiles.SOURCES).exists() and (said := sources(recipe, folder / lockfiles.SOURCES)):
+            complaints[lockfiles.SOURCES] = f"{paths.shown(folder / lockfiles.SOURCES)} {said}"
+        if (folder / lockfiles.CONDA_LOCK).exists() and conda(recipe, python, folder / lockfiles.CONDA_LOCK):
+            complaints[lockfiles.CONDA_LOCK] = (
+                f"{paths.shown(folder / lockfiles.CONDA_LOCK)} was made from other environment.yml files or another [platform]"
+            )
+        for name in (lockfiles.REQUIREMENTS, lockfiles.BUILD_REQUIREMENTS):
+            path = folder / name
+            if path.exists() and _written_inputs(path) != lock_inputs.input_digest(recipe, python, name):
+                complaints[name] = (
+                    f"{paths.shown(path)} was made from other .in files, or another cutoff, python, platform or sdist"
+                )
+        found += [complaints[name] for name in lockfiles.ALL if name in complaints]
+    return found
+
+
+def conda(recipe: Recipe, python: str, path: Path) -> bool:
+    """Whether a conda-lock.yml carries another content hash than its inputs have now."""
+    from verlock.locking import lock_inputs
+
+    match = re.search(
+        r"^  content_hash:\n    linux-64: ([0-9a-f]{64})$", path.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    return not match or match[1] != lock_inputs.conda_content_hash(recipe, python)
+
+
+def _written_inputs(path: Path) -> str | None:
+    match = _INPUTS.search(path.read_text(encoding="utf-8"))
+    return match[1] if match else None
+
+
+def sources(recipe: Recipe, path: Path) -> str | None:
+    """What is wrong with a sources.json as the lock of this recipe, or None."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        locked = [(item["file"], item["sha256"]) for item in content["patches"]]
+        wheel = content["wheel"]
+    except (ValueError, KeyError, TypeError):
+        return "is not a lock of sources"
+    there = [(patch.file, recipe.patch_path(patch)) for patch in recipe.patch]
+    if locked != [(name, hashlib.sha256(file.read_bytes()).hexdigest()) for name, file in there if file.is_file()]:
+        return "does not name the patches of the recipe, or not as they are now"
+    if recipe.source is not None:
+        from verlock.sources import source_wheel
+
+        if wheel is None or wheel.get("inputs") != source_wheel.inputs(recipe):
+            return "names a wheel of another source, or of other patches"
+    return None
+
+
+def check(variants: Sequence[str] = ()) -> int:
+    """Are the locks of these variants (all when none is named) current? Returns 0; offline, and for people and CI.
+
+    Raises:
+        StaleLock: something is stale or missing; every file is named.
+        UnknownVariant, RecipeError: as `recipe.load`; other variants are looked at first.
+    """
+    from verlock import console
+    from verlock.locking import lock_inputs
+    from verlock.variant import recipe
+
+    found: list[str] = []
+    broken: list[VerlockError] = []
+    named = list(variants) or [*recipe.names(), lockfiles.TOOLS]
+    for variant in named:
+        if variant == lockfiles.TOOLS:
+            path = paths.LOCKS / lockfiles.TOOLS / lockfiles.REQUIREMENTS
+            if not path.exists() or not path.read_text(encoding="utf-8").startswith(lock_inputs.tools_header()):
+                found.append(f"{paths.shown(path)} is missing or was made from other .in files, or another cut-off")
+            continue
+        try:
+            found += of(recipe.load(variant))
+        except (RecipeError, LockError) as error:
+            broken.append(error)
+    if not variants:
+        found += _orphans()
+    if found:
+        lines = [*found, *(error.problem for error in broken)]
+        raise StaleLock("these locks are stale:\n  " + "\n  ".join(lines), "`nox -s lock` makes them current")
+    if broken:
+        raise broken[0]
+    console.say(f"locks are current: {', '.join(named)}")
+    return 0
+
+
+def _orphans() -> list[str]:
+    """Folders of locks/ that belong to no recipe, or to no Python of one."""
+    from verlock.variant import recipe
+
+    known = {paths.LOCKS / lockfiles.TOOLS}
+    for variant in recipe.names():
+        try:
+            known |= {
+                paths.LOCKS / variant,
+                *(recipe.load(variant).lock_dir(python) for python in recipe.load(variant).python),
+            }
+        except RecipeError:
+            known |= {paths.LOCKS / variant, *(paths.LOCKS / variant).glob("py*")}
+    folders = [path for path in (*paths.LOCKS.glob("*/"), *paths.LOCKS.glob("*/*/")) if path.is_dir()]
+    return [f"{paths.shown(folder)} belongs to no recipe" for folder in sorted(folders) if folder not in known]

@@ -1,0 +1,238 @@
+"""Git sources: one commit, fetched shallow into a store of its own, and believed for its tree hash alone.
+
+The store is a bare repository per commit in the cache. Since the tree hash decides, it does not matter where the commit
+comes from: `VERLOCK_SOURCE_MIRROR` (URLs or paths of any clone that holds it, separated by commas), the recipe's URL, or
+whatever git's own `url.<base>.insteadOf` makes of either. Once the store is there, no network is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from verlock import paths
+from verlock.errors import (
+    NetworkError,
+    SourceMismatch,
+    SourceStoreDamaged,
+    SourceUnavailable,
+    ToolMissing,
+    VerlockError,
+)
+
+if TYPE_CHECKING:
+    from verlock.variant.recipe import Source
+
+_REF = "refs/verlock/source"
+_NO_ANSWER = re.compile(
+    r"Could not resolve|Failed to connect|Connection (?:refused|timed out|reset)|Network is unreachable|No route to host"
+    r"|Operation too slow|Operation timed out|Couldn't connect|returned error: (?:407|5\d\d)",
+    re.IGNORECASE,
+)
+# a server that speaks only the first version of git's protocol gives branches and tags, not a commit by its name
+_BRANCHES_ONLY = re.compile(
+    r"unadvertised object|dumb http|does not support shallow|couldn't find remote ref", re.IGNORECASE
+)
+_ANYWHERE = (
+    "set VERLOCK_SOURCE_MIRROR to the URL or path of any clone that holds the commit (its tree hash is checked), "
+    "or tell git where to look: git config --global url.<base>.insteadOf <url>"
+)
+
+
+def store_path(source: Source) -> Path:
+    """Where the store of a source's commit is, or will be."""
+    return paths.cache_dir() / "sources" / f"{source.package}-{source.commit}.git"
+
+
+def store(source: Source) -> Path:
+    """The verified store of the source's commit, fetched where it is not there yet.
+
+    Raises:
+        SourceUnavailable, NetworkError: no place asked has the commit; no place asked answers.
+        SourceMismatch: the commit's tree is not the recipe's.
+        SourceStoreDamaged: the store is truncated or was changed by hand.
+        ToolMissing: there is no git.
+    """
+    path = store_path(source)
+    if not path.exists():
+        _fetch(source, path)
+    else:
+        _verify(source, path)
+    return path
+
+
+def checkout(source: Source, into: Path) -> None:
+    """Write the files of the source's commit, and nothing else, into the empty folder `into`.
+
+    Neither the user's git configuration (line endings, filters) nor the umask has a say. Raises as `store` does.
+    """
+    path = store(source)
+    with tempfile.TemporaryDirectory(prefix="verlock-index-") as folder:
+        git = _Git(path, {"GIT_WORK_TREE": str(into), "GIT_INDEX_FILE": f"{folder}/index"})
+        into.mkdir(parents=True, exist_ok=True)
+        git.run("read-tree", source.tree)
+        git.run("checkout-index", "--all", "--force")
+
+
+def clone(source: Source, into: Path) -> None:
+    """Make `into` a git checkout of the source's commit to work in, its `origin` the recipe's URL. Raises as `store` does."""
+    path = store(source)
+    into.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=into.parent, prefix=f".{into.name}-") as folder:
+        draft = Path(folder) / "checkout"
+        git = _Git(draft / ".git", {"GIT_WORK_TREE": str(draft)})
+        draft.mkdir()
+        git.run("init", "--quiet", "--template=", str(draft))
+        git.run("fetch", "--quiet", "--depth=1", "--no-tags", "--", str(path), f"+{_REF}:{_REF}")
+        git.run("remote", "add", "origin", source.url)
+        git.run("reset", "--quiet", "--hard", source.commit)
+        git.run("branch", "--move", f"verlock-{source.commit[:8]}")
+        draft.rename(into)
+
+
+def descends(checkout: Path, source: Source) -> bool:
+    """Is `checkout` a git checkout whose HEAD is the source's commit, or was made on top of it?"""
+    git = _Git(checkout / ".git")
+    return (checkout / ".git").is_dir() and git.try_run("merge-base", "--is-ancestor", source.commit, "HEAD") is None
+
+
+def _fetch(source: Source, path: Path) -> None:
+    """Fetch into a scratch repository, verify it, and rename it into place: the store is whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetch-") as folder:
+        draft = Path(folder) / "store.git"
+        _Git(draft).run("init", "--quiet", "--bare", "--template=", str(draft))
+        refusals: dict[str, str] = {}
+        for place in _places(source):
+            if (refusal := _fetch_from(place, source.commit, draft)) is None:
+                break
+            refusals[place] = refusal
+        else:
+            raise _nowhere(source, refusals)
+        _verify(source, draft)
+        with contextlib.suppress(OSError):  # another run was quicker, and its store is as good
+            draft.rename(path)
+    _verify(source, path)
+
+
+def _places(source: Source) -> list[str]:
+    """The mirrors, then the recipe's URL; relative paths are made absolute, since git runs elsewhere."""
+    mirrors = [place.strip() for place in os.environ.get("VERLOCK_SOURCE_MIRROR", "").split(",") if place.strip()]
+    return [str(Path(place).absolute()) if Path(place).exists() else place for place in mirrors] + [source.url]
+
+
+def _fetch_from(place: str, commit: str, draft: Path) -> str | None:
+    """Fetch the commit from one place; None where that succeeded, else the reason."""
+    git = _Git(draft, users_own=True)
+    options = [
+        "-c",
+        "protocol.version=2",
+        "-c",
+        "gc.auto=0",
+        "-c",
+        "http.lowSpeedLimit=1000",
+        "-c",
+        "http.lowSpeedTime=30",
+    ]
+    fetch = ["fetch", "--quiet", "--no-tags"]
+    refusal = git.try_run(*options, *fetch, "--depth=1", "--", place, f"+{commit}:{_REF}")
+    if refusal is None or not _BRANCHES_ONLY.search(refusal):
+        return refusal
+    refusal = git.try_run(*options, *fetch, "--", place, "+refs/*:refs/all/*")
+    if refusal is None:
+        refusal = git.try_run("update-ref", _REF, commit)
+        for ref in git.run("for-each-ref", "--format=%(refname)", "refs/all").split():
+            git.run("update-ref", "-d", ref)
+    return refusal
+
+
+def _nowhere(source: Source, refusals: dict[str, str]) -> VerlockError:
+    lines = "".join(f"\n  {place}: {_complaint(reason)}" for place, reason in refusals.items())
+    if all(_NO_ANSWER.search(reason) for reason in refusals.values()):
+        hosts = sorted({urlsplit(place).hostname or place for place in refusals})
+        return NetworkError(f"{' and '.join(hosts)} cannot be reached for {source.package}'s source{lines}", _ANYWHERE)
+    return SourceUnavailable(
+        f"commit {source.commit} of {source.package} is in none of the places asked{lines}", _ANYWHERE
+    )
+
+
+def _complaint(reason: str) -> str:
+    """git's own complaint out of what it, and GitPython around it, printed."""
+    found = re.search(r"(?:fatal|error|remote error): ([^\n]*)", reason)
+    return (found[1] if found else reason.strip().splitlines()[-1]).rstrip("'")
+
+
+def _verify(source: Source, path: Path) -> None:
+    """Is the store the one commit, whole and untouched, and is its tree the recipe's?"""
+    git = _Git(path)
+    anew = f"remove {path} and run again: it is fetched anew"
+    refs = git.try_run("for-each-ref", "--format=%(objectname) %(refname)")
+    head = (path / "HEAD").exists()
+    if refs is not None or not head:
+        raise SourceStoreDamaged(f"{path} is not a git repository any more: {_complaint(refs or 'HEAD is gone')}", anew)
+    found = git.output.split("\n") if git.output else []
+    extras = [line.split()[1] for line in found if line != f"{source.commit} {_REF}"]
+    extras += [name for name in ("objects/info/alternates", "info/grafts", "info/attributes") if (path / name).exists()]
+    if extras or not found:
+        raise SourceStoreDamaged(f"{path} was changed by hand: {', '.join(extras) or f'{_REF} is gone'}", anew)
+    if refusal := git.try_run("fsck", "--full", "--no-dangling", "--no-progress"):
+        raise SourceStoreDamaged(f"{path} is damaged: {_complaint(refusal)}", anew)
+    tree = git.run("rev-parse", "--verify", f"{source.commit}^{{tree}}")
+    if tree != source.tree:
+        raise SourceMismatch(
+            f"the tree of {source.package} {source.commit} is not the one the recipe names\n"
+            f"  wanted  {source.tree}\n  got     {tree}",
+            "a commit has one tree only: correct `tree` or `commit` in recipe.toml, with a source you trust",
+        )
+
+
+class _Git:
+    """git on one repository, through GitPython; the user's configuration counts only where it says how to reach a host."""
+
+    def __init__(self, repository: Path, environment: dict[str, str] | None = None, *, users_own: bool = False) -> None:
+        try:
+            import git
+        except ImportError as error:  # GitPython looks for the executable when it is imported
+            raise ToolMissing(f"git cannot be used: {str(error).splitlines()[0]}", "install git") from None
+        self._error: type[Exception] = git.GitCommandError
+        self._git = git.Git(repository.parent)
+        self.output = ""
+        own = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_COUNT": "0", "GIT_CONFIG_PARAMETERS": ""}
+        own |= dict.fromkeys(
+            ("GIT_CONFIG_GLOBAL", "HOME", "XDG_CONFIG_HOME"), os.devnull
+        )  # git before 2.32 knows only HOME
+        own = {} if users_own else own
+        self._environment = {
+            **own,
+            # said in full, since a git hook that calls verlock has them set for its own repository
+            "GIT_DIR": str(repository),
+            "GIT_OBJECT_DIRECTORY": str(repository / "objects"),
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": "",
+            "GIT_INDEX_FILE": str(repository / "index"),
+            "GIT_NO_REPLACE_OBJECTS": "1",
+            "GIT_TERMINAL_PROMPT": "0",  # a question nobody sees is a hang
+            **(environment or {}),
+        }
+
+    def run(self, *arguments: str) -> str:
+        """Its standard output, stripped. Raises SourceStoreDamaged: nothing asked through here fails on a whole store."""
+        if refusal := self.try_run(*arguments):
+            where = self._environment["GIT_DIR"]
+            raise SourceStoreDamaged(
+                f"git {arguments[0]} fails in {where}: {_complaint(refusal)}",
+                f"make sure its disk has room; if it has, remove {where} and run again",
+            )
+        return self.output
+
+    def try_run(self, *arguments: str) -> str | None:
+        """None where it succeeds (`output` holds what it printed), else what it said."""
+        try:
+            self.output = str(self._git.execute(["git", *arguments], env=self._environment))
+        except self._error as error:
+            return str(getattr(error, "stderr", "") or error)
+        return None

@@ -1,0 +1,374 @@
+"""Wheels built from a git commit: its tree, our patches, and the compiled objects of a released wheel that is locked by hash.
+
+The package's own setup.py does the work, told by `VLLM_PRECOMPILED_WHEEL_LOCATION` which wheel to take the objects from
+(left alone it would take the nightly of the day) and run in an environment that holds nothing of the user's. What it
+leaves in its tree is then written by `archive`, so the same inputs give the same sha256 on any day, in any folder, under
+any locale, and with every Python of the recipe. The cache keeps wheels by sha256, with an index by the digest of inputs.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import zipfile
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from verlock import console
+from verlock.errors import BuildError, IntegrityError, NoBase, StaleLock
+from verlock.sources import git_commit, patches, wheel_archive, wheel_store
+from verlock.system import uv
+from verlock.variant.digest import of_file
+
+if TYPE_CHECKING:
+    from verlock.variant.recipe import Recipe, Source
+
+_METHOD = 1  # counts up when this module would make other bytes of the same inputs
+_DEAD = "http://127.0.0.1:9"  # a proxy that is not there: setup.py has no business on the network
+# setup.py as it is, but for the version, to which it would append how it was built
+_DRIVER = """
+import runpy, setuptools, sys
+version, sys.argv = sys.argv[1], ["setup.py", *sys.argv[2:]]
+setup = setuptools.setup
+setuptools.setup = lambda **keywords: setup(**{**keywords, "version": version})
+runpy.run_path("setup.py", run_name="__main__")
+"""
+
+
+# What others call ----------------------------------------------------------------------------------
+
+
+def cached(recipe: Recipe, locked: dict[str, Any]) -> Path | None:
+    """The wheel that the lock names, where the cache or the folder `VERLOCK_ARTEFACTS` has it; its sha256 is checked.
+
+    Args:
+        recipe: a variant with a source.
+        locked: `wheel` of sources.json.
+
+    Raises StaleLock when recipe or patches changed after the lock was made.
+    """
+    if locked["inputs"] != inputs(recipe):
+        raise StaleLock(
+            f"{recipe.name}: the source or a patch changed after the lock was made",
+            f"lock again: `nox -s lock -- {recipe.name}`",
+        )
+    return wheel_store.kept(locked["filename"], locked["sha256"])
+
+
+def wheel(recipe: Recipe, python_exe: Path, build_requirements: Path, locked: dict[str, Any] | None) -> Path:
+    """The wheel of the recipe's source: out of the cache, else built.
+
+    Args:
+        recipe: a variant with a source.
+        python_exe: a CPython with the variant's requirements installed, since setup.py imports torch.
+        build_requirements: hashed pins of the build tools, which go into a scratch folder and never into that environment.
+        locked: `wheel` of sources.json; None while the lock is being made.
+
+    Raises:
+        IntegrityError: the bytes built are not those of the lock, or the released wheel has another sha256.
+        BuildError: setup.py fails, or takes no compiled objects.
+        NetworkError, and whatever `sources.checkout` raises.
+    """
+    assert recipe.source is not None
+    index = _index(recipe, build_requirements)
+    if found := cached(recipe, locked) if locked else _indexed(index):
+        return found
+    git_commit.store(recipe.source)  # before 265 MB are downloaded, since this may be out of reach
+    donor = wheel_store.precompiled(recipe.source.precompiled, recipe.default_python)
+    with (
+        wheel_store.scratch("build") as work,
+        console.step("build", f"{recipe.source.package} {recipe.source.commit[:8]}"),
+    ):
+        built = _build(recipe, python_exe, build_requirements, donor, work)
+        sha256 = of_file(built)
+        if locked and sha256 != locked["sha256"]:
+            raise IntegrityError.of(
+                f"{built.name} as built here",
+                locked["sha256"],
+                sha256,
+                "the same inputs must give the same bytes: please report it, with the Python and the processor of this machine",
+            )
+        kept = wheel_store.keep(built, sha256)
+    index.parent.mkdir(exist_ok=True)
+    _write(index, json.dumps({"filename": kept.name, "sha256": sha256}))
+    return kept
+
+
+def lock(recipe: Recipe, python: str) -> dict[str, Any]:
+    """sources.json of a variant with a source: what its patches do to the tree, and the wheel. Raises as `wheel` does."""
+    source = recipe.source
+    assert source is not None
+    folder = recipe.lock_dir(python)
+    with wheel_store.scratch("tree") as work:
+        git_commit.checkout(source, work / "tree")
+        touched = patches.measure(recipe, work / "tree")
+    built = _indexed(_index(recipe, folder / "build-requirements.txt"))
+    if built is None:
+        with wheel_store.scratch("env") as work:
+            python_exe = _environment_of(recipe, python, folder, work / "env")
+            built = wheel(recipe, python_exe, folder / "build-requirements.txt", None)
+    return {
+        "patches": touched,
+        "wheel": {
+            "filename": built.name,
+            "sha256": built.parent.name,
+            "size": built.stat().st_size,
+            "commit": source.commit,
+            "tree": source.tree,
+            "precompiled": source.precompiled.sha256,
+            "inputs": inputs(recipe),
+        },
+    }
+
+
+def editable(recipe: Recipe, python_exe: Path, build_requirements: Path, locked: dict[str, Any]) -> Path:
+    """Install a git checkout of the source, patched and with the same objects, for people who work on the package itself.
+
+    It lies beside the environment (`envs/v1-vllm` for `envs/v1`), so that making the environment anew never takes work
+    away; where it is there already its files are left as they are, and patches that are not in it are warned of.
+
+    Args:
+        recipe, python_exe, build_requirements: as for `wheel`; the environment of `python_exe` gets the package.
+        locked: `wheel` of sources.json.
+
+    Returns:
+        The checkout.
+
+    Raises:
+        BuildError: the folder is there and holds something else. Else as `wheel`.
+    """
+    source = recipe.source
+    assert source is not None
+    prefix = python_exe.parent.parent
+    checkout = prefix.with_name(f"{prefix.name}-{source.package}")
+    if checkout.exists() and not git_commit.descends(checkout, source):
+        raise BuildError(
+            f"{checkout} is there, and is no checkout of {source.commit[:12]}",
+            "move it away; a checkout that holds the commit would be used as it is",
+        )
+    git_commit.store(source)
+    donor = wheel_store.precompiled(source.precompiled, recipe.default_python)
+    with wheel_store.scratch("editable") as work, console.step("build", f"editable {checkout}"):
+        if not checkout.exists():
+            draft = checkout.with_name(
+                f".{checkout.name}.draft"
+            )  # put in place when it is patched: a kill leaves no half
+            shutil.rmtree(draft, ignore_errors=True)
+            git_commit.clone(source, draft)
+            patches.measure(recipe, draft, into=draft)
+            draft.rename(checkout)
+        dist = work / "dist"
+        _setup(source, python_exe, build_requirements, donor, checkout, work, "editable_wheel", "--dist-dir", str(dist))
+        made = next(dist.glob("*.whl"))
+        uv._run(["pip", "install", "--python", str(python_exe), "--no-deps", "--no-cache", "--reinstall", str(made)])
+        _mark_editable(_site_packages(python_exe), source, checkout)
+    for state in patches.states(recipe, checkout, {"patches": []}):
+        if state.outcome is not patches.Outcome.APPLIED:
+            console.warn(f"{checkout}: {state.patch.file} is {state.outcome.value}")
+    return checkout
+
+
+def inputs(recipe: Recipe) -> str:
+    """A sha256 over what the wheel is made of, the build tools aside (the lock of the result binds those)."""
+    source = recipe.source
+    assert source is not None
+    parts = [
+        source.package,
+        source.version,
+        source.commit,
+        source.tree,
+        source.precompiled.sha256,
+        source.date.isoformat(),
+    ]
+    parts += [file.sha256 for file in patches.read(recipe) if file.patch.package == source.package]
+    return hashlib.sha256("\n".join([str(_METHOD), *parts]).encode()).hexdigest()
+
+
+# Building ------------------------------------------------------------------------------------------
+
+
+def _build(recipe: Recipe, python_exe: Path, build_requirements: Path, donor: Path, work: Path) -> Path:
+    source = recipe.source
+    assert source is not None
+    tree, dist = work / "tree", work / "dist"
+    git_commit.checkout(source, tree)
+    patches.measure(recipe, tree, into=tree)
+    before = {path.relative_to(tree).as_posix() for path in tree.rglob("*")}
+    interpreter, abi, platform = donor.stem.split("-")[-3:]
+    if abi != "abi3":
+        raise BuildError(f"{donor.name} is for one Python only", "name a wheel of the stable ABI in source.precompiled")
+    tags = ["--py-limited-api", interpreter, "--plat-name", platform]
+    _setup(source, python_exe, build_requirements, donor, tree, work, "bdist_wheel", *tags, "--dist-dir", str(dist))
+    return _normalised(source, next(dist.glob("*.whl")), tree, before, donor, work)
+
+
+def _setup(
+    source: Source, python_exe: Path, build_requirements: Path, donor: Path, tree: Path, work: Path, *command: str
+) -> None:
+    """Run setup.py in `tree` with nothing of the user's environment. Raises BuildError with the end of its log."""
+    tools, home = work / "tools", work / "home"
+    home.mkdir()
+    options = ["--no-deps", "--require-hashes", "--only-binary", ":all:", "--python", str(python_exe)]
+    uv._run(["pip", "install", *options, "--target", str(tools), "--requirement", str(build_requirements)])
+    environment = {
+        "PATH": os.defpath,
+        "HOME": str(home),
+        "TMPDIR": str(home),
+        "TZ": "UTC",
+        "LC_ALL": "C.UTF-8",
+        "PYTHONPATH": str(tools),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONNOUSERSITE": "1",
+        "PYTHONHASHSEED": "0",
+        "SOURCE_DATE_EPOCH": str(_epoch(source)),
+        "GIT_CEILING_DIRECTORIES": str(tree.parent),
+        "http_proxy": _DEAD,
+        "https_proxy": _DEAD,
+        "SETUPTOOLS_SCM_PRETEND_VERSION": source.version,
+        "VLLM_TARGET_DEVICE": "cuda",
+        "VLLM_USE_PRECOMPILED": "1",
+        "VLLM_PRECOMPILED_WHEEL_LOCATION": str(donor),
+    }
+    done = subprocess.run(
+        [python_exe, "-c", _DRIVER, source.version, *command],
+        cwd=tree,
+        env=environment,
+        umask=0o022,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode:
+        end = "\n".join(f"    {line}" for line in done.stdout.strip().splitlines()[-15:])
+        raise BuildError(
+            f"setup.py of {source.package} {source.commit[:12]} fails\n{end}", "the last lines above are its own"
+        )
+
+
+def _normalised(source: Source, made: Path, tree: Path, before: set[str], donor: Path, work: Path) -> Path:
+    """The wheel as a function of its content: dist-info from setup.py's wheel, everything else from the tree it left.
+
+    setup.py collects what goes into its wheel before it unpacks the objects; the tree is what an editable install shows.
+    """
+    with zipfile.ZipFile(made) as draft, zipfile.ZipFile(donor) as released:
+        inside = {name: draft.read(name) for name in draft.namelist() if not name.endswith(("/", "/RECORD"))}
+        info = next(name.partition("/")[0] for name in inside if name.partition("/")[0].endswith(".dist-info"))
+        top = inside[f"{info}/top_level.txt"].decode().split()
+        members = {member.filename: member for member in released.infolist()}
+        record = next(name for name in members if name.endswith(".dist-info/RECORD"))
+        recorded = {row[0]: row[1] for row in csv.reader(io.StringIO(released.read(record).decode()))}
+    version = re.search(r"^Version: (.*)$", inside[f"{info}/METADATA"].decode(), re.MULTILINE)
+    if version is None or version[1] != source.version:
+        raise BuildError(f"setup.py made version {version and version[1]}, the recipe names {source.version}")
+    entries = {name: wheel_archive.Entry(data) for name, data in inside.items() if name.startswith(f"{info}/")}
+    rows = {name: _row(entry.data) for name, entry in entries.items()}
+    taken = []
+    for path in sorted(path for package in top for path in (tree / package).rglob("*") if path.is_file()):
+        name = path.relative_to(tree).as_posix()
+        if "__pycache__" in path.parts:
+            continue
+        data = path.read_bytes()
+        rows[name] = _row(data)
+        if name not in before and recorded.get(name) == rows[name][0]:
+            entries[name] = wheel_archive.Entry(donor=donor, member=members[name])
+            taken.append(name)
+        else:
+            entries[name] = wheel_archive.Entry(data)
+    if not any(name.endswith(".so") for name in taken):
+        raise BuildError(
+            f"setup.py took no compiled objects out of {donor.name}", "the wheel would not work: report it"
+        )
+    if odd := sorted(name for name in entries if name.endswith(".so") and name not in taken):
+        raise BuildError(
+            f"{odd[0]} is not the one in {donor.name}", "a build may compile nothing of its own: report it"
+        )
+    if lost := sorted(set(inside) - set(entries)):
+        raise BuildError(f"setup.py packs {lost[0]}, which is not in its tree", "this is a bug of verlock: report it")
+    listing = io.StringIO()
+    own = csv.writer(listing, lineterminator="\n")
+    own.writerows([name, *row] for name, row in sorted(rows.items()))
+    own.writerow([f"{info}/RECORD", "", ""])
+    entries[f"{info}/RECORD"] = wheel_archive.Entry(listing.getvalue().encode())
+    final = work / made.name
+    wheel_archive.write(final, entries, _epoch(source))
+    return final
+
+
+def _row(data: bytes) -> tuple[str, int]:
+    """Hash and size as a RECORD has them."""
+    digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+    return f"sha256={digest}", len(data)
+
+
+def _epoch(source: Source) -> int:
+    """SOURCE_DATE_EPOCH: the day of the commit."""
+    return int(datetime(source.date.year, source.date.month, source.date.day, tzinfo=timezone.utc).timestamp())
+
+
+def _index(recipe: Recipe, build_requirements: Path) -> Path:
+    """Where the cache says which wheel these inputs and build tools gave."""
+    tools = hashlib.sha256(build_requirements.read_bytes()).hexdigest()
+    return wheel_store.root() / "by-inputs" / f"{inputs(recipe)[:32]}-{tools[:32]}.json"
+
+
+def _indexed(index: Path) -> Path | None:
+    try:
+        entry = json.loads(index.read_text(encoding="utf-8"))
+        return wheel_store.kept(entry["filename"], entry["sha256"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _environment_of(recipe: Recipe, python: str, locks: Path, prefix: Path) -> Path:
+    """A scratch environment with the locked requirements; hardlinks, so it takes seconds and no space. Raises NoBase."""
+    from verlock.system import host_python
+
+    found = host_python.find(python)
+    if found is None:
+        raise NoBase(
+            f"locking {recipe.name} builds a wheel with CPython {python}, which is not on this machine", "install it"
+        )
+    uv.make_venv(found.executable, prefix, "verlock-lock")
+    python_exe = prefix / "bin" / "python"
+    build_requirements = locks / "build-requirements.txt"
+    sdists = [sdist.package for sdist in recipe.sdist]
+    uv.sync(python_exe, locks / "requirements.txt", {}, sdists=sdists, build_requirements=build_requirements, hashes={})
+    return python_exe
+
+
+# Editable installs ---------------------------------------------------------------------------------
+
+
+def _site_packages(python_exe: Path) -> Path:
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    done = subprocess.run([python_exe, "-I", "-c", code], capture_output=True, text=True, check=True)
+    return Path(done.stdout.strip())
+
+
+def _mark_editable(site: Path, source: Source, checkout: Path) -> None:
+    """Say in direct_url.json where the checkout is, as pip does, instead of which scratch file was installed."""
+    folder = next(site.glob(f"{source.package}-{source.version}.dist-info"))
+    data = json.dumps({"dir_info": {"editable": True}, "url": checkout.as_uri()}).encode()
+    _write(folder / "direct_url.json", data.decode())
+    record = folder / "RECORD"
+    name = f"{folder.name}/direct_url.json"
+    digest, size = _row(data)
+    lines = [line for line in record.read_text(encoding="utf-8").splitlines() if not line.startswith(f"{name},")]
+    _write(record, "".join(f"{line}\n" for line in [*lines, f"{name},{digest},{size}"]))
+
+
+def _write(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)

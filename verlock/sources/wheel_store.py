@@ -1,0 +1,123 @@
+"""Wheel files that verlock keeps itself, by their sha256: those it built, and the released ones they are built from.
+
+A file is looked for in the cache, then in the folder `VERLOCK_ARTEFACTS` where there is one; its bytes are hashed at every
+use, and a kept file that is damaged is dropped and had anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from verlock import console, paths
+from verlock.errors import IntegrityError, LockError, NetworkError
+from verlock.system import uv
+from verlock.variant.digest import of_file
+
+if TYPE_CHECKING:
+    from verlock.variant.recipe import Precompiled
+
+_DAY = 86400.0
+
+
+def root() -> Path:
+    """The folder that holds them."""
+    return paths.cache_dir() / "wheels"
+
+
+def kept(filename: str, sha256: str) -> Path | None:
+    """The file of that name and hash, or None."""
+    path = root() / sha256 / filename
+    if path.exists():
+        if of_file(path) == sha256:
+            return path
+        console.warn(f"{path} is damaged and is made anew")
+        path.unlink()
+    given = os.environ.get("VERLOCK_ARTEFACTS", "")
+    local = Path(given) / filename
+    if given and "://" not in given and local.exists():
+        if (got := of_file(local)) != sha256:
+            raise IntegrityError.of(str(local), sha256, got, "take it out of the folder VERLOCK_ARTEFACTS")
+        with scratch("copy") as work:
+            return keep(Path(shutil.copy(local, work)), sha256)
+    return None
+
+
+def keep(file: Path, sha256: str) -> Path:
+    """Move a verified file, which lies in a `scratch` folder, to its place. Two runs may do so at once: the bytes are equal."""
+    path = root() / sha256 / file.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return file.replace(path)
+
+
+@contextlib.contextmanager
+def scratch(what: str) -> Iterator[Path]:
+    """A folder beside the kept files (so that uv can hardlink and `keep` can rename), gone afterwards.
+
+    What a killed run left is taken away a day later.
+    """
+    root().mkdir(parents=True, exist_ok=True)
+    for left in root().glob(".scratch-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _DAY:
+                shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=root(), prefix=f".scratch-{what}-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def precompiled(donor: Precompiled, python: str) -> Path:
+    """The released wheel with the compiled objects, by its sha256: kept, or in `VERLOCK_ARTEFACTS`, or through pip's index.
+
+    Raises:
+        IntegrityError: the index serves other bytes.
+        NetworkError: no index answers.
+    """
+    if found := kept(donor.filename, donor.sha256):
+        return found
+    with scratch("donor") as work, console.step("download", f"{donor.filename}, {donor.size / 1e6:.0f} MB"):
+        wanted = work / "wanted.txt"
+        wanted.write_text(f"{donor.package}=={donor.version} --hash=sha256:{donor.sha256}\n", encoding="utf-8")
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
+        command += ["--python-version", python, "--no-cache-dir", "--disable-pip-version-check", "--quiet"]
+        done = subprocess.run(
+            [*command, "--dest", str(work), "--requirement", str(wanted)], capture_output=True, text=True, check=False
+        )
+        if "DO NOT MATCH THE HASHES" in done.stderr:
+            got = re.search(r"Got\s+([0-9a-f]{64})", done.stderr)
+            raise IntegrityError.of(
+                donor.filename, donor.sha256, got[1] if got else "another", "the index serves other bytes"
+            )
+        if done.returncode:
+            said = "\n".join(f"    {line}" for line in done.stderr.strip().splitlines()[-6:])
+            remedy = f"check the network and the index, or put {donor.filename} into the folder VERLOCK_ARTEFACTS"
+            raise NetworkError(f"{donor.filename} cannot be downloaded; pip says\n{said}", remedy)
+        file = work / donor.filename
+        if not file.exists() or of_file(file) != donor.sha256:
+            raise IntegrityError.of(donor.filename, donor.sha256, of_file(file) if file.exists() else "another file")
+        return keep(file, donor.sha256)
+
+
+def unpack(package: str, requirements: Path, python: str, into: Path) -> None:
+    """Install one locked package, without its dependencies, into the folder `into`.
+
+    Raises:
+        LockError: requirements.txt does not name it.
+        InstallError, IntegrityError, NetworkError: from uv.
+    """
+    block = re.search(rf"^{re.escape(package)}==(?:.*\\\n)*.*$", requirements.read_text(encoding="utf-8"), re.MULTILINE)
+    if block is None:
+        raise LockError(f"{requirements} does not name {package}, which a patch is for", "lock again: `nox -s lock`")
+    with scratch("one") as work:
+        one = work / "requirements.txt"
+        one.write_text(block[0] + "\n", encoding="utf-8")
+        options = ["--no-deps", "--require-hashes", "--only-binary", ":all:", "--python-version", python]
+        uv._run(["pip", "install", *options, "--target", str(into), "--requirement", str(one)])

@@ -1,0 +1,111 @@
+"""Reading locks: pins, with their hashes and who asks for them. Nothing here is slow to import: `create` reads pins."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from verlock import paths
+from verlock.errors import LockError
+
+CONDA_LOCK = "conda-lock.yml"
+REQUIREMENTS = "requirements.txt"
+BUILD_REQUIREMENTS = "build-requirements.txt"
+SOURCES = "sources.json"
+ALL = (CONDA_LOCK, REQUIREMENTS, BUILD_REQUIREMENTS, SOURCES)
+TOOLS = "tools"
+
+_PIN = re.compile(r"^(?P<name>[A-Za-z0-9][\w.-]*)(?:\[[^\]]*\])?==(?P<version>[^\s;\\]+)\s*(?:;(?P<marker>[^\\]*))?$")
+_HASH = re.compile(r"^--hash=(sha256:[0-9a-f]{64})$")
+
+
+@dataclass(frozen=True)
+class Pin:
+    """One line of the pip layer: `name` is normalised, `hashes` are `sha256:<hex>`, `via` is who asks for it."""
+
+    name: str
+    version: str
+    hashes: tuple[str, ...]
+    marker: str = ""
+    via: tuple[str, ...] = ()
+
+
+def normalise(name: str) -> str:
+    """A distribution's name as the packaging standards compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pins(path: Path, *, hashed: bool = True) -> list[Pin]:
+    """The pins of a requirements.txt in pip-tools' format.
+
+    Raises:
+        LockError: the file is missing, or a line (whose number is given) is no pin, has no hash or appears twice.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise LockError(f"{paths.shown(path)} is missing", "make it with `nox -s lock`") from None
+    found: dict[str, Pin] = {}
+    for number, text, via in _entries(lines):
+        words = text.split("--hash=")
+        match = _PIN.match(words[0].strip())
+        if not match:
+            raise LockError(
+                f"{paths.shown(path)}, line {number}: not a pin: {words[0].strip()!r}",
+                "make it again with `nox -s lock`",
+            )
+        hashes = []
+        for word in words[1:]:
+            one = _HASH.match(f"--hash={word.strip()}")
+            if not one:
+                raise LockError(
+                    f"{paths.shown(path)}, line {number}: not a sha256: {word.strip()!r}", "only sha256 is taken"
+                )
+            hashes.append(one[1])
+        name = normalise(match["name"])
+        if hashed and not hashes:
+            raise LockError(
+                f"{paths.shown(path)}, line {number}: {name} has no hash", "make it again with `nox -s lock`"
+            )
+        if name in found:
+            raise LockError(
+                f"{paths.shown(path)}, line {number}: {name} is there twice", "make it again with `nox -s lock`"
+            )
+        found[name] = Pin(name, match["version"], tuple(hashes), (match["marker"] or "").strip(), tuple(via))
+    return list(found.values())
+
+
+def _entries(lines: Sequence[str]) -> Iterator[tuple[int, str, list[str]]]:
+    """Each requirement with its line number, its continuation lines joined, and the names of the `# via` lines below it."""
+    current: tuple[int, str, list[str]] | None = None
+    continued = False
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if text.startswith("#"):
+            if current and line.startswith(" "):
+                # `# via one`, or `# via` and below it `#   one` for each
+                listed = text[1:] if text.startswith("#   ") else text.removeprefix("# via")
+                current[2].extend([listed.strip()] if listed.strip() else [])
+            continue
+        if continued and current:
+            current = (current[0], f"{current[1]} {text.rstrip(chr(92)).strip()}", current[2])
+        elif text:
+            if current:
+                yield current
+            current = (number, text.rstrip("\\").strip(), [])
+        continued = text.endswith("\\")
+    if current:
+        yield current
+
+
+def read_yaml(text: str) -> Any:
+    """Parse YAML with libyaml where there is one, which is ten times as quick. Raises ValueError when it is not YAML."""
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None

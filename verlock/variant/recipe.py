@@ -1,0 +1,316 @@
+"""Recipes: how a variant differs from a plain install, as data.
+
+`recipes/<variant>/recipe.toml`, with the files of `recipes/common/` that it includes, is read into the models below.
+`recipes/schema.json` is generated from them, so that an editor completes and checks such a file while it is written. Nothing
+here knows any variant by name. Which fields the digest covers stands in `verlock.variant.digest`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from verlock import paths
+from verlock.errors import RecipeError, UnknownVariant
+from verlock.variant import recipe_file
+
+SCHEMA = paths.RECIPES / "schema.json"
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Sha1 = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+PythonMinor = Annotated[str, Field(pattern=r"^3\.\d+$", examples=["3.10"])]
+DottedVersion = Annotated[str, Field(pattern=r"^\d+(\.\d+)+$")]
+Link = Annotated[str, Field(pattern=r"^https://")]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Cutoff(_Model):
+    """The pip layer sees nothing uploaded, the conda layer nothing built, at or after 00:00 UTC of this day."""
+
+    date: date
+    reason: str
+    link: Link | None = None
+
+
+class Vllm(_Model):
+    """The rollout engine, and what must be set for it."""
+
+    version: str
+    engine: Literal["V0", "V1"] = Field(
+        description="the engine that must really run; smoke reads it from the live object"
+    )
+    environment: dict[str, str] = Field(default={}, description="environment variables to set before vLLM is imported")
+    llm: dict[str, Any] = Field(
+        default={}, description="arguments of vllm.LLM beyond the usual ones, for a colocated engine"
+    )
+    sleep_mode: bool = Field(description="LLM(enable_sleep_mode=True) frees the GPU between rollouts")
+    cuda_graphs: bool = Field(description="enforce_eager=False works with sleep mode under external_launcher")
+    compiles: bool = Field(description="the engine compiles kernels at run time, so a C compiler must be there")
+
+
+class Verl(_Model):
+    """The trainer at the version that fits the engine."""
+
+    version: str
+    reason: str
+    link: Link | None = None
+    flags: list[str] = Field(
+        default=[], description="Hydra overrides for verl.trainer.main_ppo that this version needs"
+    )
+    flags_reason: str = ""
+
+
+class Torch(_Model):
+    """The torch that the lock pins, as far as wheels built against it must know it."""
+
+    version: DottedVersion = Field(description="major.minor", examples=["2.5"])
+    cxx11abi: bool = Field(
+        description="torch.compiled_with_cxx11_abi(): wheels built with the other C++ ABI do not load"
+    )
+    reason: str
+    link: Link | None = None
+
+
+class Cuda(_Model):
+    """The CUDA runtime inside the wheels, and the oldest driver that runs it."""
+
+    version: DottedVersion
+    min_driver: DottedVersion
+    reason: str
+    link: Link | None = None
+
+
+class Platform(_Model):
+    """What the locks are solved for: the virtual packages of the conda layer, and preflight's demands."""
+
+    subdir: Literal["linux-64"] = "linux-64"
+    glibc: DottedVersion
+    linux: DottedVersion
+    disk: int = Field(gt=0, description="bytes an environment takes when nothing is cached")
+    reason: str
+
+
+class Sdist(_Model):
+    """A package of the pip layer that has no wheel and is built from its locked sdist."""
+
+    package: str
+    reason: str
+    link: Link | None = None
+
+
+class Prerelease(_Model):
+    """A package of which the lock may pin a pre-release; no other pre-release enters a lock."""
+
+    package: str
+    reason: str
+    link: Link | None = None
+
+
+class ArtefactFile(_Model):
+    """One wheel of an artefact, and the environments it fits."""
+
+    torch: DottedVersion
+    cxx11abi: bool
+    python: PythonMinor
+    url: Link
+    sha256: Sha256
+
+
+class Artefact(_Model):
+    """A package from outside the index, whose wheels are chosen by torch, C++ ABI and Python."""
+
+    package: str
+    version: str
+    file: list[ArtefactFile] = Field(min_length=1)
+    optional: bool = True
+    reason: str
+    link: Link | None = None
+
+    def file_for(self, torch: Torch, python: str) -> ArtefactFile | None:
+        """The wheel for this torch and this Python; None where none is known."""
+        wanted = (torch.version, torch.cxx11abi, python)
+        return next((each for each in self.file if (each.torch, each.cxx11abi, each.python) == wanted), None)
+
+
+class Precompiled(_Model):
+    """The wheel whose compiled objects go into a source build."""
+
+    package: str
+    version: str
+    filename: str
+    sha256: Sha256
+    size: int = Field(gt=0, description="bytes")
+    reason: str
+
+
+class Source(_Model):
+    """A package built from one git commit."""
+
+    package: str
+    version: str = Field(description="the version the built wheel carries")
+    url: Link
+    commit: Sha1
+    tree: Sha1
+    subject: str
+    date: date
+    precompiled: Precompiled
+    reason: str
+    link: Link | None = None
+
+
+class Patch(_Model):
+    """One file of patches/, applied with `git apply` and no fuzz."""
+
+    file: str = Field(pattern=r"^\d{4}-[A-Za-z0-9][A-Za-z0-9_.-]*\.patch$")
+    package: str
+    why: str
+    upstream: Sha1 | None = Field(default=None, description="the commit that made it unnecessary")
+    upstream_link: Link | None = None
+
+
+class Recipe(_Model):
+    """One variant."""
+
+    summary: str
+    include: list[str] = Field(
+        default=[], description="files of recipes/common/, without .toml, that belong to this recipe"
+    )
+    python: list[PythonMinor] = Field(min_length=1, description="Pythons with a lock; the first is the default")
+    cutoff: Cutoff
+    vllm: Vllm
+    verl: Verl
+    torch: Torch
+    cuda: Cuda
+    platform: Platform
+    sdist: list[Sdist] = []
+    prerelease: list[Prerelease] = []
+    artefact: list[Artefact] = []
+    source: Source | None = None
+    patch: list[Patch] = []
+
+    _name: str = ""
+    _folder: Path = Path()
+
+    @property
+    def name(self) -> str:
+        """The variant's name: the name of its folder."""
+        return self._name
+
+    @property
+    def folder(self) -> Path:
+        """`recipes/<variant>`."""
+        return self._folder
+
+    @property
+    def default_python(self) -> str:
+        """The Python that is meant when none is named."""
+        return self.python[0]
+
+    def chosen_python(self, python: str | None) -> str:
+        """`python` if this variant has a lock for it, the default one for None. Raises UnknownVariant otherwise."""
+        if python is not None and python not in self.python:
+            raise UnknownVariant(f"{self.name} has no lock for Python {python}", f"it has {', '.join(self.python)}")
+        return python or self.default_python
+
+    def lock_dir(self, python: str | None = None) -> Path:
+        """The folder that holds this variant's locks for one Python (the default one when None)."""
+        return paths.lock_dir(self.name, python or self.default_python, self.default_python)
+
+    def prefix(self, python: str | None = None) -> Path:
+        """The folder of the built environment for one Python (the default one when None)."""
+        return paths.prefix_dir(self.name, python or self.default_python, self.default_python)
+
+    def patch_path(self, patch: Patch) -> Path:
+        """Where a patch file is."""
+        return self.folder / "patches" / patch.file
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        for artefact in self.artefact:
+            fits = [(each.torch, each.cxx11abi, each.python) for each in artefact.file]
+            if twice := {each for each in fits if fits.count(each) > 1}:
+                torch, abi, python = min(twice)
+                raise ValueError(
+                    f"artefact {artefact.package} has two files for torch {torch}, cxx11abi {abi}, Python {python}"
+                )
+        return self
+
+
+def names() -> list[str]:
+    """The variants, in the order of their names; whether their recipes are valid is not asked."""
+    return sorted(path.parent.name for path in paths.RECIPES.glob("*/recipe.toml"))
+
+
+def load(variant: str) -> Recipe:
+    """Read and validate one recipe.
+
+    Raises:
+        UnknownVariant: there is no such recipe; the nearest names are given.
+        RecipeError: it is not TOML, or a key is unknown, missing or of the wrong type.
+    """
+    path = paths.RECIPES / variant / "recipe.toml"
+    if variant not in names():
+        near = difflib.get_close_matches(variant, names(), n=3, cutoff=0.4)
+        raise UnknownVariant(
+            f"there is no variant {variant!r}",
+            f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names())}",
+        )
+    return parse(path)
+
+
+def parse(path: Path) -> Recipe:
+    """Read and validate the recipe at `path`; the variant is named after its folder. Raises RecipeError."""
+    data = recipe_file.read(path)
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        lines = [_explain(item) for item in error.errors()]
+        parts = [f"{recipe_file.COMMON}/{name}.toml" for name in data.get(recipe_file.INCLUDE, [])]
+        including = f" (with {', '.join(parts)})" if parts else ""
+        raise RecipeError(
+            f"{paths.shown(path)}{including} is not a valid recipe\n  " + "\n  ".join(lines),
+            "recipes/schema.json describes every key; other variants are not affected",
+        ) from None
+    recipe._name = path.parent.name
+    recipe._folder = path.parent
+    return recipe
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of one file of a recipe, as `recipes/schema.json` holds it.
+
+    recipe.toml and a file of recipes/common/ are told alike: no table must be there, but a table that is there is whole.
+    """
+    whole = Recipe.model_json_schema()
+    del whole["required"]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole}
+
+
+def _explain(item: Any) -> str:
+    """One pydantic complaint as `key: what is wrong; what is allowed`."""
+    where = ".".join(str(part) for part in item["loc"])
+    if item["type"] != "extra_forbidden":
+        return f"{where or 'recipe'}: {item['msg'].removeprefix('Value error, ')}"
+    allowed = _allowed_at(item["loc"][:-1])
+    near = difflib.get_close_matches(str(item["loc"][-1]), allowed, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{where}: unknown key; {hint}allowed here: {', '.join(allowed)}"
+
+
+def _allowed_at(loc: tuple[Any, ...]) -> list[str]:
+    """The keys that the model at `loc` takes."""
+    definitions = schema()
+    node = definitions
+    for part in loc:
+        node = node["items"] if isinstance(part, int) else node["properties"][part]
+        for option in node.get("anyOf", [node]):
+            if "$ref" in option:
+                node = definitions["$defs"][option["$ref"].rsplit("/", 1)[1]]
+    return list(node["properties"])
