@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from verlock.system import host_python, uv  # noqa: E402
-from verlock.variant import recipe  # noqa: E402
+from verlock.variant.chosen import choose  # noqa: E402
 
 VARIANT = "vllm073"
 
@@ -36,10 +36,10 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.recipe = recipe.load(VARIANT)
-        self.locks = self.recipe.lock_dir()
-        found = host_python.find(self.recipe.default_python)
-        assert found, f"no CPython {self.recipe.default_python} here"
+        self.layer = choose(VARIANT).pip_layer()
+        python = choose(VARIANT).python
+        found = host_python.find(python)
+        assert found, f"no CPython {python} here"
         self.python = found.executable
         self.seconds: dict[str, list[float]] = {}
 
@@ -62,8 +62,8 @@ class Bench:
                 str(self.folder / "uv/bin/python"),
                 "--require-hashes",
             ),
-            *("--only-binary", ":all:", "--no-binary", "antlr4-python3-runtime"),
-            *("--build-constraints", str(self.locks / "build-requirements.txt"), str(self.locks / "requirements.txt")),
+            *("--only-binary", ":all:", *(word for name in self.layer.sdists for word in ("--no-binary", name))),
+            *("--build-constraints", str(self.layer.build_requirements), str(self.layer.requirements)),
         ]
 
     def venv(self) -> list[str]:

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from verlock.locking import loopback_index, resolvers  # noqa: E402
-from verlock.variant import recipe  # noqa: E402
+from verlock.variant.chosen import choose, names  # noqa: E402
 
 VARIANT = "vllm073"
 
@@ -53,9 +53,9 @@ def timed(arguments: list[str], runs: int) -> list[float]:
 
 def peer(runs: int, limit: float) -> list[float | None]:
     """Seconds of plain pip-compile from nothing; None where it did not finish within the limit."""
-    chosen = recipe.load(VARIANT)
-    python = resolvers.interpreter(chosen.default_python)
-    options = " ".join(["--only-binary :all:", *(f"--no-binary {sdist.package}" for sdist in chosen.sdist)])
+    chosen = choose(VARIANT)
+    python = resolvers.interpreter(chosen.python)
+    options = " ".join(["--only-binary :all:", *(f"--no-binary {name}" for name in chosen.pip_layer().sdists)])
     seconds: list[float | None] = []
     for _ in range(runs):
         with tempfile.TemporaryDirectory() as folder:
@@ -76,7 +76,7 @@ def peer(runs: int, limit: float) -> list[float | None]:
                 "--cache-dir",
                 f"{folder}/pip-tools",
             ]
-            command += ["--uploaded-prior-to", f"{chosen.cutoff.date}T00:00:00Z", "--pip-args", options]
+            command += ["--uploaded-prior-to", f"{chosen.recipe.cutoff.date}T00:00:00Z", "--pip-args", options]
             command += [f"environments/{VARIANT}/requirements.in", "--output-file", f"{folder}/requirements.txt"]
             variables = resolvers.environment(PIP_CACHE_DIR=f"{folder}/pip")
             variables.pop("PIP_NO_CACHE_DIR")
@@ -98,9 +98,9 @@ def main() -> int:
     parser.add_argument("--peer-limit", type=float, default=1800.0, help="seconds")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    variants = recipe.names()
-    pythons = len(recipe.load(VARIANT).python)
-    locks = sum(len(recipe.load(name).python) for name in variants)
+    variants = names()
+    pythons = len(choose(VARIANT).pythons())
+    locks = sum(len(choose(name).pythons()) for name in variants)
     results: dict[str, list[float | None]] = {
         f"`verlock lock --check`, {len(variants)} variants": [*timed(["lock", "--check"], options.runs)],
         f"`verlock lock {VARIANT}`, nothing changed ({pythons} Pythons)": [*timed(["lock", VARIANT], options.runs)],

@@ -18,20 +18,21 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from verlock.sources import patches, wheel_store
-from verlock.variant import recipe
+from verlock.variant import lockfiles
+from verlock.variant.chosen import Chosen, choose, names
 
 ROUNDS = 5
 AIM = 0.3
 
 
-def measure(variant: recipe.Recipe) -> tuple[float, float, float]:
+def measure(chosen: Chosen) -> tuple[float, float, float]:
     """Median seconds to apply, to check what is applied, and to apply again (nothing to do)."""
-    locked = patches.read_lock(variant.lock_dir())
+    variant = chosen.recipe
+    locked = lockfiles.sources(chosen.locks)
     rounds = []
     with wheel_store.scratch("bench") as work:
         for package in {patch.package for patch in variant.patch}:
-            requirements = variant.lock_dir() / "requirements.txt"
-            wheel_store.unpack(package, requirements, variant.default_python, work / "released")
+            wheel_store.unpack(package, chosen.pip_layer().requirements, chosen.python, work / "released")
         for _ in range(ROUNDS):
             with tempfile.TemporaryDirectory(dir=work) as folder:
                 site = Path(folder) / "lib/python3/site-packages"
@@ -55,11 +56,11 @@ def measure(variant: recipe.Recipe) -> tuple[float, float, float]:
 def main() -> int:
     """Print a line for each patched release. Returns 1 where one is slower than the aim."""
     slow = False
-    for name in sys.argv[1:] or recipe.names():
-        variant = recipe.load(name)
-        if not variant.patch or variant.source is not None:  # a built wheel has its patches in it
+    for name in sys.argv[1:] or names():
+        chosen = choose(name)
+        if not chosen.recipe.patch or chosen.recipe.source is not None:  # a built wheel has its patches in it
             continue
-        apply, check, again = measure(variant)
+        apply, check, again = measure(chosen)
         print(f"{name}: apply {apply:.3f} s, check {check:.3f} s, apply again {again:.3f} s")
         slow |= apply + check > AIM
     return int(slow)

@@ -216,7 +216,7 @@ class Project:
                 needs = "{}" if name == "python" else "{python: '*'}"
                 md5 = hashlib.md5(file.read_bytes()).hexdigest()
                 entries.append(
-                    f"- name: {name}\n  version: {version}\n  manager: conda\n  platform: linux-64\n  dependencies: {needs}\n"
+                    f"- name: {name}\n  version: '{version}'\n  manager: conda\n  platform: linux-64\n  dependencies: {needs}\n"
                     f"  url: {url}/{file.parent.name}/{file.name}\n  hash:\n    md5: {md5}\n"
                     f"    sha256: {sha256(file.read_bytes())}\n  category: main\n  optional: false\n"
                 )

@@ -8,9 +8,15 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from verlock import __version__, console
 from verlock.errors import VerlockError, of_system
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 BASES = ("auto", "conda", "host")
 
@@ -48,7 +54,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"verlock {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _environment_commands(commands)
+    _proof_commands(commands)
+    _lock_commands(commands)
+    return parser
 
+
+def _environment_commands(commands: Commands) -> None:
     create = commands.add_parser("create", help="make a variant's environment from its lock, or find it already there")
     create.add_argument("variant")
     create.add_argument("--python", metavar="X.Y", help="a Python other than the variant's first")
@@ -71,6 +83,11 @@ def _parser() -> argparse.ArgumentParser:
     _variant(patches)
     patches.set_defaults(run=_patches)
 
+    listing = commands.add_parser("list", help="list the variants and what is built")
+    listing.set_defaults(run=_list)
+
+
+def _proof_commands(commands: Commands) -> None:
     smoke = commands.add_parser("smoke", help="prove FSDP training with vLLM rollout on this machine's GPUs")
     _variant(smoke)
     smoke.add_argument("--gpus", type=int, default=1, metavar="N", help="how many GPUs (default 1)")
@@ -89,6 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--readme", action="store_true", help="bring the README's table up to date")
     status.set_defaults(run=_status)
 
+
+def _lock_commands(commands: Commands) -> None:
     lock = commands.add_parser("lock", help="make locks/ again from environments/ and recipes/")
     lock.add_argument("variants", nargs="*", metavar="VARIANT", help="all when none is named; `tools` is verlock's own")
     lock.add_argument("--check", action="store_true", help="only tell whether the locks are current; offline")
@@ -109,12 +128,8 @@ def _parser() -> argparse.ArgumentParser:
     why.add_argument("--python", metavar="X.Y", help="a Python other than the variant's first")
     why.set_defaults(run=_why)
 
-    listing = commands.add_parser("list", help="list the variants and what is built")
-    listing.set_defaults(run=_list)
-
     schema = commands.add_parser("schema", help="write recipes/schema.json from the recipe model")
     schema.set_defaults(run=_schema)
-    return parser
 
 
 def _variant(parser: argparse.ArgumentParser) -> None:
@@ -125,43 +140,35 @@ def _variant(parser: argparse.ArgumentParser) -> None:
 def _create(arguments: argparse.Namespace) -> int:
     from verlock.env import create
 
-    options = create.Options(
-        base=arguments.base, strict=arguments.strict, editable=arguments.editable, python=arguments.python
-    )
-    return create.run(arguments.variant, options)
+    options = create.Options(base=arguments.base, strict=arguments.strict, editable=arguments.editable)
+    return create.run(arguments.variant, options, arguments.python)
 
 
 def _verify(arguments: argparse.Namespace) -> int:
     from verlock.env import python_choice, verify
-    from verlock.variant import recipe
 
-    loaded = recipe.load(arguments.variant)
-    python = loaded.chosen_python(python_choice.built(loaded.name, arguments.python))
-    return verify.run(loaded, python, loaded.prefix(python), as_json=arguments.json, strict=arguments.strict)
+    chosen = python_choice.built(arguments.variant, arguments.python)
+    return verify.run(chosen, as_json=arguments.json, strict=arguments.strict)
 
 
 def _patches(arguments: argparse.Namespace) -> int:
     from verlock.env import python_choice
     from verlock.sources import patches
-    from verlock.variant import recipe
 
-    loaded = recipe.load(arguments.variant)
-    return patches.show(loaded, loaded.chosen_python(python_choice.built(loaded.name, arguments.python)))
+    return patches.show(python_choice.built(arguments.variant, arguments.python))
 
 
 def _smoke(arguments: argparse.Namespace) -> int:
     from verlock.env import create, python_choice
     from verlock.proving import smoke_run
-    from verlock.variant import recipe
 
-    loaded = recipe.load(arguments.variant)
-    smoke_run.needs(loaded, arguments.gpus)  # before an environment of 7 GB is made for nothing
-    python = loaded.chosen_python(arguments.python or python_choice.to_make(loaded.name, "auto"))
-    create.run(loaded.name, create.Options(python=python))
+    chosen = python_choice.to_make(arguments.variant, arguments.python, "auto")
+    smoke_run.needs(chosen.recipe, arguments.gpus)  # before an environment of 7 GB is made for nothing
+    create.make(chosen, create.Options())
     return smoke_run.run(
-        loaded,
-        python,
-        loaded.prefix(python),
+        chosen.recipe,
+        chosen.python,
+        chosen.prefix,
         gpus=arguments.gpus,
         mode=arguments.mode,
         sabotaged=arguments.sabotage,
@@ -202,22 +209,24 @@ def _why(arguments: argparse.Namespace) -> int:
 
 def _list(arguments: argparse.Namespace) -> int:
     from verlock.errors import NotSealed
-    from verlock.variant import receipt, recipe
+    from verlock.variant import receipt
+    from verlock.variant.chosen import choose, names
 
-    for name in recipe.names():
+    for name in names():
         try:
-            loaded = recipe.load(name)
+            pythons = choose(name).pythons()
+            summary = pythons[0].recipe.summary
         except VerlockError as error:
             print(f"{name:<10} broken: {error.problem.splitlines()[0]}")
             continue
         built = []
-        for python in loaded.python:
+        for chosen in pythons:
             try:
-                sealed = receipt.read(loaded.prefix(python))
-                built.append(f"{python} ({sealed['base']['kind']}{', incomplete' if sealed['missing'] else ''})")
+                sealed = receipt.read(chosen.prefix)
+                built.append(f"{chosen.python} ({sealed['base']['kind']}{', incomplete' if sealed['missing'] else ''})")
             except NotSealed:
                 continue
-        print(f"{name:<10} {loaded.summary:<48} built: {', '.join(built) or 'no'}")
+        print(f"{name:<10} {summary:<48} built: {', '.join(built) or 'no'}")
     return 0
 
 

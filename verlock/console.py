@@ -39,6 +39,13 @@ class Step:
         self.name = name
         self._detail = detail
         self._show: Callable[[str], None] = lambda text: None
+        self._announces = False
+
+    def announce(self, detail: str) -> None:
+        """Say what the step is about to do, which may take long; `detail` alone would be said when it is done."""
+        self.detail = detail
+        if self._announces:
+            print(f"  {self.name:<10} {detail} ...", file=sys.stderr, flush=True)
 
     @property
     def detail(self) -> str:
@@ -69,7 +76,8 @@ def step(name: str, detail: str = "") -> Iterator[Step]:
             yield current
         console.print(f"[green]✓[/] {name:<10} {escape(current.detail)}  [dim]{time.monotonic() - start:.1f} s[/]")
     else:
-        if detail:  # a step with something to tell beforehand may take long
-            print(f"  {name:<10} {detail} ...", file=sys.stderr, flush=True)
+        current._announces = True
+        if detail:
+            current.announce(detail)
         yield current
         print(f"  {name:<10} {current.detail}: {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)

@@ -29,27 +29,6 @@ def cache_dir() -> Path:
     return path if path.is_absolute() else Path(tempfile.gettempdir()) / f"verlock-{os.getuid()}"
 
 
-def lock_dir(variant: str, python: str, default_python: str) -> Path:
-    """The folder of one lock: `locks/<variant>`, or `locks/<variant>/py311` for a Python other than the variant's first."""
-    base = LOCKS / variant
-    return base if python == default_python else base / f"py{python.replace('.', '')}"
-
-
-def prefix_dir(variant: str, python: str, default_python: str) -> Path:
-    """The folder of one environment: `envs/<variant>`, or `envs/<variant>-py311` for a Python other than the variant's first.
-
-    Where that is a link, such as one to a larger disk, it is the folder the link leads to.
-    """
-    name = variant if python == default_python else f"{variant}-py{python.replace('.', '')}"
-    path = envs_dir() / name
-    return path.resolve() if path.is_symlink() else path
-
-
-def site_packages(prefix: Path, python: str) -> Path:
-    """Where the packages of a prefix are."""
-    return prefix / "lib" / f"python{python}" / "site-packages"
-
-
 def shown(path: Path) -> str:
     """A path as messages show it: within the clone, relative to it."""
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)

@@ -22,6 +22,7 @@ from verlock.conda import client
 from verlock.errors import IntegrityError, NetworkError, ResolutionError
 from verlock.locking import resolvers
 from verlock.system import host_python, uv
+from verlock.variant import lockfiles
 
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 VIRTUAL = {"__archspec": "1 x86_64", "__glibc": "2.28", "__linux": "4.18", "__unix": "0"}
@@ -68,7 +69,7 @@ def served(made):
 def test_the_lock_has_canonical_urls_and_true_hashes(made, locked):
     import hashlib
 
-    listed = client.packages(locked)
+    listed = lockfiles.conda_packages(locked)
     assert {item["name"] for item in listed} == {"python", "pip", "setuptools", "wheel", "git"}
     for item in listed:
         base, tail = item["url"].rsplit("/", 2)[0], "/".join(item["url"].rsplit("/", 2)[1:])
@@ -163,7 +164,7 @@ def test_other_bytes_are_refused_with_both_hashes(made, locked, tmp_path):
     import hashlib
 
     bad = spoiled(made, tmp_path)
-    wanted = next(item["sha256"] for item in client.packages(locked) if item["name"] == "pip")
+    wanted = next(item["sha256"] for item in lockfiles.conda_packages(locked) if item["name"] == "pip")
     got = hashlib.sha256(next((bad / "noarch").glob("pip-*.conda")).read_bytes()).hexdigest()
     with pytest.raises(IntegrityError) as caught:
         client.install(locked, tmp_path / "prefix", tmp_path / "cache", mirrors=[str(bad)])

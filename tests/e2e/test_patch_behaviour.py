@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from verlock.sources import git_apply, patches
-from verlock.variant import recipe
+from verlock.system import files
+from verlock.variant import lockfiles
+from verlock.variant.chosen import choose, names
 
 pytestmark = pytest.mark.e2e
 
@@ -26,7 +28,7 @@ FILES = {
 }
 CASES = {
     variant.name: [case for case, path in FILES.items() if any(path in file.paths for file in patches.read(variant))]
-    for variant in (recipe.load(name) for name in recipe.names())
+    for variant in (choose(name).recipe for name in names())
     if variant.patch
 }
 REFUSALS = {
@@ -38,7 +40,7 @@ REFUSALS = {
 @cache
 def site_of(variant: str) -> Path:
     """site-packages of the built environment; skips where there is none."""
-    prefix = recipe.load(variant).prefix()
+    prefix = choose(variant).prefix
     if not (prefix / "verlock.json").exists():
         pytest.skip(f"{prefix} is not built (nox -s env-{variant}; VERLOCK_ENVS says where environments are)")
     return next(prefix.glob("lib/python3.*/site-packages"))
@@ -46,14 +48,14 @@ def site_of(variant: str) -> Path:
 
 def released(variant: str, folder: Path) -> Path:
     """The files as released: ours with the patches taken back, proven by the lock's hashes."""
-    loaded = recipe.load(variant)
+    loaded = choose(variant).recipe
     paths = list(FILES.values())
     stage = git_apply.Stage(site_of(variant), paths, folder)
     for file in reversed(patches.read(loaded)):
         assert stage.run(file.data, "--reverse") is None
-    for entry in patches.read_lock(loaded.lock_dir())["patches"]:
+    for entry in lockfiles.sources(choose(loaded.name).locks)["patches"]:
         for touched in entry["touches"]:
-            assert git_apply.sha256_of(folder / touched["path"]) == touched["before"]
+            assert files.sha256_if_there(folder / touched["path"]) == touched["before"]
     return folder
 
 
@@ -62,7 +64,7 @@ def run(variant: str, folder: Path) -> list[dict]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    python = recipe.load(variant).prefix() / "bin/python"
+    python = choose(variant).prefix / "bin/python"
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     kept |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo"}
     kept |= {"CUDA_VISIBLE_DEVICES": "", "VLLM_USE_V1": "0", "VLLM_CONFIGURE_LOGGING": "0", "OMP_NUM_THREADS": "1"}
@@ -100,8 +102,8 @@ def does_its_work(case: str, results: list[dict]) -> None:
 
 @pytest.mark.parametrize("variant", CASES)
 def test_patched(variant):
-    loaded = recipe.load(variant)
-    states = patches.states(loaded, site_of(variant), patches.read_lock(loaded.lock_dir()))
+    loaded = choose(variant).recipe
+    states = patches.states(loaded, site_of(variant), lockfiles.sources(choose(loaded.name).locks))
     assert {state.outcome for state in states} == {patches.Outcome.APPLIED}
     results = run(variant, site_of(variant))
     for case in CASES[variant]:
@@ -115,7 +117,7 @@ def test_released(variant, tmp_path):
     for case in CASES[variant]:
         with pytest.raises(AssertionError):
             does_its_work(case, results)
-    refusal = REFUSALS[recipe.load(variant).vllm.engine]
+    refusal = REFUSALS[choose(variant).recipe.vllm.engine]
     usual = {
         "local_rank": {"local_rank": 3},
         "empty_cache": {"names": ["weight"], "calls": 1},

@@ -14,9 +14,10 @@ import pytest
 
 from verlock import paths
 from verlock.errors import NotSealed
-from verlock.variant import digest, receipt, recipe
+from verlock.variant import receipt
+from verlock.variant.chosen import choose, names
 
-VARIANTS = [(name, python) for name in recipe.names() for python in recipe.load(name).python]
+VARIANTS = [(name, python) for name in names() for python in choose(name).recipe.python]
 TORCH = {"vllm083": "2.6.0"}
 
 
@@ -24,13 +25,13 @@ TORCH = {"vllm083": "2.6.0"}
 def built(request):
     """(recipe, Python, prefix) of an environment that is built from today's lock."""
     name, python = request.param
-    loaded = recipe.load(name)
-    prefix = loaded.prefix(python)
+    loaded = choose(name).recipe
+    prefix = choose(loaded.name, python).prefix
     try:
         sealed = receipt.read(prefix)
     except NotSealed:
         pytest.skip(f"{prefix.name} is not built: nox -s env-{name}")
-    if sealed["digest"] != digest.of(name, python):
+    if sealed["digest"] != choose(name, python).digest:
         pytest.skip(f"{prefix.name} was made from another lock: nox -s env-{name}")
     return loaded, python, prefix
 

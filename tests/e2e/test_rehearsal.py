@@ -32,7 +32,7 @@ def rehearse(tmp_path, monkeypatch):
 
     def run(gpus, mode, tp=1, sabotaged="", **more):
         config = smoke_launch.configuration(
-            loaded, loaded.default_python, "580.159.04", tmp_path / "run", mode, tp, sabotaged
+            loaded, loaded.python[0], "580.159.04", tmp_path / "run", mode, tp, sabotaged
         )
         # compiled modules need the GPU's driver library
         config |= {

@@ -12,7 +12,6 @@ import fakeindex
 import pytest
 
 from verlock import paths
-from verlock.conda import client
 from verlock.locking import resolvers
 from verlock.variant import lockfiles
 
@@ -263,7 +262,10 @@ def test_a_pre_release_needs_an_exception(toy, index):
 
 
 def conda_versions(toy):
-    return {item["name"]: item["version"] for item in client.packages(toy.root / "locks/toy" / lockfiles.CONDA_LOCK)}
+    return {
+        item["name"]: item["version"]
+        for item in lockfiles.conda_packages(toy.root / "locks/toy" / lockfiles.CONDA_LOCK)
+    }
 
 
 def test_the_cutoff_holds_for_the_conda_layer(toy):
@@ -368,4 +370,4 @@ def test_conda_lock_renders_every_conda_layer(tmp_path):
             cwd=tmp_path, capture_output=True, check=True,
         )  # fmt: skip
         rendered = (tmp_path / template.format(platform="linux-64")).read_text()
-        assert rendered.count("https://") == len(client.packages(path))
+        assert rendered.count("https://") == len(lockfiles.conda_packages(path))

@@ -8,8 +8,9 @@ import pytest
 
 from verlock import paths
 from verlock.proving import smoke_launch
-from verlock.sources import patches
-from verlock.variant import digest, recipe
+from verlock.system import files
+from verlock.variant import lockfiles
+from verlock.variant.chosen import choose, names
 
 pytestmark = pytest.mark.e2e
 
@@ -66,8 +67,8 @@ print("ok")
 
 
 def inside(variant, code, *arguments):
-    loaded = recipe.load(variant)
-    prefix = loaded.prefix()
+    loaded = choose(variant).recipe
+    prefix = choose(loaded.name).prefix
     if not (prefix / "verlock.json").exists():
         pytest.skip(f"no environment at {prefix}: `nox -s env-{variant}` makes it")
     command = [prefix / "bin" / "python", "-c", code, *arguments]
@@ -76,28 +77,28 @@ def inside(variant, code, *arguments):
     assert done.stdout.splitlines()[-1:] == ["ok"], done.stdout[-2000:] + done.stderr[-4000:]
 
 
-@pytest.mark.parametrize("variant", recipe.names())
+@pytest.mark.parametrize("variant", names())
 def test_vllm_knows_every_argument(variant):
-    inside(variant, VLLM, json.dumps(recipe.load(variant).vllm.llm))
+    inside(variant, VLLM, json.dumps(choose(variant).recipe.vllm.llm))
 
 
-@pytest.mark.parametrize("variant", recipe.names())
+@pytest.mark.parametrize("variant", names())
 def test_verl_composes_the_step_and_the_stand_in_is_complete(variant, tmp_path):
-    inside(variant, VERL, str(tmp_path), json.dumps(recipe.load(variant).verl.flags))
+    inside(variant, VERL, str(tmp_path), json.dumps(choose(variant).recipe.verl.flags))
     assert (Path(tmp_path) / "train.parquet").exists()
 
 
-@pytest.mark.parametrize("variant", [name for name in recipe.names() if recipe.load(name).patch])
+@pytest.mark.parametrize("variant", [name for name in names() if choose(name).recipe.patch])
 def test_unpatched_is_an_overlay_with_the_locks_original_files(variant, tmp_path):
-    loaded = recipe.load(variant)
-    prefix = loaded.prefix()
+    loaded = choose(variant).recipe
+    prefix = choose(loaded.name).prefix
     if not (prefix / "verlock.json").exists():
         pytest.skip(f"no environment at {prefix}: `nox -s env-{variant}` makes it")
-    into = smoke_launch.take_back(loaded, loaded.default_python, prefix, tmp_path)
-    site = paths.site_packages(prefix, loaded.default_python)
-    touched = [each for patch in patches.read_lock(loaded.lock_dir())["patches"] for each in patch["touches"]]
+    into = smoke_launch.take_back(loaded, loaded.python[0], prefix, tmp_path)
+    site = paths.site_packages(prefix, loaded.python[0])
+    touched = [each for patch in lockfiles.sources(choose(loaded.name).locks)["patches"] for each in patch["touches"]]
     assert touched
     for each in touched:
-        assert digest.of_file(into / each["path"]) == each["before"]
-        assert digest.of_file(site / each["path"]) == each["after"]
+        assert files.sha256(into / each["path"]) == each["before"]
+        assert files.sha256(site / each["path"]) == each["after"]
     assert (into / "vllm" / "_C.abi3.so").resolve() == (site / "vllm" / "_C.abi3.so").resolve()

@@ -15,25 +15,27 @@ from packaging.utils import canonicalize_name
 
 from verlock import paths
 from verlock.errors import NetworkError, SourceUnavailable
-from verlock.sources import git_commit, patches, source_wheel, wheel_store
-from verlock.variant import recipe
+from verlock.sources import git_commit, wheel_store
+from verlock.system import files
+from verlock.variant import lockfiles
+from verlock.variant.chosen import choose
 
 pytestmark = pytest.mark.e2e
 
-V1 = recipe.load("v1")
-LOCKED = patches.read_lock(V1.lock_dir())["wheel"]
+V1 = choose("v1").recipe
+LOCKED = lockfiles.sources(choose(V1.name).locks)["wheel"]
 BUILD = """
 import json, sys
 from pathlib import Path
 from verlock import build, recipe
-v1 = recipe.load("v1")
+v1 = choose("v1").recipe
 print(build.wheel(v1, Path(sys.argv[1]), v1.lock_dir() / "build-requirements.txt", None))
 """
 
 
 def pythons() -> list[Path]:
     """Interpreters of the built v1 environments, the default Python's first."""
-    found = [V1.prefix(python) / "bin/python" for python in V1.python]
+    found = [choose(V1.name, python).prefix / "bin/python" for python in V1.python]
     return [python for python in found if (python.parent.parent / "verlock.json").exists()]
 
 
@@ -41,10 +43,10 @@ def pythons() -> list[Path]:
 def built(tmp_path_factory):
     """Two wheels of the same inputs: other day, folder, HOME, time zone, locale, umask, and another Python where there is one."""
     if not pythons():
-        pytest.skip(f"{V1.prefix()} is not built (nox -s env-v1): setup.py needs its torch")
+        pytest.skip(f"{choose(V1.name).prefix} is not built (nox -s env-v1): setup.py needs its torch")
     try:
         git_commit.store(V1.source)
-        donor = wheel_store.precompiled(V1.source.precompiled, V1.default_python)
+        donor = wheel_store.precompiled(V1.source.precompiled, V1.python[0])
     except (NetworkError, SourceUnavailable) as error:
         pytest.skip(f"{error.problem}; {error.remedy}")
     store = git_commit.store_path(V1.source)
@@ -98,9 +100,7 @@ def a_year_on(folder: Path, python: Path) -> Path:
 def test_one_sha256(built):
     (one, two), _ = built
     assert one != two
-    assert (
-        one.parent.name == two.parent.name == source_wheel.of_file(one) == source_wheel.of_file(two) == LOCKED["sha256"]
-    )
+    assert one.parent.name == two.parent.name == files.sha256(one) == files.sha256(two) == LOCKED["sha256"]
 
 
 def test_every_object_is_the_released_one(built):
@@ -119,7 +119,7 @@ def test_the_patch_is_in_and_everything_else_is_the_commits(built, tmp_path):
     git_commit.checkout(V1.source, tmp_path)
     touched = {
         item["path"]: item["after"]
-        for entry in patches.read_lock(V1.lock_dir())["patches"]
+        for entry in lockfiles.sources(choose(V1.name).locks)["patches"]
         for item in entry["touches"]
     }
     with zipfile.ZipFile(wheel) as ours:
@@ -127,7 +127,7 @@ def test_the_patch_is_in_and_everything_else_is_the_commits(built, tmp_path):
     commits = {path.relative_to(tmp_path).as_posix() for path in (tmp_path / "vllm").rglob("*") if path.is_file()}
     for name in commits:
         if name in touched:
-            assert patches.sha256_of(tmp_path / "out" / name) == touched[name]
+            assert files.sha256_if_there(tmp_path / "out" / name) == touched[name]
         else:
             assert (tmp_path / "out" / name).read_bytes() == (tmp_path / name).read_bytes(), name
     own = {

@@ -11,7 +11,8 @@ import pytest
 
 from verlock.env import artefacts, create
 from verlock.env.create import Options
-from verlock.variant import digest, receipt
+from verlock.variant import receipt
+from verlock.variant.chosen import choose
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def prefix(clone, tmp_path):
         "variant": "vllm073",
         "python": "3.10",
         "editable": False,
-        "digest": digest.of("vllm073"),
+        "digest": choose("vllm073").digest,
         "base": {"kind": "host", "version": "3.10.1"},
         "missing": {},
     }

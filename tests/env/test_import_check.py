@@ -9,7 +9,7 @@ import pytest
 from verlock.env import import_check
 from verlock.errors import CheckFailed
 from verlock.system import uv
-from verlock.variant import recipe
+from verlock.variant.chosen import choose
 from verlock.variant.receipt import Ran
 
 HOST = Ran("host", "3.10.13", ("flash-attn",))
@@ -17,7 +17,7 @@ HOST = Ran("host", "3.10.13", ("flash-attn",))
 
 @pytest.fixture
 def loaded(clone):
-    return recipe.load("vllm073")
+    return choose("vllm073").recipe
 
 
 @pytest.fixture

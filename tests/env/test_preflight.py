@@ -11,7 +11,7 @@ import pytest
 from verlock.env import preflight
 from verlock.errors import DiskTooSmall, DriverTooOld, PlatformMismatch
 from verlock.system import uv
-from verlock.variant import recipe
+from verlock.variant.chosen import choose
 
 Usage = namedtuple("Usage", "total used free")
 TIGER = (
@@ -31,7 +31,7 @@ CLANG = (
 
 @pytest.fixture
 def loaded():
-    return recipe.load("vllm073")
+    return choose("vllm073").recipe
 
 
 @pytest.fixture
@@ -165,18 +165,18 @@ def test_the_real_cache_is_asked(loaded, tmp_path, monkeypatch):
     """An empty cache holds nothing of the lock: the real uv says so, without a network."""
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path))
     assert uv.cache() == tmp_path
-    lock = loaded.lock_dir() / "requirements.txt"
+    lock = choose(loaded.name).locks / "requirements.txt"
     assert not uv.cached(lock, "3.10", ["antlr4-python3-runtime"])
 
 
 def test_a_compiler_is_asked_for_where_the_engine_compiles(no_gpu, monkeypatch, capsys):
     monkeypatch.delenv("CC", raising=False)
-    preflight.compiler(recipe.load("vllm073"), no_gpu)
+    preflight.compiler(choose("vllm073").recipe, no_gpu)
     assert capsys.readouterr().err == ""
-    preflight.compiler(recipe.load("v1"), no_gpu)
+    preflight.compiler(choose("v1").recipe, no_gpu)
     assert "no C compiler" in capsys.readouterr().err
     shutil.copy("/bin/true", no_gpu / "bin/gcc")
-    preflight.compiler(recipe.load("v1"), no_gpu)
+    preflight.compiler(choose("v1").recipe, no_gpu)
     assert capsys.readouterr().err == ""
 
 

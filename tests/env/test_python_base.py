@@ -11,12 +11,13 @@ from verlock.conda import client
 from verlock.env import python_base
 from verlock.errors import InstallError, NetworkError, NoBase
 from verlock.system import host_python, uv
-from verlock.variant import receipt, recipe
+from verlock.variant import receipt
+from verlock.variant.chosen import choose
 
 
 @pytest.fixture
 def loaded(clone):
-    return recipe.load("vllm073")
+    return choose("vllm073").recipe
 
 
 @pytest.fixture

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from verlock import errors, paths
 from verlock.env import verify
 from verlock.errors import NotSealed
-from verlock.variant import digest, receipt, recipe
+from verlock.system import files
+from verlock.variant import receipt, recipe
+from verlock.variant.chosen import choose
 
 ODD = 'vllm/it\'s, "odd" Ünï.py'
 PATCHED = "vllm/distributed/parallel_state.py"
@@ -74,7 +76,7 @@ class Prefix:
         with (info / "RECORD").open("a") as record:
             record.write("../../../bin/pip3.10,sha256=AAAA,1\n")  # conda leaves such lines, and no such file
         paths = [
-            {"_path": str(path.relative_to(self.root)), "path_type": "hardlink", "sha256": digest.of_file(path)}
+            {"_path": str(path.relative_to(self.root)), "path_type": "hardlink", "sha256": files.sha256(path)}
             for path in [*info.iterdir(), self.site / "pip/__init__.py"]
         ]
         paths.append(
@@ -82,10 +84,10 @@ class Prefix:
                 "_path": "bin/pip",
                 "path_type": "hardlink",
                 "sha256": "0" * 64,
-                "sha256_in_prefix": digest.of_file(script),
+                "sha256_in_prefix": files.sha256(script),
             }
         )
-        paths.append({"_path": "bin/pip3", "path_type": "softlink", "sha256": digest.of_file(script)})
+        paths.append({"_path": "bin/pip3", "path_type": "softlink", "sha256": files.sha256(script)})
         self.meta = self.root / "conda-meta/pip-25.0.1-py_0.json"
         self.meta.parent.mkdir()
         self.meta.write_text(json.dumps({"name": "pip", "paths_data": {"paths": paths}}))
@@ -96,8 +98,8 @@ class Prefix:
             for name, (version, folder) in verify.installed(self.site).items()
         }
         touched = {"path": PATCHED, "before": "0" * 64, "after": hashlib.sha256(b"patched\n").hexdigest()}
-        files = {"etc/own": digest.of_file(self.root / "etc/own"), "lib64": "link:lib", "bin/pip3": "link:pip"}
-        files["conda-meta/pip-25.0.1-py_0.json"] = digest.of_file(self.meta)
+        owned = {"etc/own": files.sha256(self.root / "etc/own"), "lib64": "link:lib", "bin/pip3": "link:pip"}
+        owned["conda-meta/pip-25.0.1-py_0.json"] = files.sha256(self.meta)
         receipt.write(
             self.root,
             {
@@ -106,12 +108,12 @@ class Prefix:
                 "prefix": str(self.root),
                 "variant": "vllm072",
                 "python": "3.10",
-                "digest": digest.of("vllm072"),
+                "digest": choose("vllm072").digest,
                 "base": {"kind": "conda"},
                 "conda": ["pip-25.0.1-py_0"],
                 "packages": packages,
                 "missing": {},
-                "files": files,
+                "files": owned,
                 "fingerprint": receipt.fingerprint(self.root),
                 "patches": [{"file": "0001-X.patch", "package": "vllm", "touches": [touched]}],
             },
@@ -133,7 +135,7 @@ def prefix(clone, tmp_path):
     (clone / "locks/vllm072/requirements.txt").write_text(
         "".join(f"{name} --hash=sha256:{'a' * 64}\n" for name in ("torch==2.5.1", "vllm==0.7.2", "pip==25.0.1"))
     )
-    return Prefix(tmp_path / "envs/vllm072", recipe.load("vllm072"))
+    return Prefix(tmp_path / "envs/vllm072", choose("vllm072").recipe)
 
 
 def test_a_whole_prefix(prefix, capsys):
@@ -337,7 +339,7 @@ def test_a_record_with_an_empty_line(prefix):
 
 def test_nothing_there(clone, tmp_path):
     with pytest.raises(NotSealed):
-        verify.inspect(recipe.load("vllm072"), "3.10", tmp_path / "nothing")
+        verify.inspect(choose("vllm072").recipe, "3.10", tmp_path / "nothing")
 
 
 def test_every_kind_has_an_error_and_the_order_is_that_of_the_codes():
@@ -353,7 +355,7 @@ def test_shares_hold_every_file_once(sizes):
 
 
 def test_of_two_packages_with_one_file_the_last_by_name_owns_it(tmp_path):
-    prefix = Prefix(tmp_path / "prefix", recipe.load("vllm072"))
+    prefix = Prefix(tmp_path / "prefix", choose("vllm072").recipe)
     prefix.package("fastapi_cli", "0.0.7", {"../../../bin/fastapi": b"from fastapi_cli\n"})
     assert verify.overruled(prefix.site) == set()
     prefix.package("fastapi", "0.115.12", {"../../../bin/fastapi": b"from fastapi\n"})  # written last, by chance

@@ -13,7 +13,8 @@ from verlock import paths
 from verlock.errors import LockError
 from verlock.locking import lock_diff
 from verlock.locking.lock_diff import Change, Entry, compare
-from verlock.variant import lockfiles, recipe
+from verlock.variant import lockfiles
+from verlock.variant.chosen import names
 
 A, B = frozenset(["a" * 64]), frozenset(["b" * 64])
 
@@ -68,7 +69,7 @@ def test_versions_of_conda_are_ordered_too(low, high):
 
 def test_the_order_of_reading_does_not_matter():
     tree = lock_diff.tree()
-    assert {place for place, _ in tree} >= {lockfiles.TOOLS, *recipe.names()}
+    assert {place for place, _ in tree} >= {lockfiles.TOOLS, *names()}
     shuffled = list(tree.items())
     random.Random(1).shuffle(shuffled)
     assert compare(tree, dict(shuffled)) == []

@@ -7,7 +7,8 @@ import pytest
 
 from verlock.errors import LockError
 from verlock.locking import loopback_index, why
-from verlock.variant import lockfiles, recipe
+from verlock.variant import lockfiles
+from verlock.variant.chosen import choose
 from verlock.variant.lockfiles import Pin
 
 
@@ -56,7 +57,7 @@ def ask(clone):
             ):
                 sha256 = next(file.sha256 for file in server.files(name) if f"-{version}-" in file.filename)
                 pins[name] = Pin(name, version, (f"sha256:{sha256}",), "", via.get(name, ("app",)))
-            yield lambda name: why.explain(recipe.load("vllm073"), "3.10", pins, name, server)
+            yield lambda name: why.explain(choose("vllm073").recipe, "3.10", pins, name, server)
 
 
 def test_the_newest_is_simply_said(ask):

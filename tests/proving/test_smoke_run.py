@@ -11,7 +11,8 @@ from verlock import paths
 from verlock.errors import DriverTooOld, GateFailed, NoGpu, ReceiptStale, SmokeCrashed, SmokeHung
 from verlock.proving import smoke_launch, smoke_run
 from verlock.smoke import gates, watchdog
-from verlock.variant import certificate, recipe
+from verlock.variant import certificate
+from verlock.variant.chosen import choose, names
 
 GPU = "NVIDIA H100 80GB HBM3"
 TIMES = {"timing_s/step": 2.0, "timing_s/gen": 1.6, "timing_s/update_actor": 0.2}
@@ -60,7 +61,7 @@ def test_a_nvidia_smi_without_a_driver_shows_no_gpu(nvidia_smi):
 
 
 def test_without_a_gpu_it_ends_at_once_and_says_what_it_needs(no_nvidia_smi, tmp_path):
-    loaded = recipe.load("vllm073")
+    loaded = choose("vllm073").recipe
     with pytest.raises(NoGpu, match=r"1 NVIDIA GPU with driver 525\.60\.13 or newer .* none here") as caught:
         smoke_run.run(loaded, "3.10", tmp_path / "nowhere")
     assert caught.value.exit_code == 50
@@ -69,13 +70,13 @@ def test_without_a_gpu_it_ends_at_once_and_says_what_it_needs(no_nvidia_smi, tmp
 def test_too_few_gpus_are_too_few(nvidia_smi, tmp_path):
     nvidia_smi(ROW)
     with pytest.raises(NoGpu, match=r"2 NVIDIA GPUs .* there is 1"):
-        smoke_run.run(recipe.load("vllm073"), "3.10", tmp_path, gpus=2)
+        smoke_run.run(choose("vllm073").recipe, "3.10", tmp_path, gpus=2)
 
 
 def test_an_old_driver_is_refused(nvidia_smi, tmp_path):
     nvidia_smi(f"{GPU}, 81559, 470.223.02")
     with pytest.raises(DriverTooOld):
-        smoke_run.run(recipe.load("vllm073"), "3.10", tmp_path)
+        smoke_run.run(choose("vllm073").recipe, "3.10", tmp_path)
 
 
 # with an inside that is a few lines of Python ------------------------------------------------------------
@@ -133,7 +134,7 @@ def inside(tmp_path, monkeypatch, nvidia_smi):
 
     def run(text=GREEN, red=(), metrics=TIMES, **how):
         script.write_text(f"RED = {dict.fromkeys(red, 'fail')!r}\nMETRICS = {metrics!r}\n{text}")
-        return smoke_run.run(recipe.load("vllm073"), "3.10", prefix, json_path=tmp_path / "report.json", **how)
+        return smoke_run.run(choose("vllm073").recipe, "3.10", prefix, json_path=tmp_path / "report.json", **how)
 
     run.certificates = tmp_path / "certificates" / "vllm073"
     run.report = lambda: json.loads((tmp_path / "report.json").read_text())
@@ -267,13 +268,13 @@ def test_an_environment_made_from_another_lock_is_not_proven(inside, monkeypatch
 def test_a_report_of_less_is_never_written_as_a_certificate(inside):
     inside(mode="eager")
     with pytest.raises(ValueError, match="only a full pass"):
-        certificate.write(recipe.load("vllm073"), "3.10", {}, inside.report())
+        certificate.write(choose("vllm073").recipe, "3.10", {}, inside.report())
 
 
-@pytest.mark.parametrize("variant", recipe.names())
+@pytest.mark.parametrize("variant", names())
 def test_every_recipe_has_what_the_inside_is_told(variant, tmp_path):
-    loaded = recipe.load(variant)
-    told = smoke_launch.configuration(loaded, loaded.default_python, "580.1", tmp_path, "eager", 1)
+    loaded = choose(variant).recipe
+    told = smoke_launch.configuration(loaded, loaded.python[0], "580.1", tmp_path, "eager", 1)
     expected = told["expected"]
     assert expected["versions"]["vllm"] == loaded.vllm.version
     assert {"vllm", "verl", "torch", "transformers", "ray"} <= set(expected["versions"])

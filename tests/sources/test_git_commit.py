@@ -14,10 +14,10 @@ from toysource import git
 from verlock import paths
 from verlock.errors import NetworkError, SourceMismatch, SourceStoreDamaged, SourceUnavailable, ToolMissing
 from verlock.sources import git_commit
-from verlock.variant import recipe
+from verlock.variant.chosen import choose
 
 UNREACHABLE = "https://127.0.0.1:9/vllm.git"
-FIELDS = recipe.load("v1").source
+FIELDS = choose("v1").recipe.source
 
 
 @pytest.fixture
@@ -210,7 +210,7 @@ def test_killed_while_fetching(mirrored, tmp_path):
     code = (
         "import os, sys; from verlock.sources import git_commit\n"
         "git_commit._verify = lambda *_: os._exit(9)\n"
-        "from verlock.variant import recipe; source = recipe.load('v1').source.model_copy(update=eval(sys.argv[1]))\n"
+        "from verlock.variant import recipe; source = choose('v1').recipe.source.model_copy(update=eval(sys.argv[1]))\n"
         "git_commit.store(source)\n"
     )
     fields = {name: getattr(mirrored, name) for name in ("package", "commit", "tree", "url")}

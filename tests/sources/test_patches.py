@@ -21,7 +21,9 @@ from verlock import paths
 from verlock.errors import IntegrityError, PatchPartlyApplied, PatchRejected, StaleLock
 from verlock.sources import git_apply, patches
 from verlock.sources.patches import Outcome
-from verlock.variant import recipe
+from verlock.system import files
+from verlock.variant import lockfiles, recipe
+from verlock.variant.chosen import choose, names
 
 ONE = "".join(f"line {number}\n" for number in range(1, 31))
 TWO = "import os\n\n\ndef rank():\n    return int(os.environ['RANK'])\n\n\ndef size():\n    return 1\n"
@@ -89,8 +91,8 @@ def test_applied_to_copies_and_recorded(toy, site, tmp_path):
     assert entry["upstream"].startswith("433c4a49")
     assert entry["sha256"] == hashlib.sha256(made.patch_path(made.patch[0]).read_bytes()).hexdigest()
     for touched in entry["touches"]:
-        assert touched["before"] == git_apply.sha256_of(tmp_path / "cache" / touched["path"])
-        assert touched["after"] == git_apply.sha256_of(site / touched["path"]) != touched["before"]
+        assert touched["before"] == files.sha256_if_there(tmp_path / "cache" / touched["path"])
+        assert touched["after"] == files.sha256_if_there(site / touched["path"]) != touched["before"]
     assert outcome(made, site, locked) is Outcome.APPLIED
 
 
@@ -317,7 +319,7 @@ def test_show(toy, site, tmp_path, monkeypatch, capsys):
     assert "which is not built" in out
     assert "pkg/one.txt, pkg/two.py" in out
     assert "upstream  433c4a49230a470f13657f06e7612cde86e4fb40" in out
-    prefix = made.prefix()
+    prefix = choose(made.name).prefix
     target = prefix / "lib/python3.10/site-packages"
     target.parent.mkdir(parents=True)
     shutil.copytree(site, target)
@@ -336,16 +338,16 @@ def test_show(toy, site, tmp_path, monkeypatch, capsys):
 
 def test_show_gives_the_link_of_a_patch_without_an_upstream_commit(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("VERLOCK_ENVS", str(tmp_path))
-    assert patches.show(recipe.load("vllm073"), "3.10") == 0
+    assert patches.show(choose("vllm073").recipe, "3.10") == 0
     assert "upstream  https://github.com/vllm-project/vllm/issues/21252" in capsys.readouterr().out
 
 
-PATCHED = [name for name in recipe.names() if recipe.load(name).patch]
+PATCHED = [name for name in names() if choose(name).recipe.patch]
 
 
 @pytest.mark.parametrize("name", PATCHED)
 def test_the_recipes_patches_say_what_and_why(name):
-    loaded = recipe.load(name)
+    loaded = choose(name).recipe
     assert {file.name for file in (loaded.folder / "patches").iterdir()} == {patch.file for patch in loaded.patch}
     for patch in loaded.patch:
         text = loaded.patch_path(patch).read_text()
@@ -358,9 +360,9 @@ def test_the_recipes_patches_say_what_and_why(name):
 
 @pytest.mark.parametrize("name", PATCHED)
 def test_the_recipes_patches_are_the_locked_ones(name):
-    loaded = recipe.load(name)
+    loaded = choose(name).recipe
     for python in loaded.python:
-        folder = loaded.lock_dir(python)
-        if not (folder / patches.LOCK).exists() and python != loaded.default_python:
+        folder = choose(loaded.name, python).locks
+        if not (folder / patches.LOCK).exists() and python != loaded.python[0]:
             continue
-        patches._same_as_locked(loaded, patches.read(loaded), patches.read_lock(folder))
+        patches._same_as_locked(loaded, patches.read(loaded), lockfiles.sources(folder))

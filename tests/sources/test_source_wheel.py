@@ -19,7 +19,7 @@ from verlock import paths
 from verlock.errors import BuildError, IntegrityError, StaleLock
 from verlock.sources import git_commit, patches, source_wheel, wheel_store
 from verlock.system import uv
-from verlock.variant import recipe
+from verlock.variant import lockfiles, recipe
 
 SETUP = """
 import os, zipfile
@@ -269,7 +269,7 @@ def test_the_lock_names_it_all(toy, tools, monkeypatch):
     with zipfile.ZipFile(made) as wheel:
         assert hashlib.sha256(wheel.read("toy/__init__.py")).hexdigest() == touched["after"]
     patches.write_lock(tools.parent, locked)
-    assert patches.read_lock(tools.parent) == locked
+    assert lockfiles.sources(tools.parent) == locked
 
 
 @pytest.fixture
@@ -280,7 +280,7 @@ def environment(tmp_path):
 
 
 def test_editable(toy, tools, environment, tmp_path, monkeypatch):
-    install = uv._run
+    install = uv.run
 
     def also_install(arguments, **keywords):
         if "--target" in arguments:

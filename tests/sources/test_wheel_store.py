@@ -11,7 +11,7 @@ from toysource import donor_wheel
 
 from verlock.errors import IntegrityError, LockError, NetworkError
 from verlock.sources import wheel_store
-from verlock.variant import recipe
+from verlock.variant.chosen import choose
 
 OTHER = "--hash=sha256:" + "1" * 64
 
@@ -34,7 +34,7 @@ def links(tmp_path, monkeypatch):
 @pytest.fixture
 def donor(links):
     fields = {"package": "toy", "filename": links.name, "sha256": hashlib.sha256(links.read_bytes()).hexdigest()}
-    return recipe.load("v1").source.precompiled.model_copy(update=fields)
+    return choose("v1").recipe.source.precompiled.model_copy(update=fields)
 
 
 def test_downloaded_once_by_pip(donor, links):

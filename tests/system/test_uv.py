@@ -106,7 +106,7 @@ def test_what_decides_is_kept_from_uv_and_what_leads_is_not(told, monkeypatch):
     monkeypatch.setenv("UV_TORCH_BACKEND", "auto")
     monkeypatch.setenv("UV_DEFAULT_INDEX", "https://mirror.example/simple")
     monkeypatch.setenv("UV_LINK_MODE", "copy")
-    uv._run(["version"])
+    uv.run(["version"])
     seen = told("env")
     assert "UV_NO_VERIFY_HASHES" not in seen and "UV_TORCH_BACKEND" not in seen
     assert "UV_DEFAULT_INDEX=https://mirror.example/simple" in seen and "UV_LINK_MODE=copy" in seen

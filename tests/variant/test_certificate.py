@@ -7,7 +7,8 @@ import pytest
 
 from verlock import paths
 from verlock.errors import RecipeError
-from verlock.variant import certificate, recipe, recipe_file
+from verlock.variant import certificate, recipe_file
+from verlock.variant.chosen import names
 
 H100 = "NVIDIA H100 80GB HBM3"
 
@@ -55,7 +56,7 @@ def row(variant, python="3.10"):
 
 def test_no_certificate_is_never(proven):
     assert {each.state for each in certificate.rows()} == {"never"}
-    assert [each.variant for each in certificate.rows()] == recipe.names()
+    assert [each.variant for each in certificate.rows()] == names()
 
 
 def test_a_certificate_of_todays_lock(proven):
@@ -126,7 +127,7 @@ def test_the_readme_in_the_repository_is_current():
     assert certificate.in_readme(text) == text, "run `verlock status --readme`"
 
 
-@pytest.mark.parametrize("variant", recipe.names())
+@pytest.mark.parametrize("variant", names())
 def test_every_limit_says_where_it_was_seen_and_that_is_this_variants_own(variant):
     folder = paths.CERTIFICATES / variant
     for entry in recipe_file.toml(folder / "limits.toml")["limit"] if (folder / "limits.toml").exists() else []:

@@ -12,14 +12,16 @@ from hypothesis import strategies as st
 
 from verlock import paths
 from verlock.errors import LockError, RecipeError
+from verlock.system import files
 from verlock.variant import digest, recipe, recipe_file
+from verlock.variant.chosen import choose, names
 
 PATCH = "recipes/vllm072/patches/0002-Take-the-local-rank-from-LOCAL_RANK.patch"
 
 
 def test_it_is_the_same_twice_and_for_the_default_python(clone):
-    assert digest.of("vllm072") == digest.of("vllm072") == digest.of("vllm072", "3.10")
-    assert re.fullmatch(r"[0-9a-f]{64}", digest.of("vllm072"))
+    assert choose("vllm072").digest == choose("vllm072").digest == choose("vllm072", "3.10").digest
+    assert re.fullmatch(r"[0-9a-f]{64}", choose("vllm072").digest)
 
 
 # field by field ---------------------------------------------------------------------------------------
@@ -136,13 +138,13 @@ def test_an_empty_table_is_as_none():
 
 
 def test_a_block_moved_into_a_common_file_changes_nothing(clone, edit):
-    before = digest.of("vllm083")
+    before = choose("vllm083").digest
     path = clone / "recipes/vllm083/recipe.toml"
     block = re.search(r"\[\[patch\]\].*", path.read_text(), re.DOTALL)[0]
     (clone / "recipes/common/new.toml").write_text(block)
     edit(path, block, "")
     edit(path, '"verl-0.4"]', '"verl-0.4", "new"]')
-    assert digest.of("vllm083") == before
+    assert choose("vllm083").digest == before
 
 
 @pytest.mark.parametrize(
@@ -157,13 +159,13 @@ def test_a_block_moved_into_a_common_file_changes_nothing(clone, edit):
     ],
 )
 def test_a_pin_a_hash_and_a_patched_file_count(clone, edit, file, old, new):
-    before = digest.of("vllm072")
+    before = choose("vllm072").digest
     edit(clone / "locks/vllm072" / file, old, new)
-    assert digest.of("vllm072") != before
+    assert choose("vllm072").digest != before
 
 
 def test_comments_order_and_white_space_of_locks_do_not_count(clone):
-    before = digest.of("vllm072")
+    before = choose("vllm072").digest
     path = clone / "locks/vllm072/requirements.txt"
     _, *blocks = re.split(r"\n(?=\w)", path.read_text())
     assert len(blocks) > 100
@@ -172,7 +174,7 @@ def test_comments_order_and_white_space_of_locks_do_not_count(clone):
     conda.write_text(conda.read_text().replace("environments/common", "environments/elsewhere"))
     sources = clone / "locks/vllm072/sources.json"
     sources.write_text(json.dumps(json.loads(sources.read_text())))
-    assert digest.of("vllm072") == before
+    assert choose("vllm072").digest == before
 
 
 @given(bit=st.integers(0, 7), place=st.floats(0, 1, exclude_max=True))
@@ -183,33 +185,33 @@ def test_every_bit_of_a_patch_counts(bit, place):
     item = {"file": path.name}
     before = digest._patch("vllm072", item)
     copy_of = paths.RECIPES / "vllm072/patches"
-    assert before == [path.name, digest.of_file(copy_of / path.name)]
+    assert before == [path.name, files.sha256(copy_of / path.name)]
     assert digest.hashlib.sha256(bytes(data)).hexdigest() != before[1]
 
 
 def test_a_changed_patch_counts_and_one_that_no_recipe_names_does_not(clone):
-    before = digest.of("vllm072")
+    before = choose("vllm072").digest
     (clone / "recipes/vllm072/patches/0009-New.patch").write_text("new")
-    assert digest.of("vllm072") == before
+    assert choose("vllm072").digest == before
     (clone / PATCH).write_bytes((clone / PATCH).read_bytes() + b"\n")
-    changed_patch = digest.of("vllm072")
+    changed_patch = choose("vllm072").digest
     (clone / PATCH).unlink()
-    assert len({before, changed_patch, digest.of("vllm072")}) == 3
+    assert len({before, changed_patch, choose("vllm072").digest}) == 3
 
 
 def test_a_missing_sources_lock_counts(clone):
-    before = digest.of("vllm072")
+    before = choose("vllm072").digest
     (clone / "locks/vllm072/sources.json").unlink()
-    assert digest.of("vllm072") != before
+    assert choose("vllm072").digest != before
 
 
 def test_another_python_has_another_digest_and_no_lock_is_said(clone):
     for name in ("conda-lock.yml", "requirements.txt", "build-requirements.txt"):
         target = clone / "locks/vllm073/py311" / name
         target.write_bytes((clone / "locks/vllm073" / name).read_bytes())
-    assert digest.of("vllm073", "3.11") != digest.of("vllm073", "3.10"), "its artefact is another file"
+    assert choose("vllm073", "3.11").digest != choose("vllm073", "3.10").digest, "its artefact is another file"
     with pytest.raises(LockError, match=r"vllm073 has no conda-lock\.yml for Python 3\.13"):
-        digest.of("vllm073", "3.13")
+        choose("vllm073", "3.13").digest
 
 
 @pytest.mark.parametrize(
@@ -223,20 +225,20 @@ def test_another_python_has_another_digest_and_no_lock_is_said(clone):
 def test_a_lock_that_cannot_be_read_is_said(clone, file, content, said):
     (clone / "locks/vllm073" / file).write_text(content)
     with pytest.raises(LockError, match=said):
-        digest.of("vllm073")
+        choose("vllm073").digest
 
 
 @pytest.mark.parametrize("content", [b"nonsense", b"\xff", b"python = 3.1\n", b"python = []\n", b"summary = 'x'\n"])
 def test_a_recipe_that_cannot_be_read(clone, content):
     (clone / "recipes/vllm073/recipe.toml").write_bytes(content)
     with pytest.raises(RecipeError):
-        digest.of("vllm073")
+        choose("vllm073").digest
 
 
-@pytest.mark.parametrize("variant", recipe.names())
+@pytest.mark.parametrize("variant", names())
 def test_the_digest_reads_the_recipe_as_the_model_does(variant):
     """Two readers of one recipe: what the plain one counts is what the validated one holds."""
-    loaded = recipe.load(variant)
+    loaded = choose(variant).recipe
     data = recipe_file.read(loaded.folder / "recipe.toml")
     for python in loaded.python:
         counted = digest._counted(digest._fitting(data, python))
@@ -248,4 +250,4 @@ def test_the_digest_reads_the_recipe_as_the_model_does(variant):
 
 def test_of_file(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
-    assert digest.of_file(tmp_path / "x").startswith("ba7816bf")
+    assert files.sha256(tmp_path / "x").startswith("ba7816bf")

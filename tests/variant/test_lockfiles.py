@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from packaging.version import Version
 
 from verlock import paths
-from verlock.conda import client
 from verlock.errors import LockError, StaleLock
 from verlock.locking import lock_inputs, resolvers, staleness, why
-from verlock.variant import lockfiles, recipe
+from verlock.variant import lockfiles
+from verlock.variant.chosen import choose, names
 from verlock.variant.lockfiles import Pin
 
 DIGEST = "a" * 64
 PIP_LAYER = ["build-requirements.txt", "requirements.txt"]
-LOCKS = [(variant, python) for variant in recipe.names() for python in recipe.load(variant).python]
+LOCKS = [(variant, python) for variant in names() for python in choose(variant).recipe.python]
 
 
 def written(tmp_path, text):
@@ -103,10 +103,10 @@ def test_what_is_rendered_is_read_back(tmp_path_factory, made):
 
 @pytest.mark.parametrize(("variant", "python"), LOCKS)
 def test_every_lock_is_whole(variant, python):
-    chosen = recipe.load(variant)
-    folder = chosen.lock_dir(python)
+    chosen = choose(variant).recipe
+    folder = choose(chosen.name, python).locks
     pip = {pin.name: pin.version for pin in lockfiles.pins(folder / lockfiles.REQUIREMENTS)}
-    layer = {item["name"]: item["version"] for item in client.packages(folder / lockfiles.CONDA_LOCK)}
+    layer = {item["name"]: item["version"] for item in lockfiles.conda_packages(folder / lockfiles.CONDA_LOCK)}
     assert layer["python"].startswith(f"{python}.")
     assert ("gcc" in layer) == chosen.vllm.compiles
     for name in ("pip", "setuptools", "wheel"):
@@ -121,8 +121,8 @@ def test_every_lock_is_whole(variant, python):
 
 @pytest.mark.parametrize(("variant", "python"), LOCKS)
 def test_the_content_hash_is_conda_locks_own(variant, python):
-    text = (recipe.load(variant).lock_dir(python) / lockfiles.CONDA_LOCK).read_text()
-    assert lock_inputs.conda_content_hash(recipe.load(variant), python) in text
+    text = (choose(variant, python).locks / lockfiles.CONDA_LOCK).read_text()
+    assert lock_inputs.conda_content_hash(choose(variant).recipe, python) in text
 
 
 def test_locks_name_no_index_no_machine_and_no_option():
@@ -133,16 +133,18 @@ def test_locks_name_no_index_no_machine_and_no_option():
     for path in [*paths.LOCKS.rglob("*.txt"), *paths.LOCKS.rglob("*.yml")]:
         assert not forbidden.search(path.read_text()), path
     for path in paths.LOCKS.rglob("conda-lock.yml"):
-        assert all(item["url"].startswith("https://conda.anaconda.org/conda-forge/") for item in client.packages(path))
+        assert all(
+            item["url"].startswith("https://conda.anaconda.org/conda-forge/") for item in lockfiles.conda_packages(path)
+        )
 
 
 @pytest.mark.parametrize(("variant", "python"), LOCKS)
 def test_the_only_pre_releases_are_those_that_the_recipe_names(variant, python):
-    chosen = recipe.load(variant)
+    chosen = choose(variant).recipe
     found = {
         pin.name
         for name in (lockfiles.REQUIREMENTS, lockfiles.BUILD_REQUIREMENTS)
-        for pin in lockfiles.pins(chosen.lock_dir(python) / name)
+        for pin in lockfiles.pins(choose(chosen.name, python).locks / name)
         if Version(pin.version).is_prerelease
     }
     assert found == {lockfiles.normalise(each.package) for each in chosen.prerelease}
@@ -198,12 +200,12 @@ def test_comments_and_dates_make_nothing_stale(clone, edit):
 )  # fmt: skip
 def test_a_changed_input_is_named_and_nothing_else(clone, edit, file, old, new, named):
     _, folder, name = file.split("/")
-    concerned = [each for each in recipe.names() if folder == each or Path(name).stem in recipe.load(each).include]
+    concerned = [each for each in names() if folder == each or Path(name).stem in choose(each).recipe.include]
     edit(clone / file, old, new)
     stale_files = [
-        recipe.load(variant).lock_dir(python) / each
+        choose(variant, python).locks / each
         for variant in concerned
-        for python in recipe.load(variant).python
+        for python in choose(variant).recipe.python
         for each in named
     ]
     assert concerned and complaints() == sorted(str(path.relative_to(clone)) for path in stale_files)
@@ -263,10 +265,10 @@ def test_a_conda_package_without_sha256_is_refused(tmp_path):
     text = (paths.LOCKS / "vllm073" / lockfiles.CONDA_LOCK).read_text()
     path.write_text(re.sub(r"\n    sha256: .*", "", text, count=1))
     with pytest.raises(LockError, match="has no sha256"):
-        client.packages(path)
+        lockfiles.conda_packages(path)
     path.write_text("package: 3\n")
     with pytest.raises(LockError, match=re.escape("not a conda-lock.yml")):
-        client.packages(path)
+        lockfiles.conda_packages(path)
 
 
 def test_sources_that_are_no_json_are_stale(clone):
@@ -280,7 +282,7 @@ def test_pip_reads_the_same_pins_and_hashes(variant, python):
     from pip._internal.network.session import PipSession
     from pip._internal.req.req_file import parse_requirements
 
-    path = recipe.load(variant).lock_dir(python) / lockfiles.REQUIREMENTS
+    path = choose(variant, python).locks / lockfiles.REQUIREMENTS
     read = {}
     for line in parse_requirements(str(path), session=PipSession()):
         name, _, version = line.requirement.partition(";")[0].strip().partition("==")
@@ -291,8 +293,8 @@ def test_pip_reads_the_same_pins_and_hashes(variant, python):
 def test_sources_are_kept_while_all_they_are_made_of_is(clone):
     from verlock.locking import lock_writer
 
-    chosen = recipe.load("vllm072")
-    folder = chosen.lock_dir()
+    chosen = choose("vllm072").recipe
+    folder = choose(chosen.name).locks
     old = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     assert lock_writer._sources_hold(chosen, folder, old)
     assert not lock_writer._sources_hold(chosen, folder, {**old, lockfiles.REQUIREMENTS: b"another pin"})

@@ -12,13 +12,14 @@ import pytest
 from verlock import paths
 from verlock.errors import RecipeError, UnknownVariant
 from verlock.variant import lockfiles, recipe
+from verlock.variant.chosen import choose, names
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-NAMES = recipe.names()
+NAMES = names()
 
 
 def test_the_six_variants_are_there():
@@ -27,7 +28,7 @@ def test_the_six_variants_are_there():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_recipe_is_valid_for_the_model_and_for_the_schema(name):
-    loaded = recipe.load(name)
+    loaded = choose(name).recipe
     assert loaded.name == name and loaded.folder == paths.RECIPES / name
     validator = jsonschema.Draft202012Validator(
         json.loads(recipe.SCHEMA.read_text()), format_checker=jsonschema.FormatChecker()
@@ -63,7 +64,7 @@ def test_each_file_names_the_schema_for_editors(file):
 
 
 def test_every_common_file_is_included_somewhere():
-    included = {name for variant in NAMES for name in recipe.load(variant).include}
+    included = {name for variant in NAMES for name in choose(variant).recipe.include}
     assert included == {file.stem for file in (paths.RECIPES / "common").glob("*.toml")}
 
 
@@ -77,9 +78,11 @@ def test_no_sentence_of_a_recipe_stands_twice():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_torch_is_the_locked_one_and_each_artefact_file_is_what_its_name_says(name):
-    loaded = recipe.load(name)
+    loaded = choose(name).recipe
     for python in loaded.python:
-        pins = {pin.name: pin.version for pin in lockfiles.pins(loaded.lock_dir(python) / lockfiles.REQUIREMENTS)}
+        pins = {
+            pin.name: pin.version for pin in lockfiles.pins(choose(loaded.name, python).locks / lockfiles.REQUIREMENTS)
+        }
         assert pins["torch"].startswith(f"{loaded.torch.version}.")
     for artefact in loaded.artefact:
         for file in artefact.file:
@@ -90,7 +93,7 @@ def test_torch_is_the_locked_one_and_each_artefact_file_is_what_its_name_says(na
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_patch_has_its_file_and_every_file_its_entry(name):
-    loaded = recipe.load(name)
+    loaded = choose(name).recipe
     files = sorted(path.name for path in loaded.folder.glob("patches/*"))
     assert files == [patch.file for patch in loaded.patch]
 
@@ -136,7 +139,7 @@ def test_a_typo_is_named_with_file_key_and_what_is_allowed(clone, edit, old, new
         next(file for file in files if old in file.read_text() and file.stem not in ("verl-0.4", "torch-2.6")), old, new
     )
     with pytest.raises(RecipeError) as caught:
-        recipe.load("vllm073")
+        choose("vllm073").recipe
     assert (
         "recipes/vllm073/recipe.toml (with common/linux.toml" in caught.value.problem and said in caught.value.problem
     )
@@ -146,7 +149,7 @@ def test_a_typo_is_named_with_file_key_and_what_is_allowed(clone, edit, old, new
 def test_a_typo_in_a_nested_optional_table(clone, edit):
     edit(clone / "recipes/v1/recipe.toml", 'filename = "vllm-0.7.3', 'filname = "vllm-0.7.3')
     with pytest.raises(RecipeError, match=r"source\.precompiled\.filname: unknown key; did you mean 'filename'\?"):
-        recipe.load("v1")
+        choose("v1").recipe
 
 
 def test_several_mistakes_are_all_named(clone, edit):
@@ -154,7 +157,7 @@ def test_several_mistakes_are_all_named(clone, edit):
     edit(path, "summary =", "sumary =")
     edit(path, "compiles = false", 'compiles = "perhaps"')
     with pytest.raises(RecipeError) as caught:
-        recipe.load("vllm073")
+        choose("vllm073").recipe
     assert all(word in caught.value.problem for word in ("sumary: ", "summary: Field required", "vllm.compiles: "))
 
 
@@ -162,13 +165,13 @@ def test_several_mistakes_are_all_named(clone, edit):
 def test_what_is_not_toml(clone, content):
     (clone / "recipes/vllm073/recipe.toml").write_bytes(content)
     with pytest.raises(RecipeError, match=r"recipes/vllm073/recipe\.toml is not TOML"):
-        recipe.load("vllm073")
+        choose("vllm073").recipe
 
 
 def test_a_common_file_that_is_not_toml_is_named(clone):
     (clone / "recipes/common/verl.toml").write_text("nonsense")
     with pytest.raises(RecipeError, match=r"recipes/common/verl\.toml is not TOML"):
-        recipe.load("vllm073")
+        choose("vllm073").recipe
 
 
 @pytest.mark.parametrize(
@@ -187,8 +190,8 @@ def test_a_common_file_that_is_not_toml_is_named(clone):
 def test_an_include_that_does_not_work_is_told(clone, edit, old, new, said):
     edit(clone / "recipes/vllm073/recipe.toml", old, new)
     with pytest.raises(RecipeError, match=said):
-        recipe.load("vllm073")
-    assert recipe.load("v1").name == "v1"
+        choose("vllm073").recipe
+    assert choose("v1").recipe.name == "v1"
 
 
 def test_parts_of_a_list_follow_the_order_of_include(clone, edit):
@@ -197,40 +200,40 @@ def test_parts_of_a_list_follow_the_order_of_include(clone, edit):
         file.write('\n[[sdist]]\npackage = "last"\nreason = "r"\n')
     (clone / "recipes/common/first.toml").write_text('[[sdist]]\npackage = "first"\nreason = "r"\n')
     edit(path, '"linux"', '"first", "linux"')
-    names = [each.package for each in recipe.load("vllm073").sdist]
+    names = [each.package for each in choose("vllm073").recipe.sdist]
     assert names[0] == "first" and names[-1] == "last" and len(names) == 4
 
 
 def test_a_broken_recipe_does_not_break_the_others(clone):
     (clone / "recipes/vllm073/recipe.toml").write_text("nonsense")
-    assert "vllm073" in recipe.names()
-    assert recipe.load("vllm072").name == "vllm072"
+    assert "vllm073" in names()
+    assert choose("vllm072").recipe.name == "vllm072"
 
 
 @pytest.mark.parametrize(("asked", "near"), [("vllm73", "vllm073"), ("vlm072", "vllm072"), ("V1", "v1")])
 def test_an_unknown_variant_gets_the_nearest_names(asked, near):
     with pytest.raises(UnknownVariant) as caught:
-        recipe.load(asked)
+        choose(asked).recipe
     assert "did you mean" in caught.value.remedy and near in caught.value.remedy
 
 
 @pytest.mark.parametrize("asked", ["zzz", "", "..", "../recipes/vllm073", "vllm073/"])
 def test_names_that_are_like_none_or_are_paths(asked):
     with pytest.raises(UnknownVariant) as caught:
-        recipe.load(asked)
+        choose(asked).recipe
     assert "vllm073" in caught.value.remedy
 
 
 def test_a_python_without_a_lock():
-    loaded = recipe.load("vllm073")
+    loaded = choose("vllm073").recipe
     assert loaded.chosen_python(None) == "3.10"
     with pytest.raises(UnknownVariant, match=r"no lock for Python 2\.7"):
         loaded.chosen_python("2.7")
 
 
 def test_places_for_the_default_python_and_others(clone, tmp_path):
-    loaded = recipe.load("vllm073")
-    assert loaded.lock_dir() == loaded.lock_dir("3.10") == clone / "locks/vllm073"
-    assert loaded.lock_dir("3.11") == clone / "locks/vllm073/py311"
-    assert loaded.prefix() == tmp_path / "envs/vllm073"
-    assert loaded.prefix("3.12") == tmp_path / "envs/vllm073-py312"
+    loaded = choose("vllm073").recipe
+    assert choose(loaded.name).locks == choose(loaded.name, "3.10").locks == clone / "locks/vllm073"
+    assert choose(loaded.name, "3.11").locks == clone / "locks/vllm073/py311"
+    assert choose(loaded.name).prefix == tmp_path / "envs/vllm073"
+    assert choose(loaded.name, "3.12").prefix == tmp_path / "envs/vllm073-py312"

@@ -3,3 +3,5 @@
 `client` is what the other folders call; it runs `engine` (py-rattler) in a child process. `conda_command` is the command that
 conda-lock calls in the place of conda.
 """
+
+CUTOFF = "__cutoff"  # the virtual package by which a cut-off gets through conda-lock: see locking/lock_inputs.py

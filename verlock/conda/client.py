@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from verlock import errors, paths
-from verlock.errors import InstallError, LockError
-from verlock.variant.lockfiles import read_yaml
+from verlock.errors import InstallError
+from verlock.system import process
+from verlock.variant import lockfiles
 
 REACHABLE_SECONDS = 5.0
 
@@ -45,17 +46,29 @@ def install(lock: Path, prefix: Path, cache: Path, *, mirrors: Sequence[str] = (
     _in_child("install", lock=str(lock), prefix=str(prefix), cache=str(cache), mirrors=list(mirrors))
 
 
+@dataclass(frozen=True)
+class Offer:
+    """What a solve chooses from, and what it would rather take.
+
+    cutoff: packages that the channel got (or, where it does not say when, that were built) on or after 00:00 UTC of this day
+        are not looked at, nor are those without a date; not asked of `locked_only`, since a conda-lock.yml holds no dates.
+    repodata: a folder with `linux-64/repodata.json` and `noarch/repodata.json` read in the place of the first channel's.
+    locked: a conda-lock.yml whose packages are preferred.
+    locked_only: there is nothing but the packages of `locked`: confirm that they satisfy the specs, without a network.
+    upgrade: names of packages not to prefer from `locked`; `*` for all.
+    mirrors: as for `install`.
+    """
+
+    cutoff: date | None = None
+    repodata: Path | None = None
+    locked: Path | None = None
+    locked_only: bool = False
+    upgrade: Sequence[str] = ()
+    mirrors: Sequence[str] = ()
+
+
 def solve(
-    specs: Sequence[str],
-    channels: Sequence[str],
-    *,
-    virtual: Sequence[tuple[str, str, str]],
-    cutoff: date | None = None,
-    repodata: Path | None = None,
-    locked: Path | None = None,
-    locked_only: bool = False,
-    upgrade: Sequence[str] = (),
-    mirrors: Sequence[str] = (),
+    specs: Sequence[str], channels: Sequence[str], virtual: Sequence[tuple[str, str, str]], offer: Offer
 ) -> list[dict[str, Any]]:
     """Solve conda specs for linux-64.
 
@@ -63,13 +76,7 @@ def solve(
         specs: match specs, such as `python 3.10.*`.
         channels: channel URLs, best first.
         virtual: name, version and build of each virtual package (`__glibc`, ...); none is taken from this machine.
-        cutoff: packages that the channel got (or, where it does not say when, that were built) on or after 00:00 UTC of this day
-            are not looked at, nor are those without a date; not asked of `locked_only`, since a conda-lock.yml holds no dates.
-        repodata: a folder with `linux-64/repodata.json` and `noarch/repodata.json` read in the place of the first channel's.
-        locked: a conda-lock.yml whose packages are preferred.
-        locked_only: there is nothing but the packages of `locked`: confirm that they satisfy the specs, without a network.
-        upgrade: names of packages not to prefer from `locked`; `*` for all.
-        mirrors: as for `install`.
+        offer: what there is to choose from.
 
     Returns:
         The repodata record of each chosen package, with its `url`, sorted by name.
@@ -83,19 +90,19 @@ def solve(
         specs=list(specs),
         channels=list(channels),
         virtual=[list(item) for item in virtual],
-        cutoff=cutoff.isoformat() if cutoff else None,
-        repodata=str(repodata) if repodata else None,
-        locked=str(locked) if locked else None,
-        locked_only=locked_only,
-        upgrade=list(upgrade),
-        mirrors=list(mirrors),
+        cutoff=offer.cutoff.isoformat() if offer.cutoff else None,
+        repodata=str(offer.repodata) if offer.repodata else None,
+        locked=str(offer.locked) if offer.locked else None,
+        locked_only=offer.locked_only,
+        upgrade=list(offer.upgrade),
+        mirrors=list(offer.mirrors),
     )
     return records
 
 
 def reachable(lock: Path, mirrors: Sequence[str] = ()) -> bool:
-    """Whether the first package of a conda-lock.yml can be had from a mirror or its channel; takes 5 seconds at most."""
-    package = next(iter(packages(lock)), None)
+    """Whether the first package of a conda-lock.yml can be fetched from a mirror or its channel; takes 5 seconds at most."""
+    package = next(iter(lockfiles.conda_packages(lock)), None)
     if package is None:
         return True
     base, _, tail = split_url(package["url"])
@@ -115,55 +122,13 @@ def mirrors_from_environment() -> list[str]:
     return [item.strip() for item in os.environ.get("VERLOCK_CONDA_MIRROR", "").split(",") if item.strip()]
 
 
-def packages(lock: Path) -> list[dict[str, Any]]:
-    """The linux-64 packages of a conda-lock.yml, in its order: `name`, `version`, `url`, `sha256` and `python` (is it one's?).
-
-    Raises:
-        LockError: the file is missing, is not conda-lock's, or has a package without sha256.
-    """
-    try:
-        content = read_yaml(lock.read_text(encoding="utf-8"))
-        found = [item for item in content["package"] if item["platform"] == "linux-64"]
-        listed = [
-            {
-                "name": item["name"],
-                "version": item["version"],
-                "url": item["url"],
-                "sha256": item["hash"].get("sha256"),
-                "python": bool({"python", "python_abi"} & set(item["dependencies"])),
-            }
-            for item in found
-        ]
-    except FileNotFoundError:
-        raise LockError(f"{lock} is missing", "make it with `nox -s lock`") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise LockError(f"{lock} is not a conda-lock.yml: {error!r}", "make it again with `nox -s lock`") from None
-    for item in listed:
-        if not re.fullmatch(r"[0-9a-f]{64}", item["sha256"] or ""):
-            raise LockError(
-                f"{lock}: {item['name']} {item['version']} has no sha256", "make it again with `nox -s lock`"
-            )
-    return listed
-
-
-def askers(lock: Path, name: str) -> list[tuple[str, str, str]]:
-    """Who depends on a package of a conda-lock.yml: name, version and bound of each."""
-    content = read_yaml(lock.read_text(encoding="utf-8"))
-    return [
-        (item["name"], item["version"], str(item["dependencies"][name]))
-        for item in content["package"]
-        if name in item["dependencies"]
-    ]
-
-
 def _in_child(action: str, **job: Any) -> Any:
-    environment = {**os.environ, "PYTHONPATH": str(paths.ROOT), "PYTHONSAFEPATH": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "verlock.conda.engine", action],
         input=json.dumps(job),
         capture_output=True,
         text=True,
-        env=environment,
+        env=process.OWN.environment(PYTHONPATH=str(paths.ROOT)),
         check=False,
     )
     try:

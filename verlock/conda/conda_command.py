@@ -16,9 +16,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from verlock.conda import client
+from verlock.conda import CUTOFF, client
 from verlock.errors import VerlockError
-from verlock.locking import lock_inputs
 
 
 def main(arguments: list[str]) -> int:
@@ -50,13 +49,10 @@ def _solve(channels: list[str], specs: list[str]) -> list[dict[str, Any]]:
     """Solve; the channel that conda-lock fakes for the virtual packages is read and left out."""
     real = [channel for channel in channels if not channel.startswith("file://")]
     virtual = [item for channel in channels if channel.startswith("file://") for item in _virtual_packages(channel)]
-    cutoff = next((version for name, version, _ in virtual if name == lock_inputs.CUTOFF), None)
-    virtual = [item for item in virtual if item[0] != lock_inputs.CUTOFF]
+    cutoff = next((version for name, version, _ in virtual if name == CUTOFF), None)
+    virtual = [item for item in virtual if item[0] != CUTOFF]
     variables = os.environ
-    return client.solve(
-        specs,
-        [_url(channel) for channel in real],
-        virtual=virtual,
+    offer = client.Offer(
         cutoff=datetime.strptime(cutoff, "%Y%m%d").date() if cutoff else None,
         repodata=Path(folder) if (folder := variables.get("VERLOCK_CONDA_REPODATA")) else None,
         locked=Path(lock) if (lock := variables.get("VERLOCK_CONDA_LOCKED")) else None,
@@ -64,6 +60,7 @@ def _solve(channels: list[str], specs: list[str]) -> list[dict[str, Any]]:
         upgrade=[name for name in variables.get("VERLOCK_CONDA_UPGRADE", "").split(",") if name],
         mirrors=client.mirrors_from_environment(),
     )
+    return client.solve(specs, [_url(channel) for channel in real], virtual, offer)
 
 
 def _url(channel: str) -> str:

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import os
 import re
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from verlock.conda.client import local_path, packages, split_url
+from verlock.conda.client import local_path, split_url
 from verlock.errors import InstallError, IntegrityError, NetworkError, ResolutionError, VerlockError
+from verlock.system import files, loopback
+from verlock.variant import lockfiles
 
 RETRIES = 3
 
@@ -33,48 +33,28 @@ def _client(channels: Sequence[str], mirrors: Sequence[str]) -> Iterator[Any]:
     Folders get a server on the loopback, since rattler checks the hash of http packages only; what they lack is redirected to the
     channel, since rattler goes on to the next mirror when one is dead, not when it has no such file.
     """
-    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
     from rattler.networking import Client, MirrorMiddleware, RetryMiddleware
 
     remote = [channel for channel in channels if channel.startswith("http")]
     folders = [folder for mirror in mirrors if (folder := local_path(mirror)) is not None]
 
-    class Handler(BaseHTTPRequestHandler):
+    class Folders(loopback.Handler):
         def do_GET(self) -> None:
             _, number, tail = self.path.split("/", 2)
             found = next((path for folder in folders if (path := folder / tail).is_file()), None)
             if found is None:
-                self.send_response(307)
-                self.send_header("Location", f"{remote[int(number)]}/{tail}")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            self.send_response(200)
-            self.send_header("Content-Length", str(found.stat().st_size))
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(found.read_bytes())
+                self.answer(307, Location=f"{remote[int(number)]}/{tail}")
+            else:
+                self.answer(200, found.read_bytes())
 
         do_HEAD = do_GET
 
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler) if folders else None
-    if server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-    table: dict[str, list[str]] = {}
-    for number, channel in enumerate(remote):
-        places = [mirror.rstrip("/") for mirror in mirrors if local_path(mirror) is None]
-        if server:
-            places.insert(0, f"http://127.0.0.1:{server.server_port}/{number}")
-        table[channel] = [*places, channel]
-    try:
+    with loopback.serve(Folders) if folders else contextlib.nullcontext() as own:
+        table: dict[str, list[str]] = {}
+        for number, channel in enumerate(remote):
+            places = [mirror.rstrip("/") for mirror in mirrors if local_path(mirror) is None]
+            table[channel] = [*([f"{own}/{number}"] if own else []), *places, channel]
         yield Client([RetryMiddleware(RETRIES), *([MirrorMiddleware(table)] if mirrors and table else [])])
-    finally:
-        if server:
-            server.shutdown()
 
 
 def _locked_records(lock: Path) -> list[Any]:
@@ -90,7 +70,7 @@ def _install(job: dict[str, Any]) -> None:
     from rattler.package_cache import PackageCache, ValidationMode
 
     lock, prefix = Path(job["lock"]), Path(job["prefix"])
-    listed = packages(lock)
+    listed = lockfiles.conda_packages(lock)
     for item in listed:
         if (path := local_path(item["url"])) is not None:
             _check_file(path, item["sha256"])
@@ -114,12 +94,8 @@ def _install(job: dict[str, Any]) -> None:
 def _check_file(path: Path, wanted: str) -> None:
     if not path.is_file():
         raise NetworkError(f"{path} is not there", "is the local channel of this lock still in its place?")
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    if digest.hexdigest() != wanted:
-        raise IntegrityError.of(str(path), wanted, digest.hexdigest(), "the package was replaced or damaged")
+    if (got := files.sha256(path)) != wanted:
+        raise IntegrityError.of(str(path), wanted, got, "the package was replaced or damaged")
 
 
 def _damaged(prefix: Path) -> set[str]:
@@ -144,10 +120,7 @@ def _intact(prefix: Path, item: dict[str, Any]) -> bool:
     wanted: str | None = item.get("sha256_in_prefix") or item.get("sha256")
     if path.suffix == ".pyc" or item.get("path_type") != "hardlink" or not wanted:
         return path.exists()
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest() == wanted
-    except OSError:
-        return False
+    return files.sha256_if_there(path) == wanted
 
 
 def _solve(job: dict[str, Any]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from verlock import console, paths
 from verlock.errors import IntegrityError, NetworkError
-from verlock.variant.digest import of_file
+from verlock.system import files
 
 if TYPE_CHECKING:  # `create` asks `reachable` at every run of an incomplete environment
     from verlock.variant.recipe import ArtefactFile
@@ -57,7 +57,7 @@ def fetch(file: ArtefactFile, tell: Callable[[str], None] = lambda text: None) -
     name = filename(file.url)
     kept = _kept(name, file.sha256)
     if kept.exists():
-        if of_file(kept) == file.sha256:
+        if files.sha256(kept) == file.sha256:
             return kept
         console.warn(f"{kept} is damaged and is fetched again")
         kept.unlink()
@@ -65,7 +65,7 @@ def fetch(file: ArtefactFile, tell: Callable[[str], None] = lambda text: None) -
     draft = kept.with_name(f".{name}.{os.getpid()}")
     try:
         _copy(file, name, draft, tell)
-        if (got := of_file(draft)) != file.sha256:
+        if (got := files.sha256(draft)) != file.sha256:
             raise IntegrityError.of(
                 name, f"sha256:{file.sha256}", f"sha256:{got}", "the file was replaced where it came from"
             )

@@ -1,29 +1,25 @@
-"""`verlock create`: from a lock to a sealed environment, in seven steps.
+"""`verlock create`: from a lock to a sealed environment, in the steps of `STEPS`.
 
-preflight -> base -> wheels -> artefacts -> patches -> check -> seal. An environment is never repaired half-way: nothing to
-do is a no-op, and in every other case it is made anew from the caches, which takes seconds since files are hardlinked.
-Packages found damaged are first dropped from uv's cache, because an edit of a hardlinked file is an edit of the cache.
+An environment is never repaired half-way: nothing to do is a no-op, and in every other case it is made new from the caches, which
+takes seconds since files are hardlinked. Packages found damaged are first dropped from uv's cache, because an edit of a
+hardlinked file is an edit of the cache.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
 import os
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from verlock import console, paths
+from verlock import console
 from verlock.env import python_choice
-from verlock.errors import ArtefactMissing, CheckFailed, FileRefused, NetworkError, NotSealed, UnknownVariant
+from verlock.errors import ArtefactMissing, CheckFailed, FileRefused, NetworkError, NotSealed
+from verlock.system.files import alone
 from verlock.variant import digest, receipt
-
-if TYPE_CHECKING:  # pydantic and the rest cost more than a whole no-op run
-    from verlock.variant.recipe import Recipe
+from verlock.variant.chosen import Chosen
 
 
 @dataclass(frozen=True)
@@ -33,42 +29,56 @@ class Options:
     base: str = "auto"  # conda, host or auto
     strict: bool = False
     editable: bool = False
-    python: str | None = None
 
 
-def run(variant: str, options: Options) -> int:
+@dataclass
+class Making:
+    """An environment while it is made: what each step leaves for the later ones, and for the receipt."""
+
+    chosen: Chosen
+    options: Options
+    base: dict[str, Any] = field(default_factory=dict)  # kind, version, from
+    owned: dict[str, str] = field(default_factory=dict)  # files of the base that no package owns
+    wheels: dict[str, tuple[Path, str]] = field(default_factory=dict)  # from outside the index: file, sha256
+    missing: dict[str, str] = field(default_factory=dict)  # artefact -> why
+    source: dict[str, Any] | None = None  # what was built from a git commit
+    patches: list[dict[str, Any]] = field(default_factory=list)
+    receipt: dict[str, Any] = field(default_factory=dict)
+
+
+def run(variant: str, options: Options, python: str | None = None) -> int:
     """Make the environment of `variant` if it is not there already. Returns 0; raises VerlockError."""
-    start = time.monotonic()
-    if "/" in variant or not (paths.RECIPES / variant / "recipe.toml").exists():
-        from verlock.variant import recipe
-
-        recipe.load(variant)  # names the nearest variants
-        raise UnknownVariant(variant)
-    default = digest.raw(variant)["python"][0]
-    python = options.python or python_choice.to_make(variant, options.base)
-    prefix = paths.prefix_dir(variant, python, default)
-    current = digest.of(variant, python)
-    prefix.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(prefix.parent, os.W_OK):
-        sealed, verb = _of_others(prefix, current, options), "up to date"
-    else:
-        with _alone(prefix):
-            present = _present(prefix, current, options)
-            if present is not None and _untouched(prefix, present) and not _incomplete(variant, present, options):
-                sealed, verb = present, "up to date"
-            else:
-                sealed, verb = _make(variant, python, prefix, current, options, present), "ready"
-    _report(variant, prefix, sealed, verb, time.monotonic() - start)
+    make(python_choice.to_make(variant, python, options.base), options)
     return 0
 
 
-def _present(prefix: Path, current: str, options: Options) -> dict[str, Any] | None:
-    """The receipt of `prefix` when it is what the lock and the options ask for; None when it must be made (anew)."""
+def make(chosen: Chosen, options: Options) -> None:
+    """Make one environment if it is not there already, and say where it is. Raises VerlockError."""
+    start = time.monotonic()
+    prefix = chosen.prefix
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(prefix.parent, os.W_OK):
+        sealed, verb = _of_others(chosen, options), "up to date"
+    else:
+        with alone(prefix.with_name(f".{prefix.name}.lock"), str(prefix)):
+            present = _present(chosen, options)
+            if present is not None and _untouched(prefix, present) and not _incomplete(chosen, present, options):
+                sealed, verb = present, "up to date"
+            else:
+                sealed, verb = _make(chosen, options, present), "ready"
+    _report(chosen, sealed, verb, time.monotonic() - start)
+
+
+# what is there already --------------------------------------------------------------------------------
+
+
+def _present(chosen: Chosen, options: Options) -> dict[str, Any] | None:
+    """The receipt of the prefix when it is what the lock and the options ask for; None when it must be made."""
     try:
-        sealed = receipt.read(prefix)
+        sealed = receipt.read(chosen.prefix)
     except NotSealed:
         return None
-    same = sealed["digest"] == current and sealed["editable"] == options.editable
+    same = sealed["digest"] == chosen.digest and sealed["editable"] == options.editable
     return sealed if same and options.base in ("auto", sealed["base"]["kind"]) else None
 
 
@@ -76,18 +86,19 @@ def _untouched(prefix: Path, sealed: dict[str, Any]) -> bool:
     return receipt.fingerprint(prefix) == str(sealed["fingerprint"])
 
 
-def _of_others(prefix: Path, current: str, options: Options) -> dict[str, Any]:
-    """The receipt of an environment that this user may use but not write. Raises FileRefused when it must be made anew."""
-    sealed = _present(prefix, current, options)
+def _of_others(chosen: Chosen, options: Options) -> dict[str, Any]:
+    """The receipt of an environment that this user may use but not write. Raises FileRefused when it must be rebuilt."""
+    prefix = chosen.prefix
+    sealed = _present(chosen, options)
     if sealed is None or not _untouched(prefix, sealed) or (sealed["missing"] and options.strict):
         raise FileRefused(
-            f"{prefix} must be made (anew), and {prefix.parent} is not writable",
+            f"{prefix} must be made or rebuilt, and {prefix.parent} is not writable",
             "name a folder of yours with VERLOCK_ENVS, or ask whoever made it",
         )
     return sealed
 
 
-def _incomplete(variant: str, sealed: dict[str, Any], options: Options) -> bool:
+def _incomplete(chosen: Chosen, sealed: dict[str, Any], options: Options) -> bool:
     """Is an artefact missing that is asked for, or that can be fetched by now?"""
     if not sealed["missing"] or options.strict:
         return bool(sealed["missing"])
@@ -95,93 +106,24 @@ def _incomplete(variant: str, sealed: dict[str, Any], options: Options) -> bool:
 
     return any(
         artefacts.reachable(file["url"], file["sha256"])
-        for package, file in digest.artefact_files(variant, sealed["python"])
+        for package, file in digest.artefact_files(chosen.data, chosen.python)
         if package in sealed["missing"]
     )
 
 
-def _make(
-    variant: str, python: str, prefix: Path, current: str, options: Options, present: dict[str, Any] | None
-) -> dict[str, Any]:
-    """Make it, unless it proves to be whole. What can be refused is refused before an environment there is touched."""
-    from verlock.env import import_check, preflight, python_base, verify
-    from verlock.system import uv
-    from verlock.variant import lockfiles, recipe
-
-    loaded = recipe.load(variant)
-    loaded.chosen_python(python)
-    locks = loaded.lock_dir(python)
-    pins = lockfiles.pins(locks / lockfiles.REQUIREMENTS)
-    lockfiles.pins(locks / lockfiles.BUILD_REQUIREMENTS)
-    if present is not None and not _untouched(prefix, present):
-        present = _inspected(loaded, python, prefix, present)
-    if present is not None and not present["missing"]:
-        return present
-    console.say(f"{variant}: {loaded.summary}\n  {prefix}, Python {python}, digest {current[:12]}")
-
-    with console.step("preflight"):
-        preflight.run(loaded, python, prefix)
-    with console.step("artefacts") as step:
-        local, hashes, missing = _artefacts(loaded, python, options, step)
-        step.detail = (
-            ", ".join([*(f"{name} verified" for name in local), *(f"{name} MISSING" for name in missing)]) or "none"
-        )
-    if present is not None and present["missing"].keys() <= missing.keys():
-        return present
-    with python_base.replacing(prefix):
-        with console.step("base") as step:
-            entry, owned = python_base.install(loaded, python, prefix, options.base)
-            step.detail = f"{entry['kind']}: CPython {entry['version']}"
-        preflight.compiler(loaded, prefix)
-        interpreter = prefix / "bin" / "python"
-        with console.step("wheels", f"{len(pins)} packages") as step:
-
-            def tell(fetched: int) -> None:
-                step.detail = f"{len(pins)} packages, {fetched} fetched"
-
-            sdists = [sdist.package for sdist in loaded.sdist]
-
-            def sync(again: Iterable[str] = ()) -> None:
-                uv.sync(
-                    interpreter,
-                    locks / "requirements.txt",
-                    local,
-                    sdists=sdists,
-                    build_requirements=locks / "build-requirements.txt",
-                    hashes=hashes,
-                    again=again,
-                )
-
-            with uv.counting(tell):
-                if loaded.source is None:
-                    sync()
-                    built = None
-                else:
-                    built = _from_source(loaded, interpreter, locks, options, local, hashes, sync)
-                if lost := verify.overruled(paths.site_packages(prefix, python)):
-                    sync(lost)
-        with console.step("patches") as step:
-            patched = _patched(loaded, python, prefix, locks)
-            step.detail = f"{len(patched)} applied" if patched else "none"
-        with console.step("check") as step:
-            step.detail = import_check.run(loaded, interpreter, current, receipt.Ran.of(entry, missing))
-        with console.step("seal"):
-            return _seal(loaded, python, prefix, current, entry, owned, hashes, missing, patched, built, options)
-
-
-def _inspected(recipe: Recipe, python: str, prefix: Path, sealed: dict[str, Any]) -> dict[str, Any] | None:
+def _inspected(chosen: Chosen, sealed: dict[str, Any]) -> dict[str, Any] | None:
     """Look closer at a sealed prefix whose fingerprint differs: whole after all (its receipt), or damaged (None).
 
-    What is damaged is dropped from uv's cache before the environment is made anew.
+    What is damaged is dropped from uv's cache before the environment is rebuilt.
     """
     from verlock.env import verify
     from verlock.system import uv
 
     with console.step("verify", "something changed since it was sealed"):
-        damage = verify.inspect(recipe, python, prefix)
+        damage = verify.inspect(chosen)
     if not damage:
-        sealed["fingerprint"] = receipt.fingerprint(prefix)
-        receipt.write(prefix, sealed)
+        sealed["fingerprint"] = receipt.fingerprint(chosen.prefix)
+        receipt.write(chosen.prefix, sealed)
         return sealed
     for item in damage[:10]:
         console.warn(f"healing {item}")
@@ -193,138 +135,206 @@ def _inspected(recipe: Recipe, python: str, prefix: Path, sealed: dict[str, Any]
     return None
 
 
-def _artefacts(
-    recipe: Recipe, python: str, options: Options, step: console.Step
-) -> tuple[dict[str, Path], dict[str, str], dict[str, str]]:
-    """Files and hashes of the artefacts for this Python, and for those that are missing the reason."""
+# making it --------------------------------------------------------------------------------------------
+
+
+def _make(chosen: Chosen, options: Options, present: dict[str, Any] | None) -> dict[str, Any]:
+    """Make it, unless it proves to be whole. What can be refused is refused before an environment there is touched."""
+    from verlock.env import python_base
+    from verlock.variant import lockfiles
+
+    making = Making(chosen, options)
+    for name in (lockfiles.REQUIREMENTS, lockfiles.BUILD_REQUIREMENTS):
+        lockfiles.pins(chosen.locks / name)
+    summary = chosen.recipe.summary
+    if present is not None and not _untouched(chosen.prefix, present):
+        present = _inspected(chosen, present)
+    if present is not None and not (present["missing"].keys() - _fetched(making).missing.keys()):
+        return present  # whole, and as complete as it can be now
+    console.say(f"{chosen.name}: {summary}\n  {chosen.prefix}, Python {chosen.python}, digest {chosen.digest[:12]}")
+    first, *rest = STEPS
+    _take(making, first)
+    with python_base.replacing(chosen.prefix):
+        for name in rest:
+            _take(making, name)
+    return making.receipt
+
+
+def _take(making: Making, name: str) -> None:
+    with console.step(name) as step:
+        STEPS[name](making, step)
+
+
+def _preflight(making: Making, step: console.Step) -> None:
+    from verlock.env import preflight
+
+    preflight.run(making.chosen)
+
+
+def _base(making: Making, step: console.Step) -> None:
+    from verlock.env import preflight, python_base
+
+    making.base, making.owned = python_base.install(making.chosen, making.options.base)
+    step.detail = f"{making.base['kind']}: CPython {making.base['version']}"
+    preflight.compiler(making.chosen)
+
+
+def _artefacts(making: Making, step: console.Step) -> None:
+    _fetched(making, lambda text: setattr(step, "detail", text))
+    found = [f"{name} verified" for name in making.wheels]
+    step.detail = ", ".join([*found, *(f"{name} MISSING" for name in making.missing)]) or "none"
+
+
+def _fetched(making: Making, tell: Callable[[str], None] = lambda text: None) -> Making:
+    """Note file and sha256 of each artefact that can be fetched, or is in the cache already, and for the others why not."""
     from verlock.env import artefacts
 
-    local, hashes, missing = {}, {}, {}
-    for artefact in recipe.artefact:
-        file = artefact.file_for(recipe.torch, python)
-
-        def tell(progress: str, package: str = artefact.package) -> None:
-            step.detail = f"{package}, {progress}"
-
+    chosen = making.chosen
+    making.wheels, making.missing = {}, {}
+    for artefact in chosen.recipe.artefact:
+        file = artefact.file_for(chosen.recipe.torch, chosen.python)
         try:
             if file is None:
-                raise NetworkError(f"no wheel of it is known for torch {recipe.torch.version} and Python {python}")
-            local[artefact.package] = artefacts.fetch(file, tell)
-            hashes[artefact.package] = file.sha256
+                raise NetworkError(
+                    f"no wheel of it is known for torch {chosen.recipe.torch.version} and Python {chosen.python}"
+                )
+            making.wheels[artefact.package] = artefacts.fetch(file, tell), file.sha256
         except NetworkError as error:
-            if options.strict or not artefact.optional:
+            if making.options.strict or not artefact.optional:
                 raise ArtefactMissing(error.problem, error.remedy) from None
-            missing[artefact.package] = error.problem
-    return local, hashes, missing
+            making.missing[artefact.package] = error.problem
+    return making
 
 
-def _from_source(
-    recipe: Recipe,
-    interpreter: Path,
-    locks: Path,
-    options: Options,
-    local: dict[str, Path],
-    hashes: dict[str, str],
-    sync: Any,
-) -> dict[str, Any]:
-    """Install the wheel built from the recipe's source along with the rest, building it first where it is not cached."""
-    from verlock.sources import patches, source_wheel
+def _wheels(making: Making, step: console.Step) -> None:
+    from verlock.env import installed
+    from verlock.system import uv
+    from verlock.variant import lockfiles
 
-    assert recipe.source is not None
-    locked = patches.read_lock(locks)["wheel"]
-    wheel = source_wheel.cached(recipe, locked)
+    chosen = making.chosen
+    count = len(lockfiles.pins(chosen.locks / lockfiles.REQUIREMENTS))
+    step.announce(f"{count} packages")
+
+    def tell(fetched: int) -> None:
+        step.detail = f"{count} packages, {fetched} fetched"
+
+    with uv.counting(tell):
+        if chosen.recipe.source is not None:
+            _source(making)
+        layer = chosen.pip_layer(making.wheels)
+        uv.sync(chosen.interpreter, layer)
+        if lost := installed.overruled(chosen.site):
+            uv.sync(chosen.interpreter, layer, again=lost)
+    if making.source and making.options.editable:
+        making.source["checkout"] = str(_editable(making))
+
+
+def _source(making: Making) -> None:
+    """Have the wheel that is built from the recipe's source, built here where neither cache nor mirror has it."""
+    from verlock.sources import source_wheel
+    from verlock.system import uv
+    from verlock.variant import lockfiles
+
+    chosen, source = making.chosen, making.chosen.recipe.source
+    assert source is not None
+    locked = lockfiles.sources(chosen.locks)["wheel"]
+    layer = chosen.pip_layer(making.wheels)
+    wheel = source_wheel.cached(chosen.recipe, locked)
     if wheel is None:
-        sync()  # its setup.py needs torch, so everything else goes in first
-        wheel = source_wheel.wheel(recipe, interpreter, locks / "build-requirements.txt", locked)
-    local[recipe.source.package] = wheel
-    hashes[recipe.source.package] = locked["sha256"]
-    sync()
-    entry = {
-        "package": recipe.source.package,
-        "commit": recipe.source.commit,
-        "tree": recipe.source.tree,
-        "wheel": locked,
-    }
-    if options.editable:
-        entry["checkout"] = str(source_wheel.editable(recipe, interpreter, locks / "build-requirements.txt", locked))
-    return entry
+        uv.sync(chosen.interpreter, layer)  # its setup.py needs torch, so everything else goes in first
+        wheel = source_wheel.wheel(chosen.recipe, chosen.interpreter, layer.build_requirements, locked)
+    making.wheels[source.package] = wheel, locked["sha256"]
+    making.source = {"package": source.package, "commit": source.commit, "tree": source.tree, "wheel": locked}
 
 
-def _patched(recipe: Recipe, python: str, prefix: Path, locks: Path) -> list[dict[str, Any]]:
+def _editable(making: Making) -> Path:
+    from verlock.sources import source_wheel
+    from verlock.variant import lockfiles
+
+    chosen = making.chosen
+    locked = lockfiles.sources(chosen.locks)["wheel"]
+    return source_wheel.editable(chosen.recipe, chosen.interpreter, chosen.pip_layer().build_requirements, locked)
+
+
+def _patches(making: Making, step: console.Step) -> None:
     """Patch the installed files; a source build has taken its patches in already, and its wheel's sha256 says so."""
-    if not recipe.patch:
-        return []
     from verlock.sources import patches
+    from verlock.variant import lockfiles
 
-    locked = patches.read_lock(locks)
-    if recipe.source is not None:
-        return patches.receipt_entries(recipe, locked)
-    return patches.apply(recipe, paths.site_packages(prefix, python), locked)
+    chosen = making.chosen
+    if chosen.recipe.patch:
+        locked = lockfiles.sources(chosen.locks)
+        built = chosen.recipe.source is not None
+        making.patches = (
+            patches.receipt_entries(chosen.recipe, locked)
+            if built
+            else patches.apply(chosen.recipe, chosen.site, locked)
+        )
+    step.detail = f"{len(making.patches)} applied" if making.patches else "none"
 
 
-def _seal(
-    recipe: Recipe,
-    python: str,
-    prefix: Path,
-    current: str,
-    base: dict[str, Any],
-    owned: dict[str, str],
-    hashes: dict[str, str],
-    missing: dict[str, str],
-    patched: list[dict[str, Any]],
-    built: dict[str, Any] | None,
-    options: Options,
-) -> dict[str, Any]:
+def _check(making: Making, step: console.Step) -> None:
+    from verlock.env import import_check
+
+    step.detail = import_check.run(making.chosen, receipt.Ran.of(making.base, making.missing))
+
+
+def _seal(making: Making, step: console.Step) -> None:
+    """Write the receipt, last of all; a file that a RECORD names and that is not there is refused here."""
     from datetime import datetime, timezone
 
     from verlock import __version__
-    from verlock.env import verify
+    from verlock.env import installed
 
-    site = paths.site_packages(prefix, python)
+    chosen = making.chosen
     packages = {
-        name: {"version": version, "record": verify.record_digest(folder)}
-        for name, (version, folder) in sorted(verify.installed(site).items())
+        name: {"version": version, "record": installed.record_sha256(folder)}
+        for name, (version, folder) in sorted(installed.packages(chosen.site).items())
     }
-    for name, sha256 in hashes.items():
+    for name, (_, sha256) in making.wheels.items():
         packages[name]["sha256"] = sha256
     sealed = {
         "schema": receipt.SCHEMA,
         "verlock": __version__,
-        "variant": recipe.name,
-        "python": python,
-        "digest": current,
-        "prefix": str(prefix),
+        "variant": chosen.name,
+        "python": chosen.python,
+        "digest": chosen.digest,
+        "prefix": str(chosen.prefix),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "base": base,
-        "conda": sorted(path.name.removesuffix(".json") for path in (prefix / "conda-meta").glob("*-*-*.json")),
+        "steps": list(STEPS),
+        "base": making.base,
+        "conda": [path.stem for path in installed.conda_records(chosen.prefix)],
         "packages": packages,
-        "missing": missing,
-        "patches": patched,
-        "source": built,
-        "editable": options.editable,
-        "files": owned,
+        "missing": making.missing,
+        "patches": making.patches,
+        "source": making.source,
+        "editable": making.options.editable,
+        "files": making.owned,
     }
-    if problem := _size_mismatch(prefix, site, sealed):
-        raise CheckFailed(problem, "run again: it will be made anew")
-    sealed["fingerprint"] = receipt.fingerprint(prefix)
-    receipt.write(prefix, sealed)
-    return sealed
+    expected, unreadable = installed.expectations(chosen.prefix, chosen.site, sealed)
+    absent = [*(path for path in expected if not os.path.lexists(path)), *map(str, unreadable)]
+    if absent:
+        raise CheckFailed(f"{len(absent)} installed files are missing, such as {absent[0]}", "run again: it is rebuilt")
+    sealed["fingerprint"] = receipt.fingerprint(chosen.prefix)
+    receipt.write(chosen.prefix, sealed)
+    making.receipt = sealed
 
 
-def _size_mismatch(prefix: Path, site: Path, sealed: dict[str, Any]) -> str | None:
-    """Is every file there that a RECORD names? Hashes are `verify`'s work; a truncated install shows here."""
-    from verlock.env import verify
+# The walk, in its order: what the screen shows, what the receipt names, and what the README tells (a test compares).
+STEPS: dict[str, Callable[[Making, console.Step], None]] = {
+    "preflight": _preflight,
+    "base": _base,
+    "artefacts": _artefacts,
+    "wheels": _wheels,
+    "patches": _patches,
+    "check": _check,
+    "seal": _seal,
+}
 
-    expected, found = verify.expectations(prefix, site, sealed)
-    absent = [path for path in expected if not os.path.lexists(path)]
-    if absent or found:
-        return f"{len(absent) + len(found)} installed files are missing, such as {absent[0] if absent else found[0]}"
-    return None
 
-
-def _report(variant: str, prefix: Path, sealed: dict[str, Any], verb: str, seconds: float) -> None:
-    base = sealed["base"]
-    console.say(f"{variant} is {verb}: {prefix} (base: {base['kind']}, Python {base['version']}, {seconds:.1f} s)")
+def _report(chosen: Chosen, sealed: dict[str, Any], verb: str, seconds: float) -> None:
+    base, prefix = sealed["base"], chosen.prefix
+    console.say(f"{chosen.name} is {verb}: {prefix} (base: {base['kind']}, Python {base['version']}, {seconds:.1f} s)")
     for package, reason in sealed["missing"].items():
         console.warn(f"INCOMPLETE, {package} is missing: {reason}")
     if sealed["missing"]:
@@ -334,19 +344,3 @@ def _report(variant: str, prefix: Path, sealed: dict[str, Any], verb: str, secon
     if verb == "ready":
         how = f"conda activate {prefix}" if base["kind"] == "conda" else f"source {prefix}/bin/activate"
         console.say(f"  {how}")
-
-
-@contextlib.contextmanager
-def _alone(prefix: Path) -> Iterator[None]:
-    """Hold the prefix's lock file; a second run on the same prefix says so and waits."""
-    with prefix.with_name(f".{prefix.name}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            console.say(f"another run is working on {prefix}; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:  # some cluster file systems have no locks
-            if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
-                raise
-            console.warn(f"the file system of {prefix} has no locks: let no other run work there meanwhile")
-        yield

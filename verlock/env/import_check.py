@@ -10,18 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
-from pathlib import Path
 
 from verlock import paths
 from verlock.errors import CheckFailed
-from verlock.system import uv
-from verlock.variant import digest
+from verlock.system import files, process, uv
+from verlock.variant.chosen import Chosen
 from verlock.variant.receipt import Ran
-from verlock.variant.recipe import Recipe
-
-_NOT_PASSED_ON = frozenset({"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX", "LD_PRELOAD"})
 
 # torch's own libraries first, visible to all, as `import torch` has them; then every compiled object of vLLM with all its
 # symbols resolved. Objects that link the driver itself (libcuda.so.1) can only be tried where there is one.
@@ -43,29 +38,28 @@ print("VERLOCK", loaded)
 _IMPORT = "import torch, vllm, verl; print('VERLOCK', vllm.__version__, verl.__version__, torch.__version__)"
 
 
-def run(recipe: Recipe, interpreter: Path, current: str, ran: Ran) -> str:
-    """Check the environment of `interpreter`; returns what was found, for people.
+def run(chosen: Chosen, ran: Ran) -> str:
+    """Check an environment that is all but sealed; returns what was found, for people.
 
     Args:
-        recipe, interpreter: the variant, and the Python of its environment.
-        current: the variant's digest.
-        ran: what else decides whether an earlier proof is one for this environment.
+        chosen: which environment.
+        ran: what else, beside its digest, decides whether an earlier proof is one for this environment.
 
     Raises:
         InstallError: requirements of installed packages are not met.
         CheckFailed: compiled objects do not load, imports fail, or versions are not those of the recipe.
     """
-    uv.check(interpreter)
-    (loaded,) = _ask(recipe, interpreter, _LOAD, "the compiled objects of torch and vllm do not load")
-    rest = f"{digest.of_file(interpreter.resolve())} {ran}"
-    proof = paths.cache_dir() / "imports" / f"{current}-{hashlib.sha256(rest.encode()).hexdigest()[:16]}"
+    uv.check(chosen.interpreter)
+    (loaded,) = _ask(chosen, _LOAD, "the compiled objects of torch and vllm do not load")
+    rest = f"{files.sha256(chosen.interpreter.resolve())} {ran}"
+    proof = paths.cache_dir() / "imports" / f"{chosen.digest}-{hashlib.sha256(rest.encode()).hexdigest()[:16]}"
     if proof.exists():
         return f"{loaded} compiled objects load; imports proven on this machine before"
-    if certificate := _certificate(recipe.name, current, ran):
+    if certificate := _certificate(chosen, ran):
         return f"{loaded} compiled objects load; imports proven by {certificate}"
-    vllm, verl, torch = _ask(recipe, interpreter, _IMPORT, "importing torch, vllm and verl fails")
+    vllm, verl, torch = _ask(chosen, _IMPORT, "importing torch, vllm and verl fails")
     got = {"vllm": vllm, "verl": verl}
-    wanted = {"vllm": recipe.vllm.version, "verl": recipe.verl.version}
+    wanted = {"vllm": chosen.recipe.vllm.version, "verl": chosen.recipe.verl.version}
     if got != wanted:
         raise CheckFailed(f"the environment has {got}, the recipe names {wanted}", "lock again: `nox -s lock`")
     proof.parent.mkdir(parents=True, exist_ok=True)
@@ -73,35 +67,30 @@ def run(recipe: Recipe, interpreter: Path, current: str, ran: Ran) -> str:
     return f"vllm {vllm}, verl {verl}, torch {torch} import"
 
 
-def environment(recipe: Recipe) -> dict[str, str]:
-    """The variables that a process of the variant starts with: the caller's, less what would mix in other packages."""
-    kept = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
-    return {**kept, **recipe.vllm.environment}
-
-
-def _ask(recipe: Recipe, interpreter: Path, code: str, failure: str) -> list[str]:
+def _ask(chosen: Chosen, code: str, failure: str) -> list[str]:
     """Run `code` in the environment; the words behind VERLOCK on its last such line."""
+    variables = process.VARIANT.environment(**chosen.recipe.vllm.environment)
     done = subprocess.run(
-        [interpreter, "-I", "-c", code], capture_output=True, text=True, check=False, cwd="/", env=environment(recipe)
+        [chosen.interpreter, "-I", "-c", code], capture_output=True, text=True, check=False, cwd="/", env=variables
     )
     answer = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("VERLOCK ")]
     if done.returncode or not answer:
-        said = "\n".join(f"    {line}" for line in done.stderr.strip().splitlines()[-12:])
         raise CheckFailed(
-            f"{failure}\n{said}", "nothing was sealed; if the system is a supported one, please report this"
+            f"{failure}\n{process.tail(done.stderr, 12)}",
+            "nothing was sealed; if the system is a supported one, please report this",
         )
     return answer[-1]
 
 
-def _certificate(variant: str, current: str, ran: Ran) -> str | None:
+def _certificate(chosen: Chosen, ran: Ran) -> str | None:
     """The name of a certificate for exactly this digest and combination."""
-    for path in sorted((paths.CERTIFICATES / variant).glob("*.json")):
+    for path in sorted((paths.CERTIFICATES / chosen.name).glob("*.json")):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             sealed = content["receipt"]
-            same = content["digest"] == current and Ran.of(sealed["base"], sealed["missing"]) == ran
+            same = content["digest"] == chosen.digest and Ran.of(sealed["base"], sealed["missing"]) == ran
         except (ValueError, KeyError, TypeError):
             continue
         if same:
-            return f"certificates/{variant}/{path.name}"
+            return f"certificates/{chosen.name}/{path.name}"
     return None

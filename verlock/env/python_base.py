@@ -14,63 +14,65 @@ from urllib.parse import urlsplit
 
 from verlock import console, paths
 from verlock.conda import client
+from verlock.env import installed
 from verlock.errors import NetworkError, NoBase
 from verlock.system import host_python, uv
-from verlock.variant import digest, receipt
+from verlock.system.files import sha256
+from verlock.variant import lockfiles, receipt
+from verlock.variant.chosen import Chosen
 from verlock.variant.recipe import Recipe
 
 MARKER = ".verlock"  # in a prefix from its first moment on: this folder is verlock's to delete
 
 
-def install(recipe: Recipe, python: str, prefix: Path, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Make the base in a `prefix` with nothing in it.
+def install(chosen: Chosen, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Make the base in a prefix with nothing in it, as `replacing` begins it.
 
     Args:
-        recipe: the variant.
-        python: its Python, such as "3.10".
-        prefix: the folder, as `replacing` begins it.
+        chosen: which environment.
         kind: "conda", "host", or "auto": conda where a channel answers, else host, said aloud.
 
     Returns:
         The receipt's entry (kind, version, from), and the files that no package owns: path -> hex sha256 or `link:<target>`.
 
     Raises:
-        NoBase: neither can be had.
+        NoBase: there is neither.
         IntegrityError, InstallError: from the conda engine.
     """
+    prefix = chosen.prefix
     if kind == "host":
         why_host = "the host base was asked for"
     else:
         try:
-            _install_conda(recipe, python, prefix, ask_first=kind == "auto")
+            _install_conda(chosen, ask_first=kind == "auto")
             return {"kind": "conda", "version": _version(prefix), "from": "conda-lock.yml"}, _unowned(prefix)
         except NetworkError as error:
             if kind == "conda":
-                raise NoBase(f"the conda layer cannot be had: {error.problem}", error.remedy) from None
+                raise NoBase(f"the conda layer cannot be fetched: {error.problem}", error.remedy) from None
             why_host = error.problem
             shutil.rmtree(prefix)
             _mark(prefix)
-    found = host_python.find(python)
+    found = host_python.find(chosen.python)
     if found is None:
         raise NoBase(
-            f"{why_host}, and there is no CPython {python} on this machine",
-            f"install one (uv python install {python}), or name a conda-forge mirror in VERLOCK_CONDA_MIRROR",
+            f"{why_host}, and there is no CPython {chosen.python} on this machine",
+            f"install one (uv python install {chosen.python}), or name a conda-forge mirror in VERLOCK_CONDA_MIRROR",
         )
     if kind == "auto":
         console.warn(f"{why_host}; base: host, {found.executable} ({found.version}) in place of the locked conda layer")
     uv.make_venv(found.executable, prefix, prefix.name)
-    _set_venv_environment(recipe, prefix)
+    _set_venv_environment(chosen.recipe, prefix)
     return {"kind": "host", "version": found.version, "from": str(found.executable)}, _unowned(prefix)
 
 
-def _install_conda(recipe: Recipe, python: str, prefix: Path, ask_first: bool) -> None:
-    lock = recipe.lock_dir(python) / "conda-lock.yml"
+def _install_conda(chosen: Chosen, ask_first: bool) -> None:
+    lock, prefix = chosen.locks / lockfiles.CONDA_LOCK, chosen.prefix
     mirrors = client.mirrors_from_environment()
     if ask_first and not client.reachable(lock, mirrors):  # a few seconds sooner than the engine's own retries
-        host = urlsplit(client.packages(lock)[0]["url"]).netloc
+        host = urlsplit(lockfiles.conda_packages(lock)[0]["url"]).netloc
         raise NetworkError(f"{host} does not answer", "name a conda-forge mirror in VERLOCK_CONDA_MIRROR")
     client.install(lock, prefix, paths.cache_dir() / "conda", mirrors=mirrors)
-    _set_conda_environment(recipe, prefix)
+    _set_conda_environment(chosen.recipe, prefix)
 
 
 def _version(prefix: Path) -> str:
@@ -95,9 +97,7 @@ def _set_venv_environment(recipe: Recipe, prefix: Path) -> None:
 def _unowned(prefix: Path) -> dict[str, str]:
     """Files of the base of which neither a RECORD nor conda-meta has the hash: path -> hex sha256, or `link:<target>`."""
     owned = {f"{prefix}/{MARKER}"}
-    for path in (prefix / "conda-meta").glob(
-        "*-*-*.json"
-    ):  # each is no package's own file: its hash goes into the receipt
+    for path in installed.conda_records(prefix):  # each is no package's own file: its hash goes into the receipt
         record = json.loads(path.read_text(encoding="utf-8"))
         owned.update(f"{prefix}/{item['_path']}" for item in record["paths_data"]["paths"])
     files = {}
@@ -108,9 +108,7 @@ def _unowned(prefix: Path) -> dict[str, str]:
             path = Path(folder, name)
             if name.endswith((".pyc", ".lock")) or (str(path) in owned and not path.is_symlink()):
                 continue  # of a link, conda-meta does not say where it leads
-            files[str(path.relative_to(prefix))] = (
-                f"link:{path.readlink()}" if path.is_symlink() else digest.of_file(path)
-            )
+            files[str(path.relative_to(prefix))] = f"link:{path.readlink()}" if path.is_symlink() else sha256(path)
     return files
 
 

@@ -2,57 +2,63 @@
 
 from __future__ import annotations
 
-from typing import Any
+from verlock import console
+from verlock.variant import lockfiles, receipt
+from verlock.variant.chosen import Chosen, choose
 
-from verlock import console, paths
-from verlock.variant import digest, receipt
 
+def to_make(variant: str, named: str | None, base: str) -> Chosen:
+    """The environment to make.
 
-def to_make(variant: str, base: str) -> str:
-    """The Python to make an environment for.
-
-    The variant's first, wherever it is there already or can be had; else, where the base would be the host's and the host
-    lacks it, the nearest minor version that has both a lock and an interpreter here (the newer of two), said aloud.
+    For the Python that is named; else for the variant's first, wherever it is there already or can be made; else, where the
+    base would be the host's and the host lacks it, for the nearest minor version that has both a lock and an interpreter here
+    (the newer of two), said aloud.
 
     Args:
         variant: its name; the recipe need not be valid.
+        named: a Python, or None.
         base: "auto", "conda" or "host".
+
+    Raises:
+        UnknownVariant, RecipeError: as `choose`.
     """
-    pythons: list[str] = digest.raw(variant)["python"]
-    first = pythons[0]
-    if len(pythons) == 1 or base == "conda" or _sealed(variant, first, first):
+    first = choose(variant, named)
+    others = first.pythons()[1:]
+    if named or not others or base == "conda" or _sealed(first):
         return first
     from verlock.conda import client
     from verlock.system import host_python
 
-    if host_python.find(first):
+    if host_python.find(first.python):
         return first
-    if base == "auto":
-        lock = paths.lock_dir(variant, first, first) / "conda-lock.yml"
-        if lock.exists() and client.reachable(lock, client.mirrors_from_environment()):
-            return first
-    for python in sorted(pythons[1:], key=lambda other: _distance(first, other)):
-        if found := host_python.find(python):
+    lock = first.locks / lockfiles.CONDA_LOCK
+    if base == "auto" and lock.exists() and client.reachable(lock, client.mirrors_from_environment()):
+        return first
+    for other in sorted(others, key=lambda each: _distance(first.python, each.python)):
+        if found := host_python.find(other.python):
             console.warn(
-                f"there is no CPython {first} here and no conda channel: Python {python} ({found.executable}) is taken instead"
+                f"there is no CPython {first.python} here and no conda channel: "
+                f"Python {other.python} ({found.executable}) is taken instead"
             )
-            return python
+            return other
     return first
 
 
-def built(variant: str, named: str | None) -> str:
-    """The Python of the environment that is meant: `named`, else the first that has a finished environment, else the first."""
-    pythons: list[str] = digest.raw(variant)["python"]
-    if named is not None:
-        return named
-    return next((python for python in pythons if _sealed(variant, python, pythons[0])), pythons[0])
+def built(variant: str, named: str | None) -> Chosen:
+    """The environment that is meant: for the Python named, else the first that is finished, else the variant's first.
+
+    Raises:
+        UnknownVariant, RecipeError: as `choose`.
+    """
+    first = choose(variant, named)
+    return first if named else next((each for each in first.pythons() if _sealed(each)), first)
 
 
-def _sealed(variant: str, python: str, first: str) -> bool:
-    return (paths.prefix_dir(variant, python, first) / receipt.NAME).exists()
+def _sealed(chosen: Chosen) -> bool:
+    return (chosen.prefix / receipt.NAME).exists()
 
 
-def _distance(one: str, other: str) -> tuple[int, Any]:
+def _distance(one: str, other: str) -> tuple[int, int]:
     """How many minor versions apart, the newer first among equals."""
     a, b = (int(version.partition(".")[2]) for version in (one, other))
     return abs(a - b), -b

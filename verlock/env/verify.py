@@ -7,8 +7,6 @@ the receipt itself for what belongs to neither. A patched file counts with the h
 
 from __future__ import annotations
 
-import base64
-import csv
 import hashlib
 import json
 import os
@@ -19,9 +17,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from verlock import console, errors, paths
-from verlock.variant import digest, lockfiles, receipt
-from verlock.variant.recipe import Recipe
+from verlock import console, errors
+from verlock.env import installed
+from verlock.variant import lockfiles, receipt
+from verlock.variant.chosen import Chosen
 
 # Worst first: the exit code of `verlock verify` is that of the first kind that was found.
 KINDS: dict[str, type[errors.VerlockError]] = {
@@ -56,79 +55,52 @@ class Damage:
         return text
 
 
-@dataclass(frozen=True)
-class Expected:
-    """What one file must be: a hex sha256, or the target of a link."""
-
-    package: str
-    sha256: str = ""
-    link: str = ""
-    patch: str = ""
-
-
-def inspect(
-    recipe: Recipe, python: str, prefix: Path, progress: Callable[[int, int], None] | None = None
-) -> list[Damage]:
-    """All differences between `prefix` and its lock, worst kind first.
+def inspect(chosen: Chosen, progress: Callable[[int, int], None] | None = None) -> list[Damage]:
+    """All differences between a prefix and its lock, worst kind first.
 
     Args:
-        recipe: the variant.
-        python: its Python, such as "3.10".
-        prefix: the environment.
+        chosen: which environment.
         progress: called with (bytes hashed, bytes in all) from time to time.
 
     Raises:
         NotSealed: there is no usable receipt, so there is nothing to hold the prefix against.
     """
+    prefix, site = chosen.prefix, chosen.site
     sealed = receipt.read(prefix)
     found: list[Damage] = []
-    current = digest.of(recipe.name, python)
-    if sealed["digest"] != current:
+    if sealed["digest"] != chosen.digest:
         found.append(
-            Damage("receipt stale", "", wanted=f"digest {current[:12]}", got=f"digest {sealed['digest'][:12]}")
+            Damage("receipt stale", "", wanted=f"digest {chosen.digest[:12]}", got=f"digest {sealed['digest'][:12]}")
         )
-    site = paths.site_packages(prefix, python)
     found += _packages(sealed, site)
     found += _conda_packages(sealed, prefix)
-    if sealed["digest"] == current:
-        found += _against_lock(recipe, python, sealed)
-    expected, unreadable = expectations(prefix, site, sealed)
-    found += unreadable
+    if sealed["digest"] == chosen.digest:
+        found += _against_lock(chosen, sealed)
+    expected, unreadable = installed.expectations(prefix, site, sealed)
+    for path, reason in unreadable.items():
+        dist = lockfiles.normalise(path.parent.name.partition("-")[0])
+        owner = f"conda:{path.stem}" if path.suffix == ".json" else dist
+        found.append(Damage("file changed", owner, _short(prefix, str(path)), got=reason))
     found += _files(prefix, expected, progress)
     found += _extra(site, prefix, expected)
     order = list(KINDS)
     return sorted(set(found), key=lambda item: (order.index(item.kind), item.package, item.path))
 
 
-def installed(site: Path) -> dict[str, tuple[str, Path]]:
-    """Installed packages: normalised name -> (version, folder of its metadata)."""
-    packages = {}
-    with os.scandir(site) as entries:
-        for entry in entries:
-            if entry.name.endswith(".dist-info"):
-                name, _, version = entry.name.removesuffix(".dist-info").partition("-")
-                packages[lockfiles.normalise(name)] = (version, Path(entry.path))
-    return packages
-
-
-def record_digest(dist_info: Path) -> str:
-    """The hex sha256 of a package's RECORD; empty where it has none."""
-    path = dist_info / "RECORD"
-    return digest.of_file(path) if path.exists() else ""
-
-
-def run(recipe: Recipe, python: str, prefix: Path, *, as_json: bool, strict: bool) -> int:
+def run(chosen: Chosen, *, as_json: bool, strict: bool) -> int:
     """`verlock verify`: print the verdict. Returns 0 for a whole environment; raises the error of the worst damage.
 
     Raises:
         NotSealed, or one of `KINDS` (each with its own exit code); Incomplete under `strict`.
     """
+    prefix = chosen.prefix
+    chosen.valid()
     with console.step("verify", str(prefix)) as step:
 
         def progress(done: int, total: int) -> None:
             step.detail = f"{prefix}: {done / 1e9:.1f} of {total / 1e9:.1f} GB"
 
-        damage = inspect(recipe, python, prefix, progress)
+        damage = inspect(chosen, progress)
     sealed = receipt.read(prefix)
     if any(item.kind != "receipt stale" for item in damage):
         receipt.distrust(prefix)  # so that `create` looks closer, even where size and time tell nothing
@@ -143,7 +115,7 @@ def run(recipe: Recipe, python: str, prefix: Path, *, as_json: bool, strict: boo
     if sealed["editable"]:
         console.warn(f"editable: the files of {sealed['source']['checkout']} are yours and were not looked at")
     console.say(
-        f"{recipe.name} is what its lock says: {len(sealed['packages'])} packages, digest {sealed['digest'][:12]}"
+        f"{chosen.name} is what its lock says: {len(sealed['packages'])} packages, digest {sealed['digest'][:12]}"
     )
     return 0
 
@@ -164,31 +136,31 @@ def raise_for(variant: str, prefix: Path, damage: list[Damage], most: int = 20) 
 
 def _packages(sealed: dict[str, Any], site: Path) -> list[Damage]:
     """Installed packages against the receipt."""
-    here = installed(site) if site.is_dir() else {}
+    here = installed.packages(site)
     found = []
     for name, entry in sealed["packages"].items():
         if name not in here:
             found.append(Damage("package missing", name, wanted=entry["version"]))
         elif here[name][0] != entry["version"]:
             found.append(Damage("package changed", name, wanted=entry["version"], got=here[name][0]))
-        elif (got := record_digest(here[name][1])) != entry["record"]:
+        elif (got := installed.record_sha256(here[name][1])) != entry["record"]:
             found.append(Damage("package changed", name, "RECORD", wanted=entry["record"], got=got))
     found += [Damage("package added", name, got=here[name][0]) for name in here if name not in sealed["packages"]]
     return found
 
 
 def _conda_packages(sealed: dict[str, Any], prefix: Path) -> list[Damage]:
-    here = {path.name.removesuffix(".json") for path in (prefix / "conda-meta").glob("*-*-*.json")}
+    here = {path.stem for path in installed.conda_records(prefix)}
     wanted = set(sealed["conda"])
     return [Damage("package missing", f"conda:{name}") for name in wanted - here] + [
         Damage("package added", f"conda:{name}") for name in here - wanted
     ]
 
 
-def _against_lock(recipe: Recipe, python: str, sealed: dict[str, Any]) -> list[Damage]:
+def _against_lock(chosen: Chosen, sealed: dict[str, Any]) -> list[Damage]:
     """The receipt against the lock, so that neither can drift from the other unnoticed."""
     found = []
-    for pin in lockfiles.pins(recipe.lock_dir(python) / "requirements.txt"):
+    for pin in lockfiles.pins(chosen.locks / lockfiles.REQUIREMENTS):
         version = sealed["packages"].get(pin.name, {}).get("version")
         if version is None:
             found.append(Damage("package missing", pin.name, wanted=pin.version))
@@ -197,92 +169,9 @@ def _against_lock(recipe: Recipe, python: str, sealed: dict[str, Any]) -> list[D
     return found
 
 
-def expectations(prefix: Path, site: Path, sealed: dict[str, Any]) -> tuple[dict[str, Expected], list[Damage]]:
-    """What every file must be, by absolute path; and what is already wrong because a RECORD cannot be read."""
-    expected: dict[str, Expected] = {}
-    found: list[Damage] = []
-    for path in (prefix / "conda-meta").glob("*-*-*.json"):
-        try:
-            _from_conda(prefix, path, expected)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            found.append(Damage("file changed", f"conda:{path.stem}", _short(prefix, str(path)), got=str(error)))
-    for relative, value in sealed["files"].items():
-        link = value.removeprefix("link:") if value.startswith("link:") else ""
-        expected[str(prefix / relative)] = Expected("base", sha256="" if link else value, link=link)
-    here = installed(site) if site.is_dir() else {}
-    for name, (_, dist_info) in sorted(
-        here.items()
-    ):  # of several that record a file the last one wins, see overruled()
-        if f"{dist_info}/METADATA" in expected:
-            continue  # the conda layer's: its RECORD is of the build machine, conda-meta is of this prefix
-        try:
-            _from_record(name, site, dist_info, expected)
-        except (OSError, ValueError, IndexError, csv.Error) as error:
-            found.append(Damage("file changed", name, _short(prefix, f"{dist_info}/RECORD"), got=str(error)))
-    # an editable checkout is there to be edited: its files are its user's
-    for patch in [] if sealed["editable"] else sealed["patches"]:
-        for touched in patch["touches"]:
-            expected[str(site / touched["path"])] = Expected(
-                patch["package"], sha256=touched["after"], patch=patch["file"]
-            )
-    return expected, found
-
-
-def overruled(site: Path) -> set[str]:
-    """Packages whose file another package has overwritten, though they come later in the alphabet.
-
-    fastapi and fastapi-cli both bring `bin/fastapi`, and which of the two is there after an install is chance. So that all
-    environments of a lock are alike, the last by name wins; these must be installed once more.
-    """
-    claims: dict[str, dict[str, str]] = {}
-    for name, (_, dist_info) in sorted(installed(site).items()):
-        wanted: dict[str, Expected] = {}
-        _from_record(name, site, dist_info, wanted)
-        for path, want in wanted.items():
-            if want.sha256:
-                claims.setdefault(path, {})[name] = want.sha256
-    lost = set()
-    for path, owners in claims.items():
-        if len(set(owners.values())) > 1:
-            winner = max(owners)
-            if digest.of_file(Path(path)) != owners[winner]:
-                lost.add(winner)
-    return lost
-
-
-def _from_record(name: str, site: Path, dist_info: Path, expected: dict[str, Expected]) -> None:
-    with (dist_info / "RECORD").open(encoding="utf-8", newline="") as file:
-        for row in csv.reader(file):
-            if not row:
-                continue
-            path, value = row[0], row[1]
-            if path.endswith(".pyc"):
-                continue
-            where = os.path.normpath(path if path.startswith("/") else f"{site}/{path}")
-            algorithm, _, encoded = value.partition("=")
-            if not value:
-                expected.setdefault(where, Expected(name))  # RECORD itself: the receipt has its hash
-            elif algorithm == "sha256":
-                raw = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))
-                expected[where] = Expected(name, sha256=raw.hex())
-            else:
-                raise ValueError(f"{path} is recorded with {algorithm}, not sha256")
-
-
-def _from_conda(prefix: Path, path: Path, expected: dict[str, Expected]) -> None:
-    record = json.loads(path.read_text(encoding="utf-8"))
-    package = f"conda:{record['name']}"
-    for item in record["paths_data"]["paths"]:
-        where = f"{prefix}/{item['_path']}"
-        if where.endswith(".pyc"):
-            continue
-        # softlinks have the hash of what they lead to, which has an entry of its own
-        value = item.get("sha256_in_prefix") or item.get("sha256") or ""
-        expected[where] = Expected(package, sha256="" if item.get("path_type") == "softlink" else value)
-    expected[str(path)] = Expected(package)
-
-
-def _files(prefix: Path, expected: dict[str, Expected], progress: Callable[[int, int], None] | None) -> list[Damage]:
+def _files(
+    prefix: Path, expected: dict[str, installed.Expected], progress: Callable[[int, int], None] | None
+) -> list[Damage]:
     """Hash everything, in as many processes as there are cores."""
     found: list[Damage] = []
     sizes: list[tuple[int, str]] = []
@@ -360,7 +249,7 @@ def _hash_all(paths: list[str]) -> tuple[int, dict[str, str]]:
     return count, answers
 
 
-def _extra(site: Path, prefix: Path, expected: dict[str, Expected]) -> list[Damage]:
+def _extra(site: Path, prefix: Path, expected: dict[str, installed.Expected]) -> list[Damage]:
     """Files in site-packages that belong to nobody."""
     found = []
     folders = [str(site)] if site.is_dir() else []

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verlock import paths
+from verlock.conda import CUTOFF
 from verlock.errors import LockError
 from verlock.variant import lockfiles
 
 if TYPE_CHECKING:
+    from verlock.variant.chosen import Chosen
     from verlock.variant.recipe import Recipe
-
-CUTOFF = "__cutoff"  # see virtual_packages
 
 
 def requirement_files(path: Path) -> list[Path]:
@@ -44,16 +44,17 @@ def requirement_files(path: Path) -> list[Path]:
     return list(found)
 
 
-def input_digest(recipe: Recipe, python: str, name: str = lockfiles.REQUIREMENTS) -> str:
+def input_digest(chosen: Chosen, name: str = lockfiles.REQUIREMENTS) -> str:
     """`sha256:<hex>` over all that decides one file of the pip layer, comments and blank lines apart.
 
     That is: the .in file and its includes (by their place in the clone, which `# via` lines show), the Python, the cut-off, the
     glibc and the packages that may be sdists.
     """
-    source = paths.ENVIRONMENTS / recipe.name / f"{name.removesuffix('.txt')}.in"
+    recipe = chosen.recipe
+    source = paths.ENVIRONMENTS / chosen.name / f"{name.removesuffix('.txt')}.in"
     sdists = sorted(lockfiles.normalise(sdist.package) for sdist in recipe.sdist)
     return _digest(
-        source, [python, recipe.cutoff.date.isoformat(), recipe.platform.subdir, recipe.platform.glibc, sdists]
+        source, [chosen.python, recipe.cutoff.date.isoformat(), recipe.platform.subdir, recipe.platform.glibc, sdists]
     )
 
 
@@ -64,13 +65,14 @@ def _digest(source: Path, facts: list[Any]) -> str:
     return "sha256:" + hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def header(recipe: Recipe, python: str, name: str = lockfiles.REQUIREMENTS) -> str:
+def header(chosen: Chosen, name: str = lockfiles.REQUIREMENTS) -> str:
     """The comment lines at the top of a file of the pip layer; the last of them is what `check` reads."""
+    recipe = chosen.recipe
     return (
-        f"# Made by `nox -s lock -- {recipe.name}` from environments/{recipe.name}/{name.removesuffix('.txt')}.in: edit that.\n"
-        f"# CPython {python}, {recipe.platform.subdir}, glibc {recipe.platform.glibc}; "
+        f"# Made by `nox -s lock -- {chosen.name}` from environments/{chosen.name}/{name.removesuffix('.txt')}.in: edit that.\n"
+        f"# CPython {chosen.python}, {recipe.platform.subdir}, glibc {recipe.platform.glibc}; "
         f"nothing uploaded on or after {recipe.cutoff.date.isoformat()} (UTC).\n"
-        f"# inputs {input_digest(recipe, python, name)}\n"
+        f"# inputs {input_digest(chosen, name)}\n"
     )
 
 
@@ -97,17 +99,18 @@ def tools_header() -> str:
     )
 
 
-def environment_files(recipe: Recipe, python: str) -> list[Path]:
+def environment_files(chosen: Chosen) -> list[Path]:
     """The environment.yml files of one conda layer, in the order in which conda-lock merges them."""
     common = paths.ENVIRONMENTS / "common"
-    files = [common / "environment.yml", common / f"python-{python}.yml"]
-    if recipe.vllm.compiles:
+    files = [common / "environment.yml", common / f"python-{chosen.python}.yml"]
+    if chosen.recipe.vllm.compiles:
         files.append(common / "compiler.yml")
-    files.append(paths.ENVIRONMENTS / recipe.name / "environment.yml")
+    files.append(paths.ENVIRONMENTS / chosen.name / "environment.yml")
     for file in files:
         if not file.is_file():
             raise LockError(
-                f"{paths.shown(file)} is missing", f"the conda layer of {recipe.name} for Python {python} needs it"
+                f"{paths.shown(file)} is missing",
+                f"the conda layer of {chosen.name} for Python {chosen.python} needs it",
             )
     return files
 
@@ -126,15 +129,16 @@ def virtual_packages(recipe: Recipe, cutoff: date | None) -> dict[str, str]:
     }
 
 
-def conda_content_hash(recipe: Recipe, python: str) -> str:
+def conda_content_hash(chosen: Chosen) -> str:
     """conda-lock's own content hash of one conda layer, computed here.
 
     conda-lock takes two seconds to import, which `--check` has not got; the hash is of JSON, and a test holds this function to
     what conda-lock computes.
     """
+    recipe = chosen.recipe
     channels: list[str] = []
     specs: dict[str, dict[str, Any]] = {}
-    for file in environment_files(recipe, python):
+    for file in environment_files(chosen):
         try:
             content = lockfiles.read_yaml(file.read_text(encoding="utf-8"))
             channels += [name for name in content["channels"] if name not in channels]

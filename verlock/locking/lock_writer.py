@@ -24,9 +24,10 @@ from verlock.conda import client
 from verlock.errors import LockError, NetworkError, RecipeError, ResolverDisagreement, VerlockError
 from verlock.locking import lock_diff, lock_inputs, resolvers, staleness
 from verlock.locking.loopback_index import Index, serve
-from verlock.variant import lockfiles, recipe
+from verlock.system import files
+from verlock.variant import lockfiles
+from verlock.variant.chosen import Chosen, choose, names
 from verlock.variant.lockfiles import BUILD_REQUIREMENTS, CONDA_LOCK, REQUIREMENTS, SOURCES, Pin
-from verlock.variant.recipe import Recipe
 
 _MEMORY = 1_500_000_000  # bytes; a pip-compile of 184 packages takes 0.4 GB, a conda solve on the whole of conda-forge about 1
 
@@ -44,9 +45,9 @@ class Wish:
         """Another cut-off than the recipe's is tried: shown, never written."""
         return self.no_cutoff or self.cutoff is not None
 
-    def date_for(self, chosen: Recipe) -> date | None:
-        """The cut-off that holds for a recipe in this run; None for none at all."""
-        return None if self.no_cutoff else self.cutoff or chosen.cutoff.date
+    def date_for(self, chosen: Chosen) -> date | None:
+        """The cut-off that holds for a variant in this run; None for none at all."""
+        return None if self.no_cutoff else self.cutoff or chosen.recipe.cutoff.date
 
 
 def run(variants: Sequence[str] = (), *, upgrade: Sequence[str] | None = None, cutoff: str | None = None) -> int:
@@ -64,23 +65,17 @@ def run(variants: Sequence[str] = (), *, upgrade: Sequence[str] | None = None, c
         UnknownVariant, RecipeError: before anything is resolved.
     """
     wish = Wish(None if upgrade is None else tuple(lockfiles.normalise(name) for name in upgrade), *_cutoff(cutoff))
-    named = list(dict.fromkeys(variants)) or [*recipe.names()]
-    jobs = [
-        (loaded, python)
-        for name in named
-        if name != "tools"
-        for loaded in [recipe.load(name)]
-        for python in loaded.python
-    ]
+    named = list(dict.fromkeys(variants)) or names()
+    jobs = [chosen for name in named if name != lockfiles.TOOLS for chosen in choose(name).valid().pythons()]
     before = lock_diff.tree()
     failures: list[VerlockError] = []
     trials: lock_diff.Tree = {}
     with serve() as index, console.step("lock", f"{len(jobs)} locks") as progress:
         index.prefetch(_known_projects())
-        if "tools" in named or not variants:
+        if lockfiles.TOOLS in named or not variants:
             _tools(wish, index)
-        for finished, (job, result) in enumerate(_each(jobs, lambda job: _lock(job[0], job[1], wish, index)), 1):
-            title = f"{job[0].name} {job[1]}"
+        for finished, (job, result) in enumerate(_each(jobs, lambda chosen: _lock(chosen, wish, index)), 1):
+            title = f"{job.name} {job.python}"
             if isinstance(result, VerlockError):
                 failures.append(result)
                 console.warn(f"{title}: {result}")
@@ -110,13 +105,13 @@ def _cutoff(text: str | None) -> tuple[date | None, bool]:
 
 
 def _each(
-    jobs: Sequence[tuple[Recipe, str]], work: Callable[[tuple[Recipe, str]], lock_diff.Tree]
-) -> Iterator[tuple[tuple[Recipe, str], lock_diff.Tree | VerlockError]]:
+    jobs: Sequence[Chosen], work: Callable[[Chosen], lock_diff.Tree]
+) -> Iterator[tuple[Chosen, lock_diff.Tree | VerlockError]]:
     """Run the jobs side by side, as many as cores and memory allow, and give each result as it comes."""
-    # a default Python's lock is what its siblings start from, so it is made before them
+    # a first Python's lock is what its siblings start from, so it is made before them
     rounds = [
-        [job for job in jobs if job[1] == job[0].default_python],
-        [job for job in jobs if job[1] != job[0].default_python],
+        [job for job in jobs if job.python == job.first_python],
+        [job for job in jobs if job.python != job.first_python],
     ]
     width = max(1, min(len(jobs), len(os.sched_getaffinity(0)), _free_memory() // _MEMORY))
     for batch in rounds:
@@ -150,9 +145,9 @@ def _known_projects() -> list[str]:
 # one lock --------------------------------------------------------------------------------------------
 
 
-def _lock(chosen: Recipe, python: str, wish: Wish, index: Index) -> lock_diff.Tree:
+def _lock(chosen: Chosen, wish: Wish, index: Index) -> lock_diff.Tree:
     """Make one lock; returns it as `lockdiff` reads it, which in a trial is its only trace."""
-    folder = chosen.lock_dir(python)
+    folder = chosen.locks
     relative = folder.relative_to(paths.LOCKS)
     with _workspace() as work:
         out = work / "locks" / relative
@@ -161,11 +156,11 @@ def _lock(chosen: Recipe, python: str, wish: Wish, index: Index) -> lock_diff.Tr
             raise LockError(
                 f"{paths.shown(folder / CONDA_LOCK)} is missing", "lock first; a trial is compared with a lock"
             )
-        _conda_layer(chosen, python, wish, work, out)
-        _pip_layers(chosen, python, wish, work, out, index)
-        _layers_agree(chosen, python, out)
+        _conda_layer(chosen, wish, work, out)
+        _pip_layers(chosen, wish, work, out, index)
+        _layers_agree(chosen, out)
         if not wish.trial:
-            _land(chosen, python, out, folder)
+            _land(chosen, out, folder)
         return lock_diff.tree(work / "locks")
 
 
@@ -178,11 +173,9 @@ def _workspace() -> Iterator[Path]:
         yield work
 
 
-def _conda_layer(chosen: Recipe, python: str, wish: Wish, work: Path, out: Path) -> None:
-    current = chosen.lock_dir(python) / CONDA_LOCK
-    sources = [
-        f"environments/{path.relative_to(paths.ENVIRONMENTS)}" for path in lock_inputs.environment_files(chosen, python)
-    ]
+def _conda_layer(chosen: Chosen, wish: Wish, work: Path, out: Path) -> None:
+    current = chosen.locks / CONDA_LOCK
+    sources = [f"environments/{path.relative_to(paths.ENVIRONMENTS)}" for path in lock_inputs.environment_files(chosen)]
     variables: dict[str, str] = {}
     if current.exists():
         variables["VERLOCK_CONDA_LOCKED"] = str(current)
@@ -191,34 +184,34 @@ def _conda_layer(chosen: Recipe, python: str, wish: Wish, work: Path, out: Path)
         )
         if wish.trial and offline:
             console.say(
-                f"  {chosen.name} {python}: no conda channel answers; the trial leaves the conda layer as it is"
+                f"  {chosen.name} {chosen.python}: no conda channel answers; the trial leaves the conda layer as it is"
             )
             shutil.copy2(current, out / CONDA_LOCK)
             return
         if wish.trial or wish.upgrade is not None:
             variables["VERLOCK_CONDA_UPGRADE"] = ",".join(wish.upgrade or ()) or "*"
         elif offline:
-            if staleness.conda(chosen, python, current):
+            if staleness.conda(chosen, current):
                 raise NetworkError(
                     "what decides the conda layer changed, and no conda channel answers",
                     "lock where the channel can be reached, name a mirror in VERLOCK_CONDA_MIRROR, or in "
                     "VERLOCK_CONDA_REPODATA a folder with the channel's linux-64/repodata.json and noarch/repodata.json",
                 )
             console.say(
-                f"  {chosen.name} {python}: no conda channel answers; its layer is confirmed from its locked packages alone"
+                f"  {chosen.name} {chosen.python}: no conda channel answers; the layer is confirmed from its locked packages"
             )
             variables["VERLOCK_CONDA_LOCKED_ONLY"] = "1"
     target = f"{out.relative_to(work)}/{CONDA_LOCK}"
-    virtual = lock_inputs.virtual_packages(chosen, wish.date_for(chosen))
+    virtual = lock_inputs.virtual_packages(chosen.recipe, wish.date_for(chosen))
     resolvers.conda_lock(work, sources, target, virtual, **variables)
 
 
-def _pip_layers(chosen: Recipe, python: str, wish: Wish, work: Path, out: Path, index: Index) -> None:
+def _pip_layers(chosen: Chosen, wish: Wish, work: Path, out: Path, index: Index) -> None:
     cutoff = wish.date_for(chosen)
-    sdists = tuple(sorted(lockfiles.normalise(sdist.package) for sdist in chosen.sdist))
+    sdists = tuple(sorted(lockfiles.normalise(sdist.package) for sdist in chosen.recipe.sdist))
     # a trial shows what would be taken; whether that may stay is asked when it is written
-    prereleases = None if wish.trial else tuple(lockfiles.normalise(each.package) for each in chosen.prerelease)
-    target = resolvers.Target(python, chosen.platform.glibc, cutoff, sdists, prereleases)
+    prereleases = None if wish.trial else tuple(lockfiles.normalise(each.package) for each in chosen.recipe.prerelease)
+    target = resolvers.Target(chosen.python, chosen.recipe.platform.glibc, cutoff, sdists, prereleases)
     # in a trial everything may move: pins of the old date would hide what the new one brings
     upgrade = () if wish.trial else wish.upgrade
     place = str(out.relative_to(work))
@@ -226,14 +219,13 @@ def _pip_layers(chosen: Recipe, python: str, wish: Wish, work: Path, out: Path, 
         (REQUIREMENTS, target, ""),
         (BUILD_REQUIREMENTS, replace(target, sdists=()), f"{place}/{REQUIREMENTS}"),
     ):
+        (out / name).write_text(_preferences(chosen, name), encoding="utf-8")
         source = f"environments/{chosen.name}/{name.removesuffix('.txt')}.in"
-        (out / name).write_text(_preferences(chosen, python, name), encoding="utf-8")
-        executable = resolvers.interpreter(python)
-        common = {"python": executable, "constraint": constraint}
-        proposed = resolvers.propose(work, source, f"{place}/{name}", which, index, upgrade=upgrade, **common)  # type: ignore[arg-type]
-        resolvers.ratify(work, source, f"{place}/{name}", which, index, proposed=proposed, **common)  # type: ignore[arg-type]
+        question = resolvers.Question(work, source, f"{place}/{name}", which, constraint)
+        proposed = resolvers.propose(question, index, upgrade=upgrade)
+        resolvers.ratify(question, index, proposed)
         pins = [_canonical(pin, place) for pin in resolvers.admissible(proposed, which, index)]
-        (out / name).write_text(resolvers.render(lock_inputs.header(chosen, python, name), pins), encoding="utf-8")
+        (out / name).write_text(resolvers.render(lock_inputs.header(chosen, name), pins), encoding="utf-8")
 
 
 def _canonical(pin: Pin, place: str) -> Pin:
@@ -243,36 +235,37 @@ def _canonical(pin: Pin, place: str) -> Pin:
     return replace(pin, via=tuple(sorted(via)))
 
 
-def _preferences(chosen: Recipe, python: str, name: str) -> str:
+def _preferences(chosen: Chosen, name: str) -> str:
     """The pins to stay with: this lock's, else those of the variant's default Python. No hashes: uv would keep them unseen.
 
     A pre-release that the recipe does not name is nothing to stay with.
     """
-    named = {lockfiles.normalise(each.package) for each in chosen.prerelease}
-    for path in (chosen.lock_dir(python) / name, chosen.lock_dir() / name):
+    named = {lockfiles.normalise(each.package) for each in chosen.recipe.prerelease}
+    for path in (chosen.locks / name, chosen.with_python(None).locks / name):
         if path.exists():
             kept = [pin for pin in lockfiles.pins(path) if pin.name in named or not Version(pin.version).is_prerelease]
             return "".join(f"{pin.name}=={pin.version}\n" for pin in kept)
     return ""
 
 
-def _layers_agree(chosen: Recipe, python: str, out: Path) -> None:
+def _layers_agree(chosen: Chosen, out: Path) -> None:
     """A distribution in both layers has one version. Raises ResolverDisagreement."""
     pins = {pin.name: pin.version for pin in lockfiles.pins(out / REQUIREMENTS)}
     differing = [
         f"{item['name']}: conda {item['version']}, pip {pins[name]}"
-        for item in client.packages(out / CONDA_LOCK)
+        for item in lockfiles.conda_packages(out / CONDA_LOCK)
         for name in [lockfiles.normalise(item["name"])]
         if item["python"] and pins.get(name, item["version"]) != item["version"]
     ]
     if differing:
         raise ResolverDisagreement(
-            f"{chosen.name} {python}: the conda and the pip layer hold different versions\n  " + "\n  ".join(differing),
+            f"{chosen.name} {chosen.python}: the conda and the pip layer hold different versions\n  "
+            + "\n  ".join(differing),
             "pin them alike in environments/common/environment.yml and environments/common/base.in",
         )
 
 
-def _land(chosen: Recipe, python: str, out: Path, folder: Path) -> None:
+def _land(chosen: Chosen, out: Path, folder: Path) -> None:
     """Put the finished files in place; sources.json is made from them, and when that fails the old files come back."""
     folder.mkdir(parents=True, exist_ok=True)
     names = (CONDA_LOCK, REQUIREMENTS, BUILD_REQUIREMENTS)
@@ -282,10 +275,10 @@ def _land(chosen: Recipe, python: str, out: Path, folder: Path) -> None:
             _replace(folder / name, (out / name).read_bytes())
         if _sources_hold(chosen, folder, old):
             pass
-        elif chosen.patch or chosen.source:
+        elif chosen.recipe.patch or chosen.recipe.source:
             from verlock.sources import patches, source_wheel
 
-            locked = source_wheel.lock(chosen, python) if chosen.source else patches.lock(chosen, python)
+            locked = source_wheel.lock(chosen) if chosen.recipe.source else patches.lock(chosen)
             content = json.dumps(locked, indent=1) + "\n"
             _replace(folder / SOURCES, content.encode())
         else:
@@ -301,7 +294,7 @@ def _land(chosen: Recipe, python: str, out: Path, folder: Path) -> None:
         shutil.copy2(folder / SOURCES, out / SOURCES)
 
 
-def _sources_hold(chosen: Recipe, folder: Path, old: dict[str, bytes]) -> bool:
+def _sources_hold(chosen: Chosen, folder: Path, old: dict[str, bytes]) -> bool:
     """Whether sources.json needs no new look: same patches and source as it names, on the same pins and build tools.
 
     Without this, a lock in which nothing changed would unpack vLLM, or even build it, only to write the same bytes; `create` and
@@ -311,18 +304,15 @@ def _sources_hold(chosen: Recipe, folder: Path, old: dict[str, bytes]) -> bool:
     return (
         same
         and SOURCES in old
-        and bool(chosen.patch or chosen.source)
-        and not staleness.sources(chosen, folder / SOURCES)
+        and bool(chosen.recipe.patch or chosen.recipe.source)
+        and not staleness.sources(chosen.recipe, folder / SOURCES)
     )
 
 
 def _replace(path: Path, content: bytes) -> None:
     """Write a file at once; one that would not change is left alone."""
-    if path.exists() and path.read_bytes() == content:
-        return
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_bytes(content)
-    draft.replace(path)
+    if not path.exists() or path.read_bytes() != content:
+        files.write_whole(path, content)
 
 
 # verlock's own tools ----------------------------------------------------------------------------------

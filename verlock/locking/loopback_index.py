@@ -24,13 +24,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from verlock import paths
 from verlock.errors import NetworkError, ResolutionError
+from verlock.system import files, loopback
 
 JSON = "application/vnd.pypi.simple.v1+json"
 _SECONDS = 60.0
@@ -100,10 +100,7 @@ class Index:
             return kept.read_bytes()
         file = self._files[sha256]
         text = self._get(file.metadata_url).content if file.metadata_url else self._out_of_wheel(file)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        draft = kept.with_name(f"{kept.name}.{os.getpid()}.{threading.get_ident()}")
-        draft.write_bytes(text)
-        draft.replace(kept)
+        files.write_whole(kept, bytes(text))
         return bytes(text)
 
     def location(self, sha256: str) -> str:
@@ -205,11 +202,7 @@ class _Ranges(io.RawIOBase):
         return bytes(answer.content[: stop - start])
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else every answer waits 40 ms for an acknowledgement
-    wbufsize = -1
-
+class _Handler(loopback.Handler):
     def __init__(self, index: Index, *args: Any) -> None:
         self._index = index
         super().__init__(*args)
@@ -222,10 +215,7 @@ class _Handler(BaseHTTPRequestHandler):
             elif parts[0] == "files" and parts[-1].endswith(".metadata"):
                 self._send(self._index.metadata(parts[1]), "text/plain")
             elif parts[0] == "files":
-                self.send_response(302)
-                self.send_header("Location", self._index.location(parts[1]))
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+                self.answer(302, Location=self._index.location(parts[1]))
             else:
                 self.send_error(404)
         except (KeyError, StopIteration):
@@ -236,15 +226,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def _send(self, body: bytes, kind: str) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        self.answer(200, body, Content_Type=kind, ETag=f'"{hashlib.sha256(body).hexdigest()}"')
 
 
 @contextlib.contextmanager
@@ -257,14 +239,10 @@ def serve(source: str | None = None) -> Iterator[Index]:
     if certificate := os.environ.get("PIP_CERT") or os.environ.get("SSL_CERT_FILE"):
         session.verify = certificate
     index = Index((source or upstream()).rstrip("/"), paths.cache_dir() / "metadata", _session=session)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, index))
-    server.daemon_threads = True
-    index.url = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield index
+        with loopback.serve(partial(_Handler, index)) as index.url:
+            yield index
     finally:
-        server.shutdown()
         index._pool.shutdown(wait=False, cancel_futures=True)
         session.close()
 

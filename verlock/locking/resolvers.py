@@ -28,17 +28,12 @@ from verlock.errors import (
     VerlockError,
 )
 from verlock.locking.loopback_index import Index
-from verlock.system import host_python, uv
+from verlock.system import host_python, process, uv
 from verlock.variant import lockfiles
 from verlock.variant.lockfiles import Pin
 
 TOOLS = paths.LOCKS / "tools" / lockfiles.REQUIREMENTS
 
-_KEPT = re.compile(
-    r"^(PATH|HOME|USER|LOGNAME|TMPDIR|XDG_CACHE_HOME|UV_CACHE_DIR|UV_HTTP_TIMEOUT|UV_NATIVE_TLS|UV_SYSTEM_CERTS|NETRC"
-    r"|SSL_CERT_FILE|SSL_CERT_DIR|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|PIP_CERT|(?:https?|all|no)_proxy)$",
-    re.IGNORECASE,
-)
 _NETWORK = re.compile(
     r"dns error|error sending request|could not connect|failed to fetch|timed out|502 ", re.IGNORECASE
 )
@@ -55,19 +50,30 @@ class Target:
     prereleases: tuple[str, ...] | None = ()
 
 
+@dataclass(frozen=True)
+class Question:
+    """One resolution, put to both resolvers alike.
+
+    work: the folder that the following are relative to, since `# via` lines show such paths.
+    source: the .in file.
+    output: where the resolver writes; pins that are there already are preferred.
+    target: Python, platform and cut-off.
+    constraint: a requirements.txt whose versions bind without being required.
+    """
+
+    work: Path
+    source: str
+    output: str
+    target: Target
+    constraint: str = ""
+
+
 def environment(**extra: str) -> dict[str, str]:
     """The environment of every resolver: nothing of the user's configuration but how to reach an index."""
-    kept = {name: value for name, value in os.environ.items() if _KEPT.match(name)}
-    if "SSL_CERT_FILE" not in kept and "PIP_CERT" in kept:
-        kept["SSL_CERT_FILE"] = kept["PIP_CERT"]
-    fixed = {"LC_ALL": "C.UTF-8", "TZ": "UTC", "NO_COLOR": "1", "PYTHONHASHSEED": "0", "PYTHONUTF8": "1"}
-    isolated = {
-        "PIP_CONFIG_FILE": os.devnull,
-        "PIP_NO_CACHE_DIR": "1",
-        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-        "UV_NO_CONFIG": "1",
-    }
-    return {**kept, **fixed, **isolated, **extra}
+    found = process.RESOLVER.environment(**extra)
+    return (
+        found if "SSL_CERT_FILE" in found or "PIP_CERT" not in found else {**found, "SSL_CERT_FILE": found["PIP_CERT"]}
+    )
 
 
 def interpreter(python: str) -> Path:
@@ -88,42 +94,30 @@ def interpreter(python: str) -> Path:
             f"install one (`uv python install {python}` does), then lock again",
         )
     uv.make_venv(host.executable, folder, "verlock-resolver")
-    uv.sync(executable, TOOLS, {}, sdists=(), build_requirements=TOOLS, hashes={})
+    uv.sync(executable, uv.PipLayer(TOOLS, TOOLS))
     (folder / "complete").touch()
     return executable
 
 
-def propose(
-    work: Path,
-    source: str,
-    output: str,
-    target: Target,
-    index: Index,
-    *,
-    python: Path,
-    upgrade: Sequence[str] | None,
-    constraint: str = "",
-) -> list[Pin]:
+def propose(question: Question, index: Index, *, upgrade: Sequence[str] | None) -> list[Pin]:
     """Resolve with uv.
 
     Args:
-        work: the folder that `source`, `output` and `constraint` are relative to, since `# via` lines show such paths.
-        source: the .in file.
-        output: where uv writes; pins that are there already are preferred.
-        target: Python, platform and cut-off.
+        question: what to resolve.
         index: only its upstream address is used: uv reads upload times and metadata by itself.
-        python: the interpreter that builds an sdist's metadata.
         upgrade: None to prefer the existing pins, names to let those move, an empty sequence to let all move.
-        constraint: a requirements.txt whose versions bind without being required.
 
     Raises:
         ResolutionError: no set of packages fits, in uv's words.
         NetworkError: the index does not answer.
+        ToolMissing: as `interpreter`, which builds an sdist's metadata.
     """
-    command = [uv.uv(), "pip", "compile", source, "--output-file", output, "--default-index", index.source]
+    target = question.target
+    command = [uv.uv(), "pip", "compile", question.source, "--output-file", question.output]
+    command += ["--default-index", index.source]
     command += [
         "--python",
-        str(python),
+        str(interpreter(target.python)),
         "--python-version",
         target.python,
         "--python-platform",
@@ -135,10 +129,10 @@ def propose(
     command += ["--generate-hashes", "--no-header", "--no-emit-index-url", "--no-emit-find-links", "--quiet"]
     if upgrade is not None:
         command += [word for name in upgrade for word in ("--upgrade-package", name)] or ["--upgrade"]
-    if constraint:
-        command += ["--constraint", constraint]
-    _run(command, work, f"uv finds no solution for {source}", environment())
-    return lockfiles.pins(work / output)
+    if question.constraint:
+        command += ["--constraint", question.constraint]
+    _run(command, question.work, f"uv finds no solution for {question.source}", environment())
+    return lockfiles.pins(question.work / question.output)
 
 
 def propose_universal(
@@ -162,26 +156,18 @@ def propose_universal(
     return draft.read_text(encoding="utf-8")
 
 
-def ratify(
-    work: Path,
-    source: str,
-    output: str,
-    target: Target,
-    index: Index,
-    *,
-    python: Path,
-    proposed: Sequence[Pin],
-    constraint: str = "",
-) -> None:
-    """Have pip-compile resolve the same on the variant's Python, starting from uv's pins. Arguments as for `propose`.
+def ratify(question: Question, index: Index, proposed: Sequence[Pin]) -> None:
+    """Have pip-compile resolve the same on the variant's Python, starting from uv's pins.
 
     Raises:
         ResolverDisagreement: pip comes to other pins; the packages are named with both versions.
-        ResolutionError, NetworkError: as for `propose`.
+        ResolutionError, NetworkError, ToolMissing: as for `propose`.
     """
-    (work / output).write_text("".join(f"{pin.name}=={pin.version}\n" for pin in proposed), encoding="utf-8")
+    target, work = question.target, question.work
+    (work / question.output).write_text("".join(f"{pin.name}=={pin.version}\n" for pin in proposed), encoding="utf-8")
     options = ["--only-binary", ":all:", *(word for name in target.sdists for word in ("--no-binary", name))]
-    command = [str(python), "-m", "piptools", "compile", source, "--output-file", output, "--no-config", "--quiet"]
+    command = [str(interpreter(target.python)), "-m", "piptools", "compile", question.source]
+    command += ["--output-file", question.output, "--no-config", "--quiet"]
     command += [
         "--index-url",
         f"{index.url}/simple",
@@ -194,10 +180,10 @@ def ratify(
         command += ["--uploaded-prior-to", f"{target.cutoff.isoformat()}T00:00:00Z"]
     command += ["--allow-unsafe", "--strip-extras", "--no-header", "--no-annotate"]
     command += ["--no-emit-index-url", "--no-emit-find-links", "--no-emit-options", "--no-emit-trusted-host"]
-    if constraint:
-        command += ["--constraint", constraint]
-    _run(command, work, f"pip finds no solution for {source}", environment())
-    agree(source, proposed, lockfiles.pins(work / output, hashed=False))
+    if question.constraint:
+        command += ["--constraint", question.constraint]
+    _run(command, work, f"pip finds no solution for {question.source}", environment())
+    agree(question.source, proposed, lockfiles.pins(work / question.output, hashed=False))
 
 
 def agree(source: str, proposed: Sequence[Pin], ratified: Sequence[Pin]) -> None:

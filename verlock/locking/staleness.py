@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from verlock import paths
+from verlock import console, paths
 from verlock.errors import LockError, RecipeError, StaleLock, VerlockError
+from verlock.locking import lock_inputs
 from verlock.variant import lockfiles
+from verlock.variant.chosen import Chosen, choose, names
 
 if TYPE_CHECKING:
     from verlock.variant.recipe import Recipe
@@ -23,31 +25,31 @@ if TYPE_CHECKING:
 _INPUTS = re.compile(r"^# inputs (sha256:[0-9a-f]{64})$", re.MULTILINE)
 
 
-def of(recipe: Recipe) -> list[str]:
+def of(variant: str) -> list[str]:
     """What of a variant's locks no longer belongs to its inputs, a sentence each; empty when all is current."""
-    from verlock.locking import lock_inputs
-
     found: list[str] = []
-    for python in recipe.python:
-        folder = recipe.lock_dir(python)
+    for chosen in choose(variant).pythons():
+        folder, recipe = chosen.locks, chosen.recipe
         complaints = {
             name: f"{paths.shown(folder / name)} is missing" for name in lockfiles.ALL if not (folder / name).exists()
         }
+        sources_lock = folder / lockfiles.SOURCES
         if not recipe.patch and recipe.source is None:
             complaints.pop(lockfiles.SOURCES, None)
-            if (folder / lockfiles.SOURCES).exists():
+            if sources_lock.exists():
                 complaints[lockfiles.SOURCES] = (
-                    f"{paths.shown(folder / lockfiles.SOURCES)} is there, but the recipe has no patch and no source"
+                    f"{paths.shown(sources_lock)} is there, but the recipe has no patch and no source"
                 )
-        elif (folder / lockfiles.SOURCES).exists() and (said := sources(recipe, folder / lockfiles.SOURCES)):
-            complaints[lockfiles.SOURCES] = f"{paths.shown(folder / lockfiles.SOURCES)} {said}"
-        if (folder / lockfiles.CONDA_LOCK).exists() and conda(recipe, python, folder / lockfiles.CONDA_LOCK):
+        elif sources_lock.exists() and (said := sources(recipe, sources_lock)):
+            complaints[lockfiles.SOURCES] = f"{paths.shown(sources_lock)} {said}"
+        if (folder / lockfiles.CONDA_LOCK).exists() and conda(chosen, folder / lockfiles.CONDA_LOCK):
             complaints[lockfiles.CONDA_LOCK] = (
-                f"{paths.shown(folder / lockfiles.CONDA_LOCK)} was made from other environment.yml files or another [platform]"
+                f"{paths.shown(folder / lockfiles.CONDA_LOCK)} was made from other environment.yml files, "
+                "or another [platform] or cutoff"
             )
         for name in (lockfiles.REQUIREMENTS, lockfiles.BUILD_REQUIREMENTS):
             path = folder / name
-            if path.exists() and _written_inputs(path) != lock_inputs.input_digest(recipe, python, name):
+            if path.exists() and _written_inputs(path) != lock_inputs.input_digest(chosen, name):
                 complaints[name] = (
                     f"{paths.shown(path)} was made from other .in files, or another cutoff, python, platform or sdist"
                 )
@@ -55,14 +57,12 @@ def of(recipe: Recipe) -> list[str]:
     return found
 
 
-def conda(recipe: Recipe, python: str, path: Path) -> bool:
+def conda(chosen: Chosen, path: Path) -> bool:
     """Whether a conda-lock.yml carries another content hash than its inputs have now."""
-    from verlock.locking import lock_inputs
-
     match = re.search(
         r"^  content_hash:\n    linux-64: ([0-9a-f]{64})$", path.read_text(encoding="utf-8"), re.MULTILINE
     )
-    return not match or match[1] != lock_inputs.conda_content_hash(recipe, python)
+    return not match or match[1] != lock_inputs.conda_content_hash(chosen)
 
 
 def _written_inputs(path: Path) -> str | None:
@@ -94,15 +94,11 @@ def check(variants: Sequence[str] = ()) -> int:
 
     Raises:
         StaleLock: something is stale or missing; every file is named.
-        UnknownVariant, RecipeError: as `recipe.load`; other variants are looked at first.
+        UnknownVariant, RecipeError: as `choose`; other variants are looked at first.
     """
-    from verlock import console
-    from verlock.locking import lock_inputs
-    from verlock.variant import recipe
-
     found: list[str] = []
     broken: list[VerlockError] = []
-    named = list(variants) or [*recipe.names(), lockfiles.TOOLS]
+    named = list(variants) or [*names(), lockfiles.TOOLS]
     for variant in named:
         if variant == lockfiles.TOOLS:
             path = paths.LOCKS / lockfiles.TOOLS / lockfiles.REQUIREMENTS
@@ -110,7 +106,7 @@ def check(variants: Sequence[str] = ()) -> int:
                 found.append(f"{paths.shown(path)} is missing or was made from other .in files, or another cut-off")
             continue
         try:
-            found += of(recipe.load(variant))
+            found += of(variant)
         except (RecipeError, LockError) as error:
             broken.append(error)
     if not variants:
@@ -126,14 +122,12 @@ def check(variants: Sequence[str] = ()) -> int:
 
 def _orphans() -> list[str]:
     """Folders of locks/ that belong to no recipe, or to no Python of one."""
-    from verlock.variant import recipe
-
     known = {paths.LOCKS / lockfiles.TOOLS}
-    for variant in recipe.names():
+    for variant in names():
         try:
             known |= {
                 paths.LOCKS / variant,
-                *(recipe.load(variant).lock_dir(python) for python in recipe.load(variant).python),
+                *(chosen.locks for chosen in choose(variant).pythons()),
             }
         except RecipeError:
             known |= {paths.LOCKS / variant, *(paths.LOCKS / variant).glob("py*")}

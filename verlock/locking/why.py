@@ -22,13 +22,13 @@ from packaging.utils import InvalidSdistFilename, InvalidWheelFilename, parse_sd
 from packaging.version import Version
 
 from verlock import paths
-from verlock.conda import client
 from verlock.errors import LockError, NetworkError
 from verlock.locking import lock_inputs
 from verlock.locking.loopback_index import File, Index, serve
 from verlock.variant import lockfiles
+from verlock.variant.chosen import Chosen, choose
 from verlock.variant.lockfiles import Pin
-from verlock.variant.recipe import Prerelease, Recipe, Sdist, load
+from verlock.variant.recipe import Prerelease, Recipe, Sdist
 
 _SHOWN = 4  # newer releases explained one by one
 
@@ -51,6 +51,15 @@ class Release:
     files: tuple[File, ...]
 
 
+@dataclass(frozen=True)
+class Enquiry:
+    """What every part of the answer looks at: the variant, its pins by name, and the index."""
+
+    chosen: Chosen
+    pins: dict[str, Pin]
+    index: Index
+
+
 def run(variant: str, package: str, *, python: str | None = None) -> int:
     """Explain one package of one lock on standard output; returns 0.
 
@@ -58,41 +67,40 @@ def run(variant: str, package: str, *, python: str | None = None) -> int:
         UnknownVariant: there is no such variant.
         LockError: the package is in neither layer of the lock; near names are given.
     """
-    recipe = load(variant)
-    python = python or recipe.default_python
+    chosen = choose(variant, python)
     name = lockfiles.normalise(package)
-    pins = {pin.name: pin for pin in lockfiles.pins(recipe.lock_dir(python) / lockfiles.REQUIREMENTS)}
+    pins = {pin.name: pin for pin in lockfiles.pins(chosen.locks / lockfiles.REQUIREMENTS)}
     if name not in pins:
-        return _not_in_pip_layer(recipe, python, name, pins)
+        return _not_in_pip_layer(chosen, name, pins)
     with serve() as index:
-        for line in explain(recipe, python, pins, name, index):
+        for line in explain(Enquiry(chosen, pins, index), name):
             print(line)
     return 0
 
 
-def explain(recipe: Recipe, python: str, pins: dict[str, Pin], name: str, index: Index) -> list[str]:
+def explain(enquiry: Enquiry, name: str) -> list[str]:
     """The answer, line by line."""
-    pin = pins[name]
-    lines = [f"{name} {pin.version} in {recipe.name}, Python {python}"]
+    chosen, pin = enquiry.chosen, enquiry.pins[name]
+    lines = [f"{name} {pin.version} in {chosen.name}, Python {chosen.python}"]
     try:
-        releases = _releases(index, name)
+        releases = _releases(enquiry.index, name)
     except NetworkError as error:
         releases = []
         lines.append(f"  (the index cannot be asked: {error.problem})")
-    asks = [ask for asker in pin.via for ask in _asks(recipe, python, pins, asker, name, index)]
+    asks = [ask for asker in pin.via for ask in _asks(enquiry, asker, name)]
     lines.append("asked for by")
     for ask in asks:
         wanted = str(ask.requirement) if ask.requirement else "bounds unknown without the index"
         lines.append(f"  {ask.asker}: {wanted}")
         lines += [f"    {part}" for part in ask.reason.splitlines()]
-    lines += _exceptions(recipe, name)
+    lines += _exceptions(chosen.recipe, name)
     newer = [release for release in releases if release.version > Version(pin.version)]
     if not releases:
         return lines
     if not newer:
         return [*lines, "there is no newer release"]
     lines.append(f"why none of the {len(newer)} newer releases" if len(newer) > 1 else "why not the newer release")
-    for release, cause in _grouped(recipe, python, pins, asks, newer, index):
+    for release, cause in _grouped(enquiry, asks, newer):
         lines.append(f"  {release}: {cause}")
     return lines
 
@@ -111,13 +119,11 @@ def _exceptions(recipe: Recipe, name: str) -> list[str]:
     ]
 
 
-def _grouped(
-    recipe: Recipe, python: str, pins: dict[str, Pin], asks: Sequence[Ask], newer: Sequence[Release], index: Index
-) -> list[tuple[str, str]]:
+def _grouped(enquiry: Enquiry, asks: Sequence[Ask], newer: Sequence[Release]) -> list[tuple[str, str]]:
     """Neighbouring releases with the same cause in one line, oldest first."""
     groups: list[tuple[list[Release], str]] = []
     for release in sorted(newer, key=lambda release: release.version):
-        cause = _why_not(recipe, python, pins, asks, release, index, thorough=len(groups) < _SHOWN)
+        cause = _why_not(enquiry, asks, release, thorough=len(groups) < _SHOWN)
         if groups and groups[-1][1] == cause:
             groups[-1][0].append(release)
         else:
@@ -131,16 +137,8 @@ def _grouped(
     return named
 
 
-def _why_not(
-    recipe: Recipe,
-    python: str,
-    pins: dict[str, Pin],
-    asks: Sequence[Ask],
-    release: Release,
-    index: Index,
-    *,
-    thorough: bool,
-) -> str:
+def _why_not(enquiry: Enquiry, asks: Sequence[Ask], release: Release, *, thorough: bool) -> str:
+    recipe, python = enquiry.chosen.recipe, enquiry.chosen.python
     for ask in asks:
         if ask.requirement and not ask.requirement.specifier.contains(release.version, prereleases=True):
             reason = f": {' '.join(ask.reason.split())}" if ask.reason else ""
@@ -153,7 +151,7 @@ def _why_not(
     fitting = [file for file in release.files if _fits(file, python, recipe.platform.glibc)]
     if not fitting:
         return f"no wheel for Python {python} on linux-64 with glibc {recipe.platform.glibc}"
-    if thorough and (conflict := _conflict(index, fitting[0], pins, python)):
+    if thorough and (conflict := _conflict(enquiry, fitting[0])):
         return f"conflict, {conflict}"
     return "allowed; a pin moves only when asked (`--upgrade`), and what else is locked may hold it"
 
@@ -161,15 +159,15 @@ def _why_not(
 # who asks ---------------------------------------------------------------------------------------------
 
 
-def _asks(recipe: Recipe, python: str, pins: dict[str, Pin], asker: str, name: str, index: Index) -> list[Ask]:
+def _asks(enquiry: Enquiry, asker: str, name: str) -> list[Ask]:
     if asker.startswith(("-r ", "-c ")):
         path = paths.ROOT / asker[3:]
         found = [(line, reason) for line, reason in reasons(path) if lockfiles.normalise(line.name) == name]
         return [Ask(paths.shown(path), requirement, reason) for requirement, reason in found]
-    pin = pins.get(lockfiles.normalise(asker))
+    pin = enquiry.pins.get(lockfiles.normalise(asker))
     if pin is None:
         return [Ask(asker, None)]
-    requirements = _requirements(index, pin, python, _extras(recipe, python, pins, pin, index))
+    requirements = _requirements(enquiry, pin, _extras(enquiry, pin))
     if requirements is None:
         return [Ask(f"{pin.name} {pin.version}", None)]
     found_here = [item for item in requirements if lockfiles.normalise(item.name) == name]
@@ -200,24 +198,24 @@ def reasons(path: Path) -> list[tuple[Requirement, str]]:
     return found
 
 
-def _extras(recipe: Recipe, python: str, pins: dict[str, Pin], pin: Pin, index: Index) -> set[str]:
+def _extras(enquiry: Enquiry, pin: Pin) -> set[str]:
     """The extras of a locked package that its own askers ask for."""
     extras: set[str] = set()
     for asker in pin.via:
         if asker.startswith(("-r ", "-c ")):
             asked = [item for item, _ in reasons(paths.ROOT / asker[3:])]
         else:
-            asked = _requirements(index, pins[asker], python, None) or [] if asker in pins else []
+            asked = _requirements(enquiry, enquiry.pins[asker], None) or [] if asker in enquiry.pins else []
         extras.update(*(item.extras for item in asked if lockfiles.normalise(item.name) == pin.name))
     return extras
 
 
-def _requirements(index: Index, pin: Pin, python: str, extras: set[str] | None) -> list[Requirement] | None:
+def _requirements(enquiry: Enquiry, pin: Pin, extras: set[str] | None) -> list[Requirement] | None:
     """What a locked package requires on this Python with these extras (any, when None); None when that cannot be known."""
     try:
-        files = {f"sha256:{file.sha256}": file for file in index.files(pin.name)}
+        files = {f"sha256:{file.sha256}": file for file in enquiry.index.files(pin.name)}
         wheel = next(files[value] for value in pin.hashes if value in files and files[value].filename.endswith(".whl"))
-        return _requires(index, wheel, python, extras)
+        return _requires(enquiry.index, wheel, enquiry.chosen.python, extras)
     except (NetworkError, StopIteration):
         return None
 
@@ -282,14 +280,14 @@ def _tags(python: str, glibc: str) -> frozenset[Tag]:
     )
 
 
-def _conflict(index: Index, wheel: File, pins: dict[str, Pin], python: str) -> str | None:
+def _conflict(enquiry: Enquiry, wheel: File) -> str | None:
     """Which requirement of a newer release the lock contradicts."""
     try:
-        requirements = _requires(index, wheel, python, set())
+        requirements = _requires(enquiry.index, wheel, enquiry.chosen.python, set())
     except NetworkError:
         return None
     for item in requirements:
-        pin = pins.get(lockfiles.normalise(item.name))
+        pin = enquiry.pins.get(lockfiles.normalise(item.name))
         if pin and not item.specifier.contains(pin.version, prereleases=True):
             return (
                 f"it asks for {item.name}{item.specifier}, and the lock has {pin.version} (wanted by {_list(pin.via)})"
@@ -302,20 +300,20 @@ def _list(names: Iterable[str]) -> str:
     return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
 
 
-def _not_in_pip_layer(recipe: Recipe, python: str, name: str, pins: dict[str, Pin]) -> int:
-    packages = {item["name"]: item for item in client.packages(recipe.lock_dir(python) / lockfiles.CONDA_LOCK)}
+def _not_in_pip_layer(chosen: Chosen, name: str, pins: dict[str, Pin]) -> int:
+    packages = {item["name"]: item for item in lockfiles.conda_packages(chosen.locks / lockfiles.CONDA_LOCK)}
     if name not in packages:
         near = difflib.get_close_matches(name, [*pins, *packages], n=3)
         raise LockError(
-            f"{name} is in no layer of {recipe.name} for Python {python}",
+            f"{name} is in no layer of {chosen.name} for Python {chosen.python}",
             f"did you mean {' or '.join(near)}?" if near else "`verlock why` takes the name of a locked package",
         )
-    print(f"{name} {packages[name]['version']} in the conda layer of {recipe.name}, Python {python}")
-    for file in lock_inputs.environment_files(recipe, python):
+    print(f"{name} {packages[name]['version']} in the conda layer of {chosen.name}, Python {chosen.python}")
+    for file in lock_inputs.environment_files(chosen):
         for line in file.read_text(encoding="utf-8").splitlines():
             if re.match(rf"\s*-\s*{re.escape(name)}(\s|$)", line):
                 print(f"  {paths.shown(file)}: {line.strip(' -')}")
-    askers = client.askers(recipe.lock_dir(python) / lockfiles.CONDA_LOCK, name)
+    askers = lockfiles.conda_askers(chosen.locks / lockfiles.CONDA_LOCK, name)
     print("\n".join(f"  {asker} {version}: {name} {bound}".rstrip() for asker, version, bound in askers))
     print("  (a conda package moves by `verlock lock --upgrade`)")
     return 0

@@ -13,6 +13,7 @@ from verlock.errors import GateFailed, SmokeCrashed, VerlockError
 from verlock.smoke import gates, overlay, report, sabotage, watchdog
 from verlock.smoke.gates import Gate
 from verlock.variant import lockfiles
+from verlock.variant.chosen import choose
 
 if TYPE_CHECKING:
     from verlock.variant.recipe import Recipe
@@ -111,7 +112,9 @@ def configuration(
     recipe: Recipe, python: str, driver: str, folder: Path, mode: str, tp: int, sabotaged: str = ""
 ) -> dict[str, Any]:
     """What `python -m verlock.smoke` reads: see verlock/smoke/__main__.py."""
-    pinned = {pin.name: pin.version for pin in lockfiles.pins(recipe.lock_dir(python) / "requirements.txt")}
+    pinned = {
+        pin.name: pin.version for pin in lockfiles.pins(choose(recipe.name, python).locks / lockfiles.REQUIREMENTS)
+    }
     pinned["vllm"] = recipe.vllm.version  # a variant built from source has no pin
     return {
         "folder": str(folder),
@@ -138,7 +141,7 @@ def take_back(recipe: Recipe, python: str, prefix: Path, folder: Path) -> Path:
     from verlock.sources import patches
     from verlock.sources.git_apply import Stage
 
-    site = paths.site_packages(prefix, python)
+    site = prefix / "lib" / f"python{python}" / "site-packages"
     files = patches.read(recipe)
     if not files:
         raise VerlockError(f"{recipe.name} has no patches to take back", "leave --unpatched away")

@@ -21,7 +21,8 @@ from verlock.errors import GateFailed, NoGpu, ReceiptStale, SmokeCrashed, SmokeH
 from verlock.proving import smoke_launch
 from verlock.proving.smoke_launch import Pass
 from verlock.smoke import gates, report
-from verlock.variant import certificate, digest, receipt
+from verlock.variant import certificate, receipt
+from verlock.variant.chosen import choose
 
 if TYPE_CHECKING:
     from verlock.variant.recipe import Recipe
@@ -93,7 +94,7 @@ def run(
     start = time.monotonic()
     found = needs(recipe, gpus)
     sealed = receipt.read(prefix)
-    current = digest.of(recipe.name, python)
+    current = choose(recipe.name, python).digest
     if sealed["digest"] != current:
         remedy = f"`nox -s env-{recipe.name}` brings it up to date"
         raise ReceiptStale(f"{prefix} was made from another lock than the present one", remedy)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 import shutil
 import subprocess
@@ -12,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from verlock.errors import PatchRejected, ToolMissing
+from verlock.system import process
 
 
 @dataclass(frozen=True)
@@ -87,22 +86,14 @@ class Stage:
 
     def run(self, data: bytes, *options: str) -> str | None:
         """`git apply`; None where it succeeds, else what git said."""
-        # inside another repository git would leave out, silently, every path that is not below the current folder
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
         done = subprocess.run(
             [self._git, "apply", "--whitespace=nowarn", *options, "-"],
             input=data,
             capture_output=True,
             check=False,
             cwd=self.scratch,
-            env={
-                **kept,
-                "GIT_CEILING_DIRECTORIES": str(self.scratch.parent),
-                # the user's configuration may rewrite line ends; git before 2.32 knows only HOME
-                **dict.fromkeys(("GIT_CONFIG_GLOBAL", "HOME", "XDG_CONFIG_HOME"), os.devnull),
-                "GIT_CONFIG_NOSYSTEM": "1",
-                "LC_ALL": "C",
-            },
+            # inside another repository git would leave out, silently, every path that is not below the current folder
+            env=process.GIT.environment(GIT_CEILING_DIRECTORIES=str(self.scratch.parent)),
         )
         return done.stderr.decode(errors="replace").strip() or "git apply failed" if done.returncode else None
 
@@ -113,11 +104,3 @@ class Stage:
     def holds(self, data: bytes) -> bool:
         """Is its result there already?"""
         return self.run(data, "--check", "--reverse") is None
-
-
-def sha256_of(path: Path) -> str | None:
-    """The hex sha256 of a file, None where there is none."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        return None

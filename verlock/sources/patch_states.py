@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import csv
 import enum
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from verlock.sources.git_apply import Hunk, Stage, sha256_of
+from verlock.sources.git_apply import Hunk, Stage
+from verlock.system.files import sha256_if_there
+from verlock.variant import lockfiles, record
 
 if TYPE_CHECKING:
     from verlock.variant.recipe import Patch
@@ -77,7 +76,7 @@ def judge(stage: Stage, file: PatchFile, shipped: dict[str, str]) -> PatchState:
     if absent := [path for path in file.paths if path in stage.missing]:
         return state(Outcome.REJECTED, f"{absent[0]} is not there")
     if stage.holds(file.data):
-        if shipped and all(sha256_of(stage.root / path) == shipped.get(path) for path in file.paths):
+        if shipped and all(sha256_if_there(stage.root / path) == shipped.get(path) for path in file.paths):
             return state(Outcome.FIXED_UPSTREAM, f"{file.patch.package} was released with this text")
         return state(Outcome.APPLIED, "but the file is not otherwise what the lock names")
     if stage.fits(file.data):
@@ -107,8 +106,7 @@ def _shown(hunk: Hunk, stage: Stage) -> str:
 def shipped(root: Path, package: str) -> dict[str, str]:
     """path -> hex sha256 out of the installed package's RECORD; empty where there is none (a source tree)."""
     for folder in root.glob("*.dist-info"):
-        if re.sub(r"[-_.]+", "-", folder.name.split("-")[0]).lower() == re.sub(r"[-_.]+", "-", package).lower():
-            with (folder / "RECORD").open(encoding="utf-8", newline="") as file:
-                rows = [row for row in csv.reader(file) if row[1].startswith("sha256=")]
-            return {row[0]: base64.urlsafe_b64decode(row[1][7:] + "=" * (-len(row[1][7:]) % 4)).hex() for row in rows}
+        if lockfiles.normalise(folder.name.split("-")[0]) == lockfiles.normalise(package):
+            with (folder / record.NAME).open(encoding="utf-8", newline="") as file:
+                return {row.path: row.sha256 for row in record.rows(file) if row.sha256}
     return {}

@@ -8,7 +8,6 @@ is left to do. The package's RECORD stays as its wheel wrote it: for patched fil
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -17,44 +16,22 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from verlock.errors import IntegrityError, LockError, NotSealed, PatchPartlyApplied, PatchRejected, StaleLock
-from verlock.sources.git_apply import Stage, sha256_of, split
+from verlock.errors import IntegrityError, NotSealed, PatchPartlyApplied, PatchRejected, StaleLock
+from verlock.sources.git_apply import Stage, split
 from verlock.sources.patch_states import Outcome as Outcome  # patches.Outcome is what callers compare with
 from verlock.sources.patch_states import PatchFile, PatchState, by_hash, judge, shipped
+from verlock.system import process
+from verlock.system.files import sha256_if_there
+from verlock.variant import lockfiles, receipt
 
 if TYPE_CHECKING:
+    from verlock.variant.chosen import Chosen
     from verlock.variant.recipe import Recipe
 
-LOCK = "sources.json"
 _DRAFT = ".verlock-draft"  # suffix of a file on its way into place; a kill can leave one, the next run takes it away
 
 
 # Reading -------------------------------------------------------------------------------------------
-
-
-def read_lock(folder: Path) -> dict[str, Any]:
-    """`sources.json` of one lock folder: `{"patches": [...], "wheel": {...} | None}`, both empty where there is none.
-
-    Raises LockError when it is not JSON of that form.
-    """
-    path = folder / LOCK
-    if not path.exists():
-        return {"patches": [], "wheel": None}
-    try:
-        locked: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        locked["wheel"], [item["touches"] for item in locked["patches"]]
-    except (ValueError, KeyError, TypeError):
-        raise LockError(
-            f"{path} is not a lock of sources", "restore it from git, or lock again: `nox -s lock`"
-        ) from None
-    return locked
-
-
-def write_lock(folder: Path, content: dict[str, Any]) -> None:
-    """Write `sources.json` of one lock folder, the same bytes for the same content."""
-    draft = folder / f".{LOCK}.draft"
-    draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    draft.replace(folder / LOCK)
 
 
 def read(recipe: Recipe) -> list[PatchFile]:
@@ -101,7 +78,7 @@ def states(recipe: Recipe, root: Path, locked: dict[str, Any]) -> list[PatchStat
     """
     files = read(recipe)
     chains = _chains(locked)
-    now = {path: sha256_of(root / path) for file in files for path in file.paths}
+    now = {path: sha256_if_there(root / path) for file in files for path in file.paths}
     seen: dict[str, int] = {}
     result: list[PatchState] = []
     with tempfile.TemporaryDirectory(prefix="verlock-patch-") as scratch:
@@ -124,17 +101,14 @@ def states(recipe: Recipe, root: Path, locked: dict[str, Any]) -> list[PatchStat
     return result
 
 
-def show(recipe: Recipe, python: str) -> int:
+def show(chosen: Chosen) -> int:
     """Print what `verlock patches` shows: each patch, why, where upstream fixed it, and its state in the prefix. Returns 0."""
-    from verlock import paths
-    from verlock.variant import receipt
-
-    prefix = recipe.prefix(python)
-    root, where = paths.site_packages(prefix, python), str(prefix)
+    recipe = chosen.recipe
+    root, where = chosen.site, str(chosen.prefix)
     try:
-        if checkout := (receipt.read(prefix)["source"] or {}).get("checkout"):
+        if checkout := (receipt.read(chosen.prefix)["source"] or {}).get("checkout"):
             root, where = Path(checkout), checkout
-        found = {state.patch.file: state for state in states(recipe, root, read_lock(recipe.lock_dir(python)))}
+        found = {state.patch.file: state for state in states(recipe, root, lockfiles.sources(chosen.locks))}
     except NotSealed:
         found, where = {}, f"{where}, which is not built"
     print(f"{recipe.name}: {recipe.summary}\nin {where}")
@@ -171,7 +145,7 @@ def apply(recipe: Recipe, root: Path, locked: dict[str, Any]) -> list[dict[str, 
     chains = _chains(locked)
     for path in chains:
         (root / f"{path}{_DRAFT}").unlink(missing_ok=True)
-    now = {path: sha256_of(root / path) for path in chains}
+    now = {path: sha256_if_there(root / path) for path in chains}
     if any(now[path] not in chain for path, chain in chains.items()):
         for state in states(recipe, root, locked):
             if not state.exact:
@@ -184,7 +158,7 @@ def apply(recipe: Recipe, root: Path, locked: dict[str, Any]) -> list[dict[str, 
             for file in files:
                 _advance(stage, file, done)
             for path in sorted(todo):
-                if (got := sha256_of(stage.scratch / path)) != chains[path][-1]:
+                if (got := sha256_if_there(stage.scratch / path)) != chains[path][-1]:
                     raise IntegrityError.of(f"{path} as patched", chains[path][-1], got, "lock again: `nox -s lock`")
             _replace(root, stage.scratch, sorted(todo))
     return receipt_entries(recipe, locked)
@@ -227,9 +201,11 @@ def _compile(root: Path, files: list[Path]) -> None:
     """Byte code by the environment's own Python; where it does not run, Python writes it at the first import."""
     python = root.parents[2] / "bin" / "python" if len(root.parents) > 2 else root
     if python.exists():
-        environment = {name: value for name, value in os.environ.items() if name != "SOURCE_DATE_EPOCH"}
         subprocess.run(
-            [python, "-I", "-m", "compileall", "-q", *files], capture_output=True, check=False, env=environment
+            [python, "-I", "-m", "compileall", "-q", *files],
+            capture_output=True,
+            check=False,
+            env=process.COMPILE.environment(),
         )
 
 
@@ -247,18 +223,18 @@ def _same_as_locked(recipe: Recipe, files: list[PatchFile], locked: dict[str, An
 def _refusal(recipe: Recipe, state: PatchState, locking: bool = False) -> PatchRejected | PatchPartlyApplied:
     """The error that fits a state in which nothing can be applied."""
     file, package = state.patch.file, state.patch.package
-    anew = f"the installed {package} is not the locked one: make the environment anew with `nox -s env-{recipe.name}`"
+    remedy = f"the installed {package} is not the locked one: `nox -s env-{recipe.name}` rebuilds the environment"
     if locking:
-        anew = f"make the patch anew against the {package} that is locked"
+        remedy = f"write the patch again, for the {package} that is locked"
     if state.outcome is Outcome.PARTLY:
-        return PatchPartlyApplied(f"{file} is partly applied\n  {state.detail}", anew)
+        return PatchPartlyApplied(f"{file} is partly applied\n  {state.detail}", remedy)
     if state.outcome is Outcome.FIXED_UPSTREAM:
         fix = f" by {state.patch.upstream[:12]}" if state.patch.upstream else ""
-        remedy = f"take the patch out of recipe.toml: this {package} needs none" if locking else anew
-        return PatchRejected(f"{file} is already fixed upstream{fix}: {state.detail}", remedy)
+        gone = f"take the patch out of recipe.toml: this {package} needs none" if locking else remedy
+        return PatchRejected(f"{file} is already fixed upstream{fix}: {state.detail}", gone)
     if state.outcome is Outcome.REJECTED:
-        return PatchRejected(f"{file} does not apply: {state.detail}", anew)
-    return PatchRejected(f"{file} is {state.outcome.value}, {state.detail}", anew)
+        return PatchRejected(f"{file} does not apply: {state.detail}", remedy)
+    return PatchRejected(f"{file} is {state.outcome.value}, {state.detail}", remedy)
 
 
 def receipt_entries(recipe: Recipe, locked: dict[str, Any]) -> list[dict[str, Any]]:
@@ -272,23 +248,22 @@ def receipt_entries(recipe: Recipe, locked: dict[str, Any]) -> list[dict[str, An
 # Locking -------------------------------------------------------------------------------------------
 
 
-def lock(recipe: Recipe, python: str) -> dict[str, Any]:
-    """The content of sources.json for one Python: hashes of patches, of the files they touch, and of the built wheel.
+def lock(chosen: Chosen) -> dict[str, Any]:
+    """The content of sources.json: hashes of the patches, and of the files they touch, before and after.
 
-    Needs the variant's requirements.txt and build-requirements.txt; takes the released wheel from uv's cache or index, and
-    for a variant with a source builds its wheel where the cache has none of these inputs.
+    The released wheel comes from uv's cache or the index, as the variant's requirements.txt names it.
 
     Raises:
         PatchRejected: a patch does not apply to the locked release; the message tells the five outcomes apart.
     """
     from verlock.sources import wheel_store
 
-    if not recipe.patch:
-        return {"patches": [], "wheel": None}
+    recipe = chosen.recipe
     with tempfile.TemporaryDirectory(prefix="verlock-lock-") as folder:
+        site = Path(folder) / "site"
         for package in dict.fromkeys(patch.package for patch in recipe.patch):
-            wheel_store.unpack(package, recipe.lock_dir(python) / "requirements.txt", python, Path(folder) / "site")
-        return {"patches": measure(recipe, Path(folder) / "site"), "wheel": None}
+            wheel_store.unpack(package, chosen.locks / lockfiles.REQUIREMENTS, chosen.python, site)
+        return {"patches": measure(recipe, site) if recipe.patch else [], "wheel": None}
 
 
 def measure(recipe: Recipe, root: Path, into: Path | None = None) -> list[dict[str, Any]]:
@@ -310,11 +285,12 @@ def measure(recipe: Recipe, root: Path, into: Path | None = None) -> list[dict[s
             state = judge(stage, file, shipped(root, file.patch.package))
             if state.outcome is not Outcome.APPLIES:
                 raise _refusal(recipe, state, locking=True)
-            before = {path: sha256_of(stage.scratch / path) for path in file.paths}
+            before = {path: sha256_if_there(stage.scratch / path) for path in file.paths}
             if said := stage.run(file.data):
                 raise PatchRejected(f"{file.patch.file} does not apply\n  {said}")
             touches = [
-                {"path": path, "before": before[path], "after": sha256_of(stage.scratch / path)} for path in file.paths
+                {"path": path, "before": before[path], "after": sha256_if_there(stage.scratch / path)}
+                for path in file.paths
             ]
             entries.append({"file": file.patch.file, "sha256": file.sha256, "touches": touches})
         if into is not None:

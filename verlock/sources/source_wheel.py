@@ -8,12 +8,8 @@ any locale, and with every Python of the recipe. The cache keeps wheels by sha25
 
 from __future__ import annotations
 
-import base64
-import csv
 import hashlib
-import io
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -25,14 +21,14 @@ from typing import TYPE_CHECKING, Any
 from verlock import console
 from verlock.errors import BuildError, IntegrityError, NoBase, StaleLock
 from verlock.sources import git_commit, patches, wheel_archive, wheel_store
-from verlock.system import uv
-from verlock.variant.digest import of_file
+from verlock.system import files, host_python, process, uv
+from verlock.variant import record
 
 if TYPE_CHECKING:
+    from verlock.variant.chosen import Chosen
     from verlock.variant.recipe import Recipe, Source
 
 _METHOD = 1  # counts up when this module would make other bytes of the same inputs
-_DEAD = "http://127.0.0.1:9"  # a proxy that is not there: setup.py has no business on the network
 # setup.py as it is, but for the version, to which it would append how it was built
 _DRIVER = """
 import runpy, setuptools, sys
@@ -82,13 +78,13 @@ def wheel(recipe: Recipe, python_exe: Path, build_requirements: Path, locked: di
     if found := cached(recipe, locked) if locked else _indexed(index):
         return found
     git_commit.store(recipe.source)  # before 265 MB are downloaded, since this may be out of reach
-    donor = wheel_store.precompiled(recipe.source.precompiled, recipe.default_python)
+    donor = wheel_store.precompiled(recipe.source.precompiled, recipe.python[0])
     with (
         wheel_store.scratch("build") as work,
         console.step("build", f"{recipe.source.package} {recipe.source.commit[:8]}"),
     ):
         built = _build(recipe, python_exe, build_requirements, donor, work)
-        sha256 = of_file(built)
+        sha256 = files.sha256(built)
         if locked and sha256 != locked["sha256"]:
             raise IntegrityError.of(
                 f"{built.name} as built here",
@@ -97,24 +93,22 @@ def wheel(recipe: Recipe, python_exe: Path, build_requirements: Path, locked: di
                 "the same inputs must give the same bytes: please report it, with the Python and the processor of this machine",
             )
         kept = wheel_store.keep(built, sha256)
-    index.parent.mkdir(exist_ok=True)
-    _write(index, json.dumps({"filename": kept.name, "sha256": sha256}))
+    files.write_whole(index, json.dumps({"filename": kept.name, "sha256": sha256}))
     return kept
 
 
-def lock(recipe: Recipe, python: str) -> dict[str, Any]:
+def lock(chosen: Chosen) -> dict[str, Any]:
     """sources.json of a variant with a source: what its patches do to the tree, and the wheel. Raises as `wheel` does."""
-    source = recipe.source
+    recipe, source = chosen.recipe, chosen.recipe.source
     assert source is not None
-    folder = recipe.lock_dir(python)
+    build_requirements = chosen.pip_layer().build_requirements
     with wheel_store.scratch("tree") as work:
         git_commit.checkout(source, work / "tree")
         touched = patches.measure(recipe, work / "tree")
-    built = _indexed(_index(recipe, folder / "build-requirements.txt"))
+    built = _indexed(_index(recipe, build_requirements))
     if built is None:
         with wheel_store.scratch("env") as work:
-            python_exe = _environment_of(recipe, python, folder, work / "env")
-            built = wheel(recipe, python_exe, folder / "build-requirements.txt", None)
+            built = wheel(recipe, _environment_of(chosen, work / "env"), build_requirements, None)
     return {
         "patches": touched,
         "wheel": {
@@ -155,7 +149,7 @@ def editable(recipe: Recipe, python_exe: Path, build_requirements: Path, locked:
             "move it away; a checkout that holds the commit would be used as it is",
         )
     git_commit.store(source)
-    donor = wheel_store.precompiled(source.precompiled, recipe.default_python)
+    donor = wheel_store.precompiled(source.precompiled, recipe.python[0])
     with wheel_store.scratch("editable") as work, console.step("build", f"editable {checkout}"):
         if not checkout.exists():
             draft = checkout.with_name(
@@ -168,7 +162,7 @@ def editable(recipe: Recipe, python_exe: Path, build_requirements: Path, locked:
         dist = work / "dist"
         _setup(source, python_exe, build_requirements, donor, checkout, work, "editable_wheel", "--dist-dir", str(dist))
         made = next(dist.glob("*.whl"))
-        uv._run(["pip", "install", "--python", str(python_exe), "--no-deps", "--no-cache", "--reinstall", str(made)])
+        uv.run(["pip", "install", "--python", str(python_exe), "--no-deps", "--no-cache", "--reinstall", str(made)])
         _mark_editable(_site_packages(python_exe), source, checkout)
     for state in patches.states(recipe, checkout, {"patches": []}):
         if state.outcome is not patches.Outcome.APPLIED:
@@ -207,7 +201,7 @@ def _build(recipe: Recipe, python_exe: Path, build_requirements: Path, donor: Pa
         raise BuildError(f"{donor.name} is for one Python only", "name a wheel of the stable ABI in source.precompiled")
     tags = ["--py-limited-api", interpreter, "--plat-name", platform]
     _setup(source, python_exe, build_requirements, donor, tree, work, "bdist_wheel", *tags, "--dist-dir", str(dist))
-    return _normalised(source, next(dist.glob("*.whl")), tree, before, donor, work)
+    return _normalised(source, next(dist.glob("*.whl")), tree, before, donor)
 
 
 def _setup(
@@ -217,26 +211,18 @@ def _setup(
     tools, home = work / "tools", work / "home"
     home.mkdir()
     options = ["--no-deps", "--require-hashes", "--only-binary", ":all:", "--python", str(python_exe)]
-    uv._run(["pip", "install", *options, "--target", str(tools), "--requirement", str(build_requirements)])
-    environment = {
-        "PATH": os.defpath,
-        "HOME": str(home),
-        "TMPDIR": str(home),
-        "TZ": "UTC",
-        "LC_ALL": "C.UTF-8",
-        "PYTHONPATH": str(tools),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONNOUSERSITE": "1",
-        "PYTHONHASHSEED": "0",
-        "SOURCE_DATE_EPOCH": str(_epoch(source)),
-        "GIT_CEILING_DIRECTORIES": str(tree.parent),
-        "http_proxy": _DEAD,
-        "https_proxy": _DEAD,
-        "SETUPTOOLS_SCM_PRETEND_VERSION": source.version,
-        "VLLM_TARGET_DEVICE": "cuda",
-        "VLLM_USE_PRECOMPILED": "1",
-        "VLLM_PRECOMPILED_WHEEL_LOCATION": str(donor),
-    }
+    uv.run(["pip", "install", *options, "--target", str(tools), "--requirement", str(build_requirements)])
+    environment = process.BUILD.environment(
+        HOME=str(home),
+        TMPDIR=str(home),
+        PYTHONPATH=str(tools),
+        SOURCE_DATE_EPOCH=str(_epoch(source)),
+        GIT_CEILING_DIRECTORIES=str(tree.parent),
+        SETUPTOOLS_SCM_PRETEND_VERSION=source.version,
+        VLLM_TARGET_DEVICE="cuda",
+        VLLM_USE_PRECOMPILED="1",
+        VLLM_PRECOMPILED_WHEEL_LOCATION=str(donor),
+    )
     done = subprocess.run(
         [python_exe, "-c", _DRIVER, source.version, *command],
         cwd=tree,
@@ -250,13 +236,13 @@ def _setup(
         check=False,
     )
     if done.returncode:
-        end = "\n".join(f"    {line}" for line in done.stdout.strip().splitlines()[-15:])
         raise BuildError(
-            f"setup.py of {source.package} {source.commit[:12]} fails\n{end}", "the last lines above are its own"
+            f"setup.py of {source.package} {source.commit[:12]} fails\n{process.tail(done.stdout, 15)}",
+            "the last lines above are its own",
         )
 
 
-def _normalised(source: Source, made: Path, tree: Path, before: set[str], donor: Path, work: Path) -> Path:
+def _normalised(source: Source, made: Path, tree: Path, before: set[str], donor: Path) -> Path:
     """The wheel as a function of its content: dist-info from setup.py's wheel, everything else from the tree it left.
 
     setup.py collects what goes into its wheel before it unpacks the objects; the tree is what an editable install shows.
@@ -266,49 +252,45 @@ def _normalised(source: Source, made: Path, tree: Path, before: set[str], donor:
         info = next(name.partition("/")[0] for name in inside if name.partition("/")[0].endswith(".dist-info"))
         top = inside[f"{info}/top_level.txt"].decode().split()
         members = {member.filename: member for member in released.infolist()}
-        record = next(name for name in members if name.endswith(".dist-info/RECORD"))
-        recorded = {row[0]: row[1] for row in csv.reader(io.StringIO(released.read(record).decode()))}
+        listed = next(name for name in members if name.endswith(f".dist-info/{record.NAME}"))
+        recorded = {row.path: row.sha256 for row in record.rows(released.read(listed).decode().splitlines())}
     version = re.search(r"^Version: (.*)$", inside[f"{info}/METADATA"].decode(), re.MULTILINE)
     if version is None or version[1] != source.version:
         raise BuildError(f"setup.py made version {version and version[1]}, the recipe names {source.version}")
-    entries = {name: wheel_archive.Entry(data) for name, data in inside.items() if name.startswith(f"{info}/")}
-    rows = {name: _row(entry.data) for name, entry in entries.items()}
-    taken = []
+    contents = {name: data for name, data in inside.items() if name.startswith(f"{info}/")}
+    taken = set()
     for path in sorted(path for package in top for path in (tree / package).rglob("*") if path.is_file()):
         name = path.relative_to(tree).as_posix()
         if "__pycache__" in path.parts:
             continue
-        data = path.read_bytes()
-        rows[name] = _row(data)
-        if name not in before and recorded.get(name) == rows[name][0]:
-            entries[name] = wheel_archive.Entry(donor=donor, member=members[name])
-            taken.append(name)
-        else:
-            entries[name] = wheel_archive.Entry(data)
-    if not any(name.endswith(".so") for name in taken):
-        raise BuildError(
-            f"setup.py took no compiled objects out of {donor.name}", "the wheel would not work: report it"
-        )
-    if odd := sorted(name for name in entries if name.endswith(".so") and name not in taken):
-        raise BuildError(
-            f"{odd[0]} is not the one in {donor.name}", "a build may compile nothing of its own: report it"
-        )
-    if lost := sorted(set(inside) - set(entries)):
-        raise BuildError(f"setup.py packs {lost[0]}, which is not in its tree", "this is a bug of verlock: report it")
-    listing = io.StringIO()
-    own = csv.writer(listing, lineterminator="\n")
-    own.writerows([name, *row] for name, row in sorted(rows.items()))
-    own.writerow([f"{info}/RECORD", "", ""])
-    entries[f"{info}/RECORD"] = wheel_archive.Entry(listing.getvalue().encode())
-    final = work / made.name
+        contents[name] = path.read_bytes()
+        if name not in before and recorded.get(name) == hashlib.sha256(contents[name]).hexdigest():
+            taken.add(name)
+    _must_be_released_objects(set(inside), set(contents), taken, donor)
+    own = f"{info}/{record.NAME}"
+    entries = {
+        name: wheel_archive.Entry(donor=donor, member=members[name]) if name in taken else wheel_archive.Entry(data)
+        for name, data in contents.items()
+    }
+    entries[own] = wheel_archive.Entry(record.text(contents.items(), own).encode())
+    final = made.parent.parent / made.name
     wheel_archive.write(final, entries, _epoch(source))
     return final
 
 
-def _row(data: bytes) -> tuple[str, int]:
-    """Hash and size as a RECORD has them."""
-    digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
-    return f"sha256={digest}", len(data)
+def _must_be_released_objects(packed: set[str], kept: set[str], taken: set[str], donor: Path) -> None:
+    """All compiled objects come out of the released wheel, and nothing that setup.py packs is lost. Raises BuildError."""
+    objects = {name for name in kept if name.endswith(".so")}
+    if not objects & taken:
+        raise BuildError(
+            f"setup.py took no compiled objects out of {donor.name}", "the wheel would not work: report it"
+        )
+    if odd := sorted(objects - taken):
+        raise BuildError(
+            f"{odd[0]} is not the one in {donor.name}", "a build may compile nothing of its own: report it"
+        )
+    if lost := sorted(packed - kept):
+        raise BuildError(f"setup.py packs {lost[0]}, which is not in its tree", "this is a bug of verlock: report it")
 
 
 def _epoch(source: Source) -> int:
@@ -330,20 +312,17 @@ def _indexed(index: Path) -> Path | None:
         return None
 
 
-def _environment_of(recipe: Recipe, python: str, locks: Path, prefix: Path) -> Path:
+def _environment_of(chosen: Chosen, prefix: Path) -> Path:
     """A scratch environment with the locked requirements; hardlinks, so it takes seconds and no space. Raises NoBase."""
-    from verlock.system import host_python
-
-    found = host_python.find(python)
+    found = host_python.find(chosen.python)
     if found is None:
         raise NoBase(
-            f"locking {recipe.name} builds a wheel with CPython {python}, which is not on this machine", "install it"
+            f"locking {chosen.name} builds a wheel with CPython {chosen.python}, which is not on this machine",
+            "install it",
         )
     uv.make_venv(found.executable, prefix, "verlock-lock")
     python_exe = prefix / "bin" / "python"
-    build_requirements = locks / "build-requirements.txt"
-    sdists = [sdist.package for sdist in recipe.sdist]
-    uv.sync(python_exe, locks / "requirements.txt", {}, sdists=sdists, build_requirements=build_requirements, hashes={})
+    uv.sync(python_exe, chosen.pip_layer())
     return python_exe
 
 
@@ -360,15 +339,9 @@ def _mark_editable(site: Path, source: Source, checkout: Path) -> None:
     """Say in direct_url.json where the checkout is, as pip does, instead of which scratch file was installed."""
     folder = next(site.glob(f"{source.package}-{source.version}.dist-info"))
     data = json.dumps({"dir_info": {"editable": True}, "url": checkout.as_uri()}).encode()
-    _write(folder / "direct_url.json", data.decode())
-    record = folder / "RECORD"
+    files.write_whole(folder / "direct_url.json", data)
+    listing = folder / record.NAME
     name = f"{folder.name}/direct_url.json"
-    digest, size = _row(data)
-    lines = [line for line in record.read_text(encoding="utf-8").splitlines() if not line.startswith(f"{name},")]
-    _write(record, "".join(f"{line}\n" for line in [*lines, f"{name},{digest},{size}"]))
-
-
-def _write(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+    sha256, size = record.entry(data)
+    lines = [line for line in listing.read_text(encoding="utf-8").splitlines() if not line.startswith(f"{name},")]
+    files.write_whole(listing, "".join(f"{line}\n" for line in [*lines, f"{name},{sha256},{size}"]))

@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING
 
 from verlock import console, paths
 from verlock.errors import IntegrityError, LockError, NetworkError
-from verlock.system import uv
-from verlock.variant.digest import of_file
+from verlock.system import files, process, uv
 
 if TYPE_CHECKING:
     from verlock.variant.recipe import Precompiled
@@ -38,14 +37,14 @@ def kept(filename: str, sha256: str) -> Path | None:
     """The file of that name and hash, or None."""
     path = root() / sha256 / filename
     if path.exists():
-        if of_file(path) == sha256:
+        if files.sha256(path) == sha256:
             return path
         console.warn(f"{path} is damaged and is made anew")
         path.unlink()
     given = os.environ.get("VERLOCK_ARTEFACTS", "")
     local = Path(given) / filename
     if given and "://" not in given and local.exists():
-        if (got := of_file(local)) != sha256:
+        if (got := files.sha256(local)) != sha256:
             raise IntegrityError.of(str(local), sha256, got, "take it out of the folder VERLOCK_ARTEFACTS")
         with scratch("copy") as work:
             return keep(Path(shutil.copy(local, work)), sha256)
@@ -97,12 +96,15 @@ def precompiled(donor: Precompiled, python: str) -> Path:
                 donor.filename, donor.sha256, got[1] if got else "another", "the index serves other bytes"
             )
         if done.returncode:
-            said = "\n".join(f"    {line}" for line in done.stderr.strip().splitlines()[-6:])
             remedy = f"check the network and the index, or put {donor.filename} into the folder VERLOCK_ARTEFACTS"
-            raise NetworkError(f"{donor.filename} cannot be downloaded; pip says\n{said}", remedy)
+            raise NetworkError(
+                f"{donor.filename} cannot be downloaded; pip says\n{process.tail(done.stderr, 6)}", remedy
+            )
         file = work / donor.filename
-        if not file.exists() or of_file(file) != donor.sha256:
-            raise IntegrityError.of(donor.filename, donor.sha256, of_file(file) if file.exists() else "another file")
+        if not file.exists() or files.sha256(file) != donor.sha256:
+            raise IntegrityError.of(
+                donor.filename, donor.sha256, files.sha256(file) if file.exists() else "another file"
+            )
         return keep(file, donor.sha256)
 
 
@@ -120,4 +122,4 @@ def unpack(package: str, requirements: Path, python: str, into: Path) -> None:
         one = work / "requirements.txt"
         one.write_text(block[0] + "\n", encoding="utf-8")
         options = ["--no-deps", "--require-hashes", "--only-binary", ":all:", "--python-version", python]
-        uv._run(["pip", "install", *options, "--target", str(into), "--requirement", str(one)])
+        uv.run(["pip", "install", *options, "--target", str(into), "--requirement", str(one)])

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.version import Version
+
 _ASK = """
 import json, platform, struct, sys
 import ssl, venv
@@ -42,7 +44,7 @@ def find(minor: str) -> HostPython | None:
             if python and python.version.rpartition(".")[0] == minor:
                 found[path.resolve()] = python
         if found:
-            return max(found.values(), key=lambda python: _order(python.version))
+            return max(found.values(), key=lambda python: Version(python.version))
     return None
 
 
@@ -80,8 +82,3 @@ def probe(path: Path) -> HostPython | None:
     if not answer or answer["implementation"] != "CPython" or answer["bits"] != 64 or answer["venv"]:
         return None
     return HostPython(Path(answer["executable"]), answer["version"])
-
-
-def _order(version: str) -> tuple[int, ...]:
-    """3.10.13 before 3.10.9; a pre-release such as 3.14.0rc1 counts as its number's beginning."""
-    return tuple(int("".join(ch for ch in part if ch.isdigit())[:4] or 0) for part in version.split("."))

@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from verlock import console
 from verlock.errors import DiskTooSmall, InstallError, IntegrityError, NetworkError, VerlockError
+from verlock.system import process
 
 _DNS_OR_CONNECT = re.compile(
     r"dns error|error sending request|Could not connect|Failed to fetch|timed out", re.IGNORECASE
 )
 _REFUSED = re.compile(r"HTTP status (?:client|server) error \(([^)]+)\)")
-# Settings that decide what is installed or into what, as container images have them; the lock and verlock decide that. Those
-# that say from where and how (indexes, mirrors, certificates, caches, link mode, timeouts) are the user's.
-_NOT_PASSED_ON = frozenset(
-    f"UV_{name}"
-    for name in (
-        *("SYSTEM_PYTHON", "PYTHON", "BREAK_SYSTEM_PACKAGES", "TARGET", "PREFIX", "PROJECT", "WORKING_DIR"),
-        *("NO_VERIFY_HASHES", "TORCH_BACKEND", "EXCLUDE_NEWER", "PRERELEASE", "RESOLUTION", "CONSTRAINT", "OVERRIDE"),
-        *("BUILD_CONSTRAINT", "EXCLUDE", "NO_BINARY", "NO_BINARY_PACKAGE", "NO_BUILD", "NO_BUILD_PACKAGE"),
-        *("NO_BUILD_ISOLATION", "VENV_SEED", "VENV_RELOCATABLE", "VENV_CLEAR", "REQUIRE_HASHES"),
-    )
-)
 _CACHE_PATIENCE = 10.0  # seconds to wait for another uv to be done with the cache
 _URL_HOST = re.compile(r"https?://([^/`\s]+)")
 
@@ -47,26 +37,20 @@ def uv() -> str:
     return found
 
 
-def sync(
-    python: Path,
-    requirements: Path,
-    local_wheels: dict[str, Path],
-    *,
-    sdists: Iterable[str],
-    build_requirements: Path,
-    hashes: dict[str, str],
-    again: Iterable[str] = (),
-) -> None:
-    """Make the packages beside `python` exactly those of `requirements` and `local_wheels`, no more and no fewer.
+@dataclass(frozen=True)
+class PipLayer:
+    """What the pip layer of an environment is made of: exactly this, no more and no fewer packages."""
 
-    Args:
-        python: the environment's interpreter.
-        requirements: the pip layer's lock; every line carries hashes and uv refuses anything else.
-        local_wheels: package name -> verified wheel file from outside the index.
-        sdists: packages that may be built from their locked sdist; all others must be wheels.
-        build_requirements: hashed pins of what such a build may use.
-        hashes: package name -> hex sha256 of its local wheel.
-        again: packages to install once more though they are there.
+    requirements: Path  # the lock; every line carries hashes, and uv refuses anything else
+    build_requirements: Path  # hashed pins of what the build of an sdist may use
+    sdists: tuple[str, ...] = ()  # packages that may be built from their locked sdist; all others must be wheels
+    wheels: Mapping[str, tuple[Path, str]] = field(
+        default_factory=dict
+    )  # package -> file from outside the index, sha256
+
+
+def sync(python: Path, layer: PipLayer, again: Iterable[str] = ()) -> None:
+    """Make the packages beside the interpreter `python` exactly those of `layer`; install those of `again` once more.
 
     Raises:
         IntegrityError: an artefact has another sha256 than its lock.
@@ -74,30 +58,32 @@ def sync(
         InstallError: anything else uv refuses.
     """
     command = ["pip", "sync", "--python", str(python), "--require-hashes", "--only-binary", ":all:"]
-    for name in sdists:
+    for name in layer.sdists:
         command += ["--no-binary", name]
     for name in sorted(again):
         command += ["--reinstall-package", name]
-    command += ["--build-constraints", str(build_requirements), str(requirements)]
-    lines = [f"{name} @ {path.as_uri()} --hash=sha256:{hashes[name]}\n" for name, path in sorted(local_wheels.items())]
+    command += ["--build-constraints", str(layer.build_requirements), str(layer.requirements)]
+    lines = [
+        f"{name} @ {file.as_uri()} --hash=sha256:{sha256}\n" for name, (file, sha256) in sorted(layer.wheels.items())
+    ]
     if lines:
         command.append("-")  # a second requirements file, read from standard input
-    _run(command, stdin="".join(lines))
+    run(command, stdin="".join(lines))
 
 
 def make_venv(interpreter: Path, prefix: Path, prompt: str) -> None:
     """A bare virtual environment at `prefix` on a host interpreter. Raises InstallError."""
-    _run(["venv", "--python", str(interpreter), "--prompt", prompt, "--allow-existing", str(prefix)])
+    run(["venv", "--python", str(interpreter), "--prompt", prompt, "--allow-existing", str(prefix)])
 
 
 def check(python: Path) -> None:
     """Are all requirements of all installed packages met? Raises InstallError with the list when not."""
-    _run(["pip", "check", "--python", str(python)])
+    run(["pip", "check", "--python", str(python)])
 
 
 def cache() -> Path:
     """The folder of uv's cache."""
-    return Path(_run(["cache", "dir"]).strip())
+    return Path(run(["cache", "dir"]).strip())
 
 
 @contextmanager
@@ -131,14 +117,15 @@ def counting(tell: Callable[[int], None]) -> Iterator[None]:
         watcher.join()
 
 
-def cached(requirements: Path, python: str, sdists: Iterable[str]) -> bool:
-    """Is every file of a lock in uv's cache already, so that an install downloads nothing? Takes half a second."""
+def cached(layer: PipLayer, python: str) -> bool:
+    """Is every file of a layer's lock in uv's cache already, so that an install downloads nothing? Takes half a second."""
     options = ["--no-deps", "--require-hashes", "--only-binary", ":all:", "--python-version", python]
-    for name in sdists:
+    for name in layer.sdists:
         options += ["--no-binary", name]
     with tempfile.TemporaryDirectory() as folder:
         try:
-            _run(["pip", "install", "--offline", "--dry-run", "--target", folder, *options, "-r", str(requirements)])
+            target = ["--target", folder, "-r", str(layer.requirements)]
+            run(["pip", "install", "--offline", "--dry-run", *options, *target])
         except VerlockError:
             return False
     return True
@@ -148,16 +135,15 @@ def forget(packages: Iterable[str]) -> None:
     """Drop packages from uv's cache, where an edit of a hardlinked file spoils every later install."""
     command = ["cache", "clean", *sorted(packages)]
     try:
-        _run(command, patience=_CACHE_PATIENCE)
+        run(command, patience=_CACHE_PATIENCE)
     except subprocess.TimeoutExpired:
         # `uv run` holds the cache for as long as its program lives, which may be days, though it needs none of these files
         console.warn("another uv is using the cache; the damaged packages are dropped from it all the same")
-        _run([*command, "--force"])
+        run([*command, "--force"])
 
 
-def _run(arguments: list[str], stdin: str = "", patience: float | None = None) -> str:
+def run(arguments: list[str], stdin: str = "", patience: float | None = None) -> str:
     """Run uv; returns its standard output, raises what its message means, or TimeoutExpired after `patience` seconds."""
-    kept = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
     done = subprocess.run(
         [uv(), "--no-progress", "--color", "never", *arguments],
         input=stdin,
@@ -166,7 +152,7 @@ def _run(arguments: list[str], stdin: str = "", patience: float | None = None) -
         check=False,
         timeout=patience,
         cwd="/",  # no uv.toml or pyproject.toml of the folder the user happens to stand in
-        env={**kept, "UV_NO_PROJECT": "1", "VIRTUAL_ENV": ""},
+        env=process.UV.environment(),
     )
     if done.returncode:
         raise _explained(done.stderr)

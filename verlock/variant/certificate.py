@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from verlock import __version__, paths
 from verlock.errors import RecipeError, VerlockError
-from verlock.smoke.report import write_json
-from verlock.variant import digest, recipe_file
+from verlock.system import files
+from verlock.variant import recipe_file
+from verlock.variant.chosen import Chosen, choose, names
 
 if TYPE_CHECKING:
     from verlock.variant.recipe import Recipe
@@ -75,9 +76,8 @@ def write(recipe: Recipe, python: str, sealed: dict[str, Any], result: dict[str,
         "runs": runs,
         "verl": verl,
     }
-    path = paths.CERTIFICATES / recipe.name / file_name(gpu["name"], gpu["count"], python, recipe.default_python)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, data)
+    path = paths.CERTIFICATES / recipe.name / file_name(gpu["name"], gpu["count"], python, recipe.python[0])
+    files.write_whole(path, json.dumps(data, indent=1) + "\n")
     return path
 
 
@@ -103,26 +103,24 @@ class Row:
 
 def rows() -> list[Row]:
     """A row for every variant, and one more for each other Python that has a certificate."""
-    from verlock.variant import recipe
-
     found = []
-    for name in recipe.names():
+    for name in names():
         certificates = read(name)
         try:
-            loaded = recipe.load(name)
+            first, *others = choose(name).valid().pythons()
         except VerlockError as error:
             found.append(Row(name, "", "", NEVER, note=error.problem.splitlines()[0]))
             continue
-        others = {each["python"] for each in certificates} - {loaded.default_python}
-        shown = (loaded.default_python, *(each for each in loaded.python if each in others))
-        found += [_row(name, python, [each for each in certificates if each["python"] == python]) for python in shown]
+        proven = {each["python"] for each in certificates}
+        shown = (first, *(each for each in others if each.python in proven))
+        found += [_row(chosen, [each for each in certificates if each["python"] == chosen.python]) for chosen in shown]
     return found
 
 
 def read(variant: str) -> list[dict[str, Any]]:
     """All certificates of a variant, the newest first."""
-    files = sorted((paths.CERTIFICATES / variant).glob("*.json"))
-    found: list[dict[str, Any]] = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    there = sorted((paths.CERTIFICATES / variant).glob("*.json"))
+    found: list[dict[str, Any]] = [json.loads(path.read_text(encoding="utf-8")) for path in there]
     return sorted(found, key=lambda each: str(each["date"]), reverse=True)
 
 
@@ -155,9 +153,10 @@ def limits(variant: str) -> list[Limit]:
     ]
 
 
-def _row(variant: str, python: str, certificates: list[dict[str, Any]]) -> Row:
+def _row(chosen: Chosen, certificates: list[dict[str, Any]]) -> Row:
+    variant, python = chosen.name, chosen.python
     try:
-        current = digest.of(variant, python)
+        current = chosen.digest
     except VerlockError:
         return Row(variant, python, "", NEVER, note="not locked")
     if not certificates:
@@ -208,19 +207,17 @@ def status(*, markdown: bool = False, write_readme: bool = False) -> int:
 
 def as_markdown() -> str:
     """The table as the README holds it, and below it what each engine build is known not to do."""
-    from verlock.variant import recipe
-
     lines = [
         "| variant | vLLM | engine | verl | Python | state | proven on | note |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows():
         try:
-            loaded = recipe.load(row.variant)
+            loaded = choose(row.variant).recipe
         except VerlockError:
             lines.append(f"| `{row.variant}` | | | | | {row.state} | | {row.note} |")
             continue
-        pythons = row.python if row.python != loaded.default_python else ", ".join(loaded.python)
+        pythons = row.python if row.python != loaded.python[0] else ", ".join(loaded.python)
         proven = f"{row.gpus}, {row.date}" if row.gpus else ""
         engine = f"{loaded.vllm.engine}{', patched' if loaded.patch else ''}"
         cells = (
@@ -234,7 +231,7 @@ def as_markdown() -> str:
             row.note,
         )
         lines.append(f"| {' | '.join(cells)} |")
-    known = [f"- `{name}`: {limit.says} ({limit.link})" for name in recipe.names() for limit in limits(name)]
+    known = [f"- `{name}`: {limit.says} ({limit.link})" for name in names() for limit in limits(name)]
     return "\n".join([*lines, *(["", "Known limits:", "", *known] if known else [])])
 
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from verlock import paths
-from verlock.errors import LockError, RecipeError
-from verlock.variant import lockfiles, recipe_file
+from verlock.errors import LockError
+from verlock.system import files
+from verlock.variant import lockfiles
 
 # Fields of the recipe that the digest covers, by their place in the merged recipe.
 COUNTS = frozenset(
@@ -81,70 +83,41 @@ LEFT_OUT = {
 _CONDA_PACKAGE = re.compile(r"^  url: (\S+)\n  hash:\n(?:    md5: \S+\n)?    sha256: ([0-9a-f]{64})$", re.MULTILINE)
 
 
-def of(variant: str, python: str | None = None) -> str:
-    """The hex sha256 of one variant for one Python (its default one when None).
-
-    Raises:
-        RecipeError: recipe.toml is not TOML (whether it fits the model is `recipe.load`'s question).
-        LockError: there is no lock for this Python, or it cannot be read.
-    """
-    data = raw(variant)
-    return of_form(form(data, variant, python or data["python"][0]))
-
-
 def of_form(document: dict[str, Any]) -> str:
     """The hex sha256 of a form: of its JSON with sorted keys and without blanks."""
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def form(data: dict[str, Any], variant: str, python: str) -> dict[str, Any]:
+def form(data: Mapping[str, Any], python: str, locks: Path, patches: Path) -> dict[str, Any]:
     """The document that the digest is taken over.
 
     Args:
-        data: the merged recipe (`raw`).
-        variant, python: whose locks to read.
+        data: the merged recipe (`recipe_file.read`), not validated.
+        python: which Python, such as "3.10".
+        locks, patches: the folders of its locks and of the variant's patch files.
 
     Raises LockError for a lock that is missing or cannot be read.
     """
-    folder = paths.lock_dir(variant, python, data["python"][0])
-    for name in (lockfiles.CONDA_LOCK, lockfiles.REQUIREMENTS, lockfiles.BUILD_REQUIREMENTS):
-        if not (folder / name).exists():
-            raise LockError(
-                f"{variant} has no {name} for Python {python}",
-                f"`nox -s lock -- {variant}` makes it; or name another Python",
-            )
     return {
         "python": python,
-        "conda": _conda(folder / lockfiles.CONDA_LOCK),
-        "pip": _pins(folder / lockfiles.REQUIREMENTS),
-        "build": _pins(folder / lockfiles.BUILD_REQUIREMENTS),
-        "sources": _sources(folder / lockfiles.SOURCES),
-        "patches": [_patch(variant, item) for item in data.get("patch", [])],
+        "conda": _conda(locks / lockfiles.CONDA_LOCK),
+        "pip": _pins(locks / lockfiles.REQUIREMENTS),
+        "build": _pins(locks / lockfiles.BUILD_REQUIREMENTS),
+        "sources": _sources(locks / lockfiles.SOURCES),
+        "patches": [_patch(patches / str(item.get("file"))) for item in data.get("patch", [])],
         "recipe": {key: value for key, value in _counted(_fitting(data, python)).items() if key != "patch"},
     }
 
 
-def raw(variant: str) -> dict[str, Any]:
-    """The merged recipe, not validated. Raises RecipeError when it is not TOML or names no Python."""
-    data = recipe_file.read(paths.RECIPES / variant / "recipe.toml")
-    pythons = data.get("python")
-    if not isinstance(pythons, list) or not pythons or not isinstance(pythons[0], str):
-        from verlock.variant import recipe
-
-        recipe.load(variant)  # says what is wrong
-        raise RecipeError(f"recipes/{variant}/recipe.toml names no Python") from None
-    return data
-
-
-def artefact_files(variant: str, python: str) -> list[tuple[str, dict[str, Any]]]:
-    """Package and file (`url`, `sha256`) of each artefact that fits the variant's torch and this Python, not validated."""
-    return [(item["package"], item["file"][0]) for item in _fitting(raw(variant), python)["artefact"]]
+def artefact_files(data: Mapping[str, Any], python: str) -> list[tuple[str, dict[str, Any]]]:
+    """Package and file (`url`, `sha256`) of each artefact that fits a merged recipe's torch and this Python, not validated."""
+    return [(item["package"], item["file"][0]) for item in _fitting(data, python)["artefact"]]
 
 
 def _conda(path: Path) -> list[list[str]]:
     """URL and sha256 of each package of a conda-lock.yml, sorted; the YAML is read by its form, which is conda-lock's."""
-    text = path.read_text(encoding="utf-8")
+    text = lockfiles.text_of(path)
     found = [list(pair) for pair in _CONDA_PACKAGE.findall(text)]
     if len(found) != len(re.findall(r"^- name: ", text, re.MULTILINE)):
         raise LockError(
@@ -167,13 +140,12 @@ def _sources(path: Path) -> Any:
         ) from None
 
 
-def _patch(variant: str, item: dict[str, Any]) -> list[str]:
+def _patch(path: Path) -> list[str]:
     """Name and sha256 of a patch file that the recipe names; an absent one counts as such, and is refused where it is needed."""
-    path = paths.RECIPES / variant / "patches" / str(item.get("file"))
-    return [path.name, of_file(path) if path.is_file() else ""]
+    return [path.name, files.sha256_if_there(path) or ""]
 
 
-def _fitting(data: dict[str, Any], python: str) -> dict[str, Any]:
+def _fitting(data: Mapping[str, Any], python: str) -> dict[str, Any]:
     """The merged recipe with only that file of each artefact which fits its torch and this Python."""
     torch = data.get("torch", {})
     wanted = (torch.get("version"), torch.get("cxx11abi"), python)
@@ -199,12 +171,3 @@ def _counted(value: Any, place: str = "") -> Any:
     if isinstance(value, list):
         return [inner for item in value if (inner := _counted(item, place)) not in (None, {}, [])]
     return None
-
-
-def of_file(path: Path) -> str:
-    """The hex sha256 of one file's bytes."""
-    total = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            total.update(block)
-    return total.hexdigest()

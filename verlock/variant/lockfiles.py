@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,18 @@ class Pin:
     via: tuple[str, ...] = ()
 
 
+def text_of(path: Path) -> str:
+    """The text of a lock. Raises LockError where it is missing or not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise LockError(
+            f"{paths.shown(path)} is missing", "make it with `nox -s lock`, or name another Python"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise LockError(f"{paths.shown(path)} is not text: {error}", "restore it from git") from None
+
+
 def normalise(name: str) -> str:
     """A distribution's name as the packaging standards compare it (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
@@ -44,10 +57,7 @@ def pins(path: Path, *, hashed: bool = True) -> list[Pin]:
     Raises:
         LockError: the file is missing, or a line (whose number is given) is no pin, has no hash or appears twice.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise LockError(f"{paths.shown(path)} is missing", "make it with `nox -s lock`") from None
+    lines = text_of(path).splitlines()
     found: dict[str, Pin] = {}
     for number, text, via in _entries(lines):
         words = text.split("--hash=")
@@ -109,3 +119,60 @@ def read_yaml(text: str) -> Any:
         return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from None
+
+
+def conda_packages(lock: Path) -> list[dict[str, Any]]:
+    """The linux-64 packages of a conda-lock.yml, in its order: `name`, `version`, `url`, `sha256` and `python` (is it one's?).
+
+    Raises:
+        LockError: the file is missing, is not conda-lock's, or has a package without sha256.
+    """
+    try:
+        content = read_yaml(text_of(lock))
+        found = [item for item in content["package"] if item["platform"] == "linux-64"]
+        listed = [
+            {
+                "name": item["name"],
+                "version": item["version"],
+                "url": item["url"],
+                "sha256": item["hash"].get("sha256"),
+                "python": bool({"python", "python_abi"} & set(item["dependencies"])),
+            }
+            for item in found
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LockError(f"{lock} is not a conda-lock.yml: {error!r}", "make it again with `nox -s lock`") from None
+    for item in listed:
+        if not re.fullmatch(r"[0-9a-f]{64}", item["sha256"] or ""):
+            raise LockError(
+                f"{lock}: {item['name']} {item['version']} has no sha256", "make it again with `nox -s lock`"
+            )
+    return listed
+
+
+def conda_askers(lock: Path, name: str) -> list[tuple[str, str, str]]:
+    """Who depends on a package of a conda-lock.yml: name, version and bound of each."""
+    content = read_yaml(text_of(lock))
+    return [
+        (item["name"], item["version"], str(item["dependencies"][name]))
+        for item in content["package"]
+        if name in item["dependencies"]
+    ]
+
+
+def sources(folder: Path) -> dict[str, Any]:
+    """`sources.json` of one lock folder: `{"patches": [...], "wheel": {...} | None}`, both empty where there is none.
+
+    Raises LockError when it is not JSON of that form.
+    """
+    path = folder / SOURCES
+    if not path.exists():
+        return {"patches": [], "wheel": None}
+    try:
+        locked: dict[str, Any] = json.loads(text_of(path))
+        locked["wheel"], [item["touches"] for item in locked["patches"]]
+    except (ValueError, KeyError, TypeError):
+        raise LockError(
+            f"{path} is not a lock of sources", "restore it from git, or lock again: `nox -s lock`"
+        ) from None
+    return locked

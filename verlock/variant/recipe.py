@@ -8,6 +8,7 @@ here knows any variant by name. Which fields the digest covers stands in `verloc
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from verlock import paths
-from verlock.errors import RecipeError, UnknownVariant
+from verlock.errors import RecipeError
 from verlock.variant import recipe_file
 
 SCHEMA = paths.RECIPES / "schema.json"
@@ -208,25 +209,6 @@ class Recipe(_Model):
         """`recipes/<variant>`."""
         return self._folder
 
-    @property
-    def default_python(self) -> str:
-        """The Python that is meant when none is named."""
-        return self.python[0]
-
-    def chosen_python(self, python: str | None) -> str:
-        """`python` if this variant has a lock for it, the default one for None. Raises UnknownVariant otherwise."""
-        if python is not None and python not in self.python:
-            raise UnknownVariant(f"{self.name} has no lock for Python {python}", f"it has {', '.join(self.python)}")
-        return python or self.default_python
-
-    def lock_dir(self, python: str | None = None) -> Path:
-        """The folder that holds this variant's locks for one Python (the default one when None)."""
-        return paths.lock_dir(self.name, python or self.default_python, self.default_python)
-
-    def prefix(self, python: str | None = None) -> Path:
-        """The folder of the built environment for one Python (the default one when None)."""
-        return paths.prefix_dir(self.name, python or self.default_python, self.default_python)
-
     def patch_path(self, patch: Patch) -> Path:
         """Where a patch file is."""
         return self.folder / "patches" / patch.file
@@ -243,31 +225,8 @@ class Recipe(_Model):
         return self
 
 
-def names() -> list[str]:
-    """The variants, in the order of their names; whether their recipes are valid is not asked."""
-    return sorted(path.parent.name for path in paths.RECIPES.glob("*/recipe.toml"))
-
-
-def load(variant: str) -> Recipe:
-    """Read and validate one recipe.
-
-    Raises:
-        UnknownVariant: there is no such recipe; the nearest names are given.
-        RecipeError: it is not TOML, or a key is unknown, missing or of the wrong type.
-    """
-    path = paths.RECIPES / variant / "recipe.toml"
-    if variant not in names():
-        near = difflib.get_close_matches(variant, names(), n=3, cutoff=0.4)
-        raise UnknownVariant(
-            f"there is no variant {variant!r}",
-            f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names())}",
-        )
-    return parse(path)
-
-
-def parse(path: Path) -> Recipe:
-    """Read and validate the recipe at `path`; the variant is named after its folder. Raises RecipeError."""
-    data = recipe_file.read(path)
+def validate(data: Mapping[str, Any], path: Path) -> Recipe:
+    """The recipe that `recipe_file.read` read at `path`; the variant is named after its folder. Raises RecipeError."""
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:

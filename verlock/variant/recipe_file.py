@@ -19,6 +19,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+NAME = "recipe.toml"
 COMMON = "common"
 INCLUDE = "include"
 

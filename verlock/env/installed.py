@@ -1,0 +1,125 @@
+"""What is installed in a prefix, and what each of its files has to be: from RECORDs, conda-meta and the receipt."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from verlock.system import files
+from verlock.variant import lockfiles, record
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What one file must be: a hex sha256, or the target of a link; neither where it only has to be there."""
+
+    package: str
+    sha256: str = ""
+    link: str = ""
+    patch: str = ""
+
+
+def packages(site: Path) -> dict[str, tuple[str, Path]]:
+    """Installed packages: normalised name -> (version, folder of its metadata). None where there is no `site`."""
+    found: dict[str, tuple[str, Path]] = {}
+    if not site.is_dir():
+        return found
+    with os.scandir(site) as entries:
+        for entry in entries:
+            if entry.name.endswith(".dist-info"):
+                name, _, version = entry.name.removesuffix(".dist-info").partition("-")
+                found[lockfiles.normalise(name)] = (version, Path(entry.path))
+    return found
+
+
+def record_sha256(dist_info: Path) -> str:
+    """The hex sha256 of a package's RECORD; empty where it has none."""
+    return files.sha256_if_there(dist_info / record.NAME) or ""
+
+
+def conda_records(prefix: Path) -> list[Path]:
+    """The files of conda-meta/, one for each package of the conda layer."""
+    return sorted((prefix / "conda-meta").glob("*-*-*.json"))
+
+
+def expectations(prefix: Path, site: Path, sealed: dict[str, Any]) -> tuple[dict[str, Expected], dict[Path, str]]:
+    """What every file must be, by its absolute path; and which list of files could not be read, with the reason.
+
+    Args:
+        prefix, site: the environment and its site-packages.
+        sealed: its receipt.
+    """
+    expected: dict[str, Expected] = {}
+    unreadable: dict[Path, str] = {}
+    for path in conda_records(prefix):
+        try:
+            _from_conda(prefix, path, expected)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            unreadable[path] = str(error)
+    for relative, value in sealed["files"].items():
+        link = value.removeprefix("link:") if value.startswith("link:") else ""
+        expected[str(prefix / relative)] = Expected("base", sha256="" if link else value, link=link)
+    # of several packages that record one file the last by name wins, see overruled()
+    for name, (_, dist_info) in sorted(packages(site).items()):
+        if f"{dist_info}/METADATA" in expected:
+            continue  # the conda layer's: its RECORD is of the build machine, conda-meta is of this prefix
+        try:
+            _from_record(name, site, dist_info, expected)
+        except (OSError, ValueError, csv.Error) as error:
+            unreadable[dist_info / record.NAME] = str(error)
+    # an editable checkout is there to be edited: its files are its user's
+    for patch in [] if sealed["editable"] else sealed["patches"]:
+        for touched in patch["touches"]:
+            expected[str(site / touched["path"])] = Expected(
+                patch["package"], sha256=touched["after"], patch=patch["file"]
+            )
+    return expected, unreadable
+
+
+def overruled(site: Path) -> set[str]:
+    """Packages whose file another package has overwritten, though they come later in the alphabet.
+
+    fastapi and fastapi-cli both bring `bin/fastapi`, and which of the two is there after an install is chance. So that all
+    environments of a lock are alike, the last by name wins; these must be installed once more.
+    """
+    claims: dict[str, dict[str, str]] = {}
+    for name, (_, dist_info) in sorted(packages(site).items()):
+        wanted: dict[str, Expected] = {}
+        _from_record(name, site, dist_info, wanted)
+        for path, want in wanted.items():
+            if want.sha256:
+                claims.setdefault(path, {})[name] = want.sha256
+    lost = set()
+    for path, owners in claims.items():
+        if len(set(owners.values())) > 1:
+            winner = max(owners)
+            if files.sha256(Path(path)) != owners[winner]:
+                lost.add(winner)
+    return lost
+
+
+def _from_record(name: str, site: Path, dist_info: Path, expected: dict[str, Expected]) -> None:
+    with (dist_info / record.NAME).open(encoding="utf-8", newline="") as file:
+        for row in record.rows(file):
+            where = os.path.normpath(row.path if row.path.startswith("/") else f"{site}/{row.path}")
+            if row.sha256:
+                expected[where] = Expected(name, sha256=row.sha256)
+            else:
+                expected.setdefault(where, Expected(name))  # RECORD itself: the receipt has its hash
+
+
+def _from_conda(prefix: Path, path: Path, expected: dict[str, Expected]) -> None:
+    meta = json.loads(path.read_text(encoding="utf-8"))
+    package = f"conda:{meta['name']}"
+    for item in meta["paths_data"]["paths"]:
+        where = f"{prefix}/{item['_path']}"
+        if where.endswith(".pyc"):
+            continue
+        # softlinks have the hash of what they lead to, which has an entry of its own
+        value = item.get("sha256_in_prefix") or item.get("sha256") or ""
+        expected[where] = Expected(package, sha256="" if item.get("path_type") == "softlink" else value)
+    expected[str(path)] = Expected(package)
