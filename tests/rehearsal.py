@@ -75,7 +75,7 @@ class RehearsalEngine:
     def wake(self):
         self.asleep = False
 
-    def memory(self):
+    def memory(self, per_process):
         return 1.5 if self.asleep else 25.0
 
     def parameters(self):

@@ -118,9 +118,11 @@ def test_prefix_cache():
     assert "would not show" in gates.prefix_cache(0.0016, [NEAR], [NEAR]).sentence
 
 
-def sleeping(**change):
+def sleeping(per_process=False, sharers=1, **change):
     return gates.sleeping(
-        [{"baseline": 1.0, "awake": 25.4, "asleep": [1.8, 1.8, 1.8], "same": 24, "compared": 24, **change}]
+        [{"baseline": 1.0, "awake": 25.4, "asleep": [1.8, 1.8, 1.8], "same": 24, "compared": 24, **change}],
+        per_process=per_process,
+        sharers=sharers,
     )
 
 
@@ -130,6 +132,18 @@ def test_sleeping():
     assert "leaves more behind" in sleeping(asleep=[1.8, 2.0, 2.2]).sentence
     assert "did not survive" in sleeping(same=23).sentence
     assert sleeping(same=0, compared=0).verdict == FAIL
+
+
+def test_a_device_that_two_ranks_share_is_held_against_both():
+    two = {"asleep": [5.0, 5.1, 5.2]}
+    assert sleeping(**two).verdict == FAIL
+    assert sleeping(sharers=2, **two).verdict == PASS
+    assert "2 ranks on it" in sleeping(sharers=2, **two).note
+    assert sleeping(sharers=2, asleep=[7.5] * 3).verdict == FAIL
+    assert sleeping(sharers=2, asleep=[3.0, 3.3, 3.6]).verdict == FAIL
+    # a process's own figures have nothing of the other rank
+    assert sleeping(per_process=True, sharers=2, **two).verdict == FAIL
+    assert "per process" in sleeping(per_process=True, sharers=2).note
 
 
 def batch(**change):
@@ -216,7 +230,7 @@ def rank(number, world=1, tp=1, **change):
 
 @pytest.mark.parametrize(("world", "tp"), [(1, 1), (2, 1), (2, 2), (4, 2)])
 def test_ranks_pass_in_every_layout(world, tp):
-    assert gates.ranks_agree([rank(each, world, tp) for each in range(world)], tp).verdict == PASS
+    assert gates.ranks_agree([rank(each, world, tp) for each in range(world)], tp, world).verdict == PASS
 
 
 @pytest.mark.parametrize(
@@ -234,14 +248,23 @@ def test_ranks_pass_in_every_layout(world, tp):
     ],
 )
 def test_two_replicas_fail_by_name(change, says):
-    gate = gates.ranks_agree([rank(0, 2), rank(1, 2, **change)], 1)
+    gate = gates.ranks_agree([rank(0, 2), rank(1, 2, **change)], 1, 2)
     assert gate.verdict == FAIL
     assert says in gate.sentence
 
 
+def test_ranks_that_share_a_gpu_are_each_local_rank_0():
+    zero = {"local_rank": 0, "device": 0, "current_device": 0}
+    found = gates.ranks_agree([rank(0, 2), rank(1, 2, **zero)], 1, gpus=1)
+    assert found.verdict == PASS
+    assert "2 ranks sharing 1 GPU" in found.value
+    assert "local_rank 1, not 0" in gates.ranks_agree([rank(0, 2), rank(1, 2)], 1, gpus=1).sentence
+    assert gates.ranks_agree([rank(0, 2), rank(1, 2, **zero)], 1, gpus=2).verdict == FAIL
+
+
 @pytest.mark.parametrize("change", [{"sampled": ((7,),)}, {"greedy": ((9, 9),)}, {"prompts": [0]}])
 def test_the_ranks_of_one_replica_must_say_the_same(change):
-    gate = gates.ranks_agree([rank(0, 2, 2), rank(1, 2, 2, **change)], 2)
+    gate = gates.ranks_agree([rank(0, 2, 2), rank(1, 2, 2, **change)], 2, 2)
     assert gate.verdict == FAIL
     assert "replica 0" in gate.sentence
 

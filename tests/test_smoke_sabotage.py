@@ -11,7 +11,7 @@ import pytest
 from verlock.smoke import gates, sabotage
 from verlock.smoke.gates import FAIL, PASS
 from verlock.smoke.rollout import Generated
-from verlock.smoke.suite import Sizes, Suite
+from verlock.smoke.suite import Setting, Sizes, Suite
 from verlock.smoke.trainer import Step
 
 SIZES = Sizes(prompts=4, length=16, new=8, cached_prompts=2, cached_length=32, cached_new=4)
@@ -77,7 +77,7 @@ class Engine:
     def ordered(self):
         return not self.other_stream
 
-    def memory(self):
+    def memory(self, per_process):
         return 1.5 + self.leaks * self.cycles if self.asleep else 25.0
 
     def placement(self):
@@ -123,10 +123,13 @@ class Trainer:
 
 class World:
     rank = local_rank = 0
-    size = tp = 1
+    size = tp = gpus = 1
 
     def gather(self, mine):
         return [mine]
+
+    def barrier(self):
+        pass
 
 
 class FakeSuite(Suite):
@@ -140,7 +143,7 @@ def suite(engine=None, trainer=None):
     def phase(name):
         yield
 
-    return FakeSuite(engine or Engine(), trainer or Trainer(), World(), "graphs", 1.0, phase, SIZES)
+    return FakeSuite(engine or Engine(), trainer or Trainer(), World(), Setting("graphs", 1.0, False, SIZES), phase)
 
 
 def red(found):

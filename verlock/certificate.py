@@ -7,82 +7,105 @@ certificate whose digest is not today's is stale: it says what was once proven, 
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verlock import __version__, digest, project
 from verlock.errors import VerlockError
+from verlock.parts import FULL, VERL, slug
+from verlock.smoke import gates
 from verlock.smoke.report import write_json
 
 if TYPE_CHECKING:
+    from verlock.launch import Part
     from verlock.recipe import Recipe
 
-SCHEMA = 1
+SCHEMA = 2
 CERTIFIED, STALE, NEVER = "certified", "stale", "never"
 BEGIN, END = "<!-- status: begin, written by `verlock status --readme` -->", "<!-- status: end -->"
 
 
 def file_name(gpu: str, count: int, python: str, default_python: str) -> str:
     """The certificate's file name: "NVIDIA H100 80GB HBM3", 1 -> h100-80gb-hbm3x1.json."""
-    words = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-").removeprefix("nvidia-")
     suffix = "" if python == default_python else f"-py{python.replace('.', '')}"
-    return f"{words}x{count}{suffix}.json"
+    return f"{slug(gpu)}x{count}{suffix}.json"
 
 
-def write(recipe: Recipe, python: str, sealed: dict[str, Any], result: dict[str, Any]) -> Path:
+def identity(python: str, digest: str, gpu: str, sealed: dict[str, Any]) -> dict[str, Any]:
+    """What a certificate is bound to: parts of a full pass add up only where all of it is the same.
+
+    Args:
+        python, digest: of which lock.
+        gpu: the GPU's name.
+        sealed: the environment's receipt.
+    """
+    return {"digest": digest, "python": python, "gpu": gpu, "receipt": _receipt(sealed), "gates": list(gates.NAMES)}
+
+
+def write(
+    recipe: Recipe, bound: dict[str, Any], parts: dict[Part, dict[str, Any]], across: list[dict[str, Any]]
+) -> Path:
     """Write the certificate of a full pass; returns its path.
 
     Args:
-        recipe, python: which variant.
-        sealed: the environment's receipt.
-        result: the whole report of `prove.run`.
+        recipe: which variant.
+        bound: what `identity` says.
+        parts: the launches as `parts.Kept` has them.
+        across: what was compared between launches, as `Pass.as_dict` gives it.
 
     Raises:
-        ValueError: the report is not of a full pass. Nothing is written then.
+        ValueError: a part of the full pass is missing or is not green. Nothing is written then.
     """
-    if (
-        result["problems"]
-        or not result["whole"]
-        or result["unpatched"]
-        or any(each["sabotage"] for each in result["runs"])
-    ):
+    everything = [*(data["run"] for data in parts.values()), *across]
+    if set(parts) != set(FULL) or any(each["problem"] or each["sabotage"] for each in everything):
         raise ValueError("only a full pass makes a certificate")
-    runs = [
-        {key: value for key, value in each.items() if key not in ("facts", "fingerprint")} for each in result["runs"]
-    ]
-    facts = next(each["facts"] for each in result["runs"] if "facts" in each)
-    verl = {key: value for key, value in result["verl"].items() if key != "overrides"}
+    newest = max(parts.values(), key=lambda data: str(data["date"]))
+    runs = [_run(data) for part, data in parts.items() if part != VERL]
+    facts = next(data["run"]["facts"] for part, data in parts.items() if part != VERL)
+    verl = _run(parts[VERL])
+    count = max(run["gpus"] for run in runs)
+    gpu = {
+        "name": bound["gpu"],
+        "count": count,
+        "memory_mib": newest["memory_mib"],
+        "driver": ", ".join(sorted({data["driver"] for data in parts.values()})),
+    }
     data = {
         "schema": SCHEMA,
         "verlock": __version__,
         "variant": recipe.name,
-        "python": python,
-        "digest": result["digest"],
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "gpu": result["gpu"],
+        "python": bound["python"],
+        "digest": bound["digest"],
+        "date": newest["date"],
+        "gpu": gpu,
+        "layouts": list(dict.fromkeys(gates.layout(run["ranks"], run["gpus"]) for run in runs)),
         "versions": facts["versions"],
         "engine": facts["engine"],
         "cuda": facts["cuda"],
         "nccl": facts["nccl"],
-        "receipt": _receipt(sealed),
+        "receipt": bound["receipt"],
         "standin": bool(verl["standin"]),
-        "seconds": result["seconds"],
-        "runs": runs,
+        "seconds": round(sum(data["run"]["seconds"] for data in parts.values()), 1),
+        "runs": [*runs, *across],
         "verl": verl,
     }
-    gpu = result["gpu"]
-    path = project.CERTIFICATES / recipe.name / file_name(gpu["name"], gpu["count"], python, recipe.default_python)
+    path = project.CERTIFICATES / recipe.name / file_name(bound["gpu"], count, bound["python"], recipe.default_python)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, data)
     return path
 
 
+def _run(part: dict[str, Any]) -> dict[str, Any]:
+    """A launch as a certificate holds it: with its day and driver, without what only a comparison needs."""
+    left_out = ("facts", "fingerprint", "overrides")
+    kept = {key: value for key, value in part["run"].items() if key not in left_out}
+    return {**kept, "date": part["date"], "driver": part["driver"]}
+
+
 def _receipt(sealed: dict[str, Any]) -> dict[str, Any]:
-    """What of a receipt is the same on every machine: no paths, and of what is missing the names."""
-    kept = {key: sealed.get(key) for key in ("created", "patches", "source", "editable")}
+    """What of a receipt is the same on every machine and every day: no paths, and of what is missing the names."""
+    kept = {key: sealed.get(key) for key in ("patches", "source", "editable")}
     base = {key: value for key, value in sealed["base"].items() if key in ("kind", "version")}
     return {**kept, "base": base, "missing": sorted(sealed["missing"])}
 
@@ -134,11 +157,16 @@ def _row(variant: str, python: str, certificates: list[dict[str, Any]]) -> Row:
         return Row(variant, python, current, NEVER)
     valid = [each for each in certificates if each["digest"] == current]
     shown = valid or certificates[:1]
-    gpus = ", ".join(
-        dict.fromkeys(f"{each['gpu']['count']} x {each['gpu']['name'].removeprefix('NVIDIA ')}" for each in shown)
-    )
+    gpus = ", ".join(dict.fromkeys(map(_where, shown)))
     note = "verl's step with an sdpa stand-in for flash-attn" if any(each["standin"] for each in shown) else ""
     return Row(variant, python, current, CERTIFIED if valid else STALE, gpus, str(shown[0]["date"])[:10], note)
+
+
+def _where(certificate: dict[str, Any]) -> str:
+    """On which GPUs, and with how many ranks on them where there were several."""
+    gpu = certificate["gpu"]
+    ranks = [each for each in certificate.get("layouts", []) if each != gates.layout(1, 1)]
+    return f"{gpu['count']} x {gpu['name'].removeprefix('NVIDIA ')}{f' ({ranks[-1]})' if ranks else ''}"
 
 
 def status(*, markdown: bool = False, write_readme: bool = False) -> int:

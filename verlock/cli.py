@@ -73,14 +73,16 @@ def _parser() -> argparse.ArgumentParser:
 
     smoke = commands.add_parser("smoke", help="prove FSDP training with vLLM rollout on this machine's GPUs")
     _variant(smoke)
-    smoke.add_argument("--gpus", type=int, default=1, metavar="N", help="how many GPUs (default 1)")
-    smoke.add_argument("--mode", choices=("eager", "graphs"), default="", help="one engine mode alone: no certificate")
-    smoke.add_argument("--tp", type=int, default=0, metavar="N", help="one tensor-parallel size alone: no certificate")
+    smoke.add_argument("--ranks", type=int, default=0, metavar="N",
+                       help="so many ranks; those beyond the GPUs share them (default: one, then two)")  # fmt: skip
+    smoke.add_argument("--mode", choices=("eager", "graphs", "verl"), default="",
+                       help="one engine mode alone, or verl's own steps")  # fmt: skip
+    smoke.add_argument("--tp", type=int, default=0, metavar="N", help="one tensor-parallel size alone")
     smoke.add_argument(
         "--sabotage", default="", metavar="MODE", help="break one thing on purpose; `all` for each in turn"
     )
     smoke.add_argument("--unpatched", action="store_true", help="with the patches taken back: what are they for?")
-    smoke.add_argument("--no-verl", action="store_true", help="leave verl's own GRPO step out: no certificate")
+    smoke.add_argument("--no-verl", action="store_true", help="leave verl's own GRPO steps out")
     smoke.add_argument("--json", type=Path, metavar="FILE", help="write the whole report there")
     smoke.set_defaults(run=_smoke)
 
@@ -150,21 +152,19 @@ def _smoke(arguments: argparse.Namespace) -> int:
     from verlock import create, prove, pythons, recipe
 
     loaded = recipe.load(arguments.variant)
-    prove.needs(loaded, arguments.gpus)  # before an environment of 7 GB is made for nothing
+    prove.needs(loaded)  # before an environment of 7 GB is made for nothing
     python = loaded.chosen_python(arguments.python or pythons.to_make(loaded.name, "auto"))
     create.run(loaded.name, create.Options(python=python))
-    return prove.run(
-        loaded,
-        python,
-        loaded.prefix(python),
-        gpus=arguments.gpus,
+    options = prove.Options(
+        ranks=arguments.ranks,
         mode=arguments.mode,
-        sabotaged=arguments.sabotage,
+        tp=arguments.tp,
+        sabotage=arguments.sabotage,
         verl=not arguments.no_verl,
         unpatched=arguments.unpatched,
-        tp=arguments.tp,
         json_path=arguments.json,
     )
+    return prove.run(loaded, python, loaded.prefix(python), options)
 
 
 def _status(arguments: argparse.Namespace) -> int:

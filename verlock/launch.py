@@ -24,6 +24,30 @@ HANG_LIMIT = 10.0  # seconds the sabotage `hang` is waited for
 TAIL = 25  # lines of the log shown when a run crashed
 
 
+@dataclass(frozen=True)
+class Machine:
+    """The GPUs of this machine that a run may use."""
+
+    name: str
+    count: int
+    memory_mib: int
+    driver: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """One launch of a smoke run: in which mode (eager, graphs, or verl for verl's own steps), and how the ranks are laid out."""
+
+    mode: str
+    ranks: int = 1
+    tp: int = 1
+
+    @property
+    def name(self) -> str:
+        """The part's name in paths."""
+        return f"{self.mode}-ranks{self.ranks}-tp{self.tp}"
+
+
 @dataclass
 class Pass:
     """One pass through the gates: what was broken on purpose, and what every gate said."""
@@ -38,7 +62,8 @@ class Pass:
     @property
     def label(self) -> str:
         """The pass's name in the report."""
-        layout = f" TP={self.tp}" if self.details.get("gpus", 1) > 1 else ""
+        ranks = self.details.get("ranks", 1)
+        layout = f", {gates.layout(ranks, self.details['gpus'])}, TP={self.tp}" if ranks > 1 else ""
         return f"{self.mode}{layout}{f' --sabotage {self.sabotage}' if self.sabotage else ''}"
 
     @property
@@ -106,20 +131,37 @@ def surroundings(recipe: Recipe, prefix: Path) -> dict[str, str]:
     }
 
 
-def configuration(
-    recipe: Recipe, python: str, driver: str, folder: Path, mode: str, tp: int, sabotaged: str = ""
-) -> dict[str, Any]:
-    """What `python -m verlock.smoke` reads: see verlock/smoke/__main__.py."""
+def caches(folder: Path) -> dict[str, str]:
+    """The environment variables that keep what is compiled in `folder`, which the launches of one run share."""
+    return {
+        "VLLM_CACHE_ROOT": str(folder / "vllm"),
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
+        "TRITON_CACHE_DIR": str(folder / "triton"),
+    }
+
+
+def configuration(recipe: Recipe, python: str, machine: Machine, part: Part, folder: Path) -> dict[str, Any]:
+    """What `python -m verlock.smoke` reads: see verlock/smoke/__main__.py.
+
+    Args:
+        recipe, python: which variant.
+        machine: the GPUs.
+        part: which launch.
+        folder: the run's; the launch gets a folder of its own in it, and the model is written once for all.
+    """
     pinned = {pin.name: pin.version for pin in lock.pins(recipe.lock_dir(python) / "requirements.txt")}
     pinned["vllm"] = recipe.vllm.version  # a variant built from source has no pin
     abis = {"TRUE" in each.url.partition("cxx11abi")[2][:4] for each in recipe.artefact if "cxx11abi" in each.url}
     return {
-        "folder": str(folder),
-        "mode": mode,
-        "tp": tp,
-        "sabotage": sabotaged,
+        "folder": str(folder / part.name),
+        "model": str(folder / "model"),
+        "mode": part.mode,
+        "ranks": part.ranks,
+        "tp": part.tp,
+        "gpus": min(part.ranks, machine.count),
+        "sabotage": "",
         "device": "cuda",
-        "driver": driver,
+        "driver": machine.driver,
         "llm": recipe.vllm.llm,
         "sleep_mode": recipe.vllm.sleep_mode,
         "expected": {
@@ -129,8 +171,13 @@ def configuration(
             "min_driver": recipe.cuda.min_driver,
             "cxx11abi": abis.pop() if len(abis) == 1 else None,
         },
-        "limits": {"last": HANG_LIMIT} if sabotaged in ("hang", sabotage.ALL) else {},
     }
+
+
+def sabotaged(config: dict[str, Any], mode: str) -> dict[str, Any]:
+    """The same configuration with something broken on purpose."""
+    limits = {"last": HANG_LIMIT} if mode in ("hang", sabotage.ALL) else {}
+    return {**config, "sabotage": mode, "limits": limits}
 
 
 def take_back(recipe: Recipe, python: str, prefix: Path, folder: Path) -> Path:
@@ -160,13 +207,13 @@ def take_back(recipe: Recipe, python: str, prefix: Path, folder: Path) -> Path:
 # running it ------------------------------------------------------------------------------------------
 
 
-def launch(prefix: Path, environment: dict[str, str], config: dict[str, Any], gpus: int) -> list[Pass]:
+def launch(prefix: Path, environment: dict[str, str], config: dict[str, Any]) -> list[Pass]:
     """One torchrun launch, watched to its end, as the passes it made (several under `--sabotage all`).
 
     Raises:
         SmokeCrashed: a process died without a word (a signal, a full disk): the end of its log is in the error.
     """
-    folder = Path(config["folder"])
+    folder, ranks = Path(config["folder"]), config["ranks"]
     folder.mkdir(parents=True)
     path = folder / "config.json"
     path.write_text(json.dumps(config, indent=1), encoding="utf-8")
@@ -175,7 +222,7 @@ def launch(prefix: Path, environment: dict[str, str], config: dict[str, Any], gp
         "torch.distributed.run",
         "--standalone",
         "--local-addr=127.0.0.1",  # else torchrun names the host by its full name, which need not resolve
-        f"--nproc-per-node={gpus}",
+        f"--nproc-per-node={ranks}",
         "-m",
         "verlock.smoke",
         str(path),
@@ -192,8 +239,8 @@ def launch(prefix: Path, environment: dict[str, str], config: dict[str, Any], gp
     passes = []
     for number, each in enumerate(measured):
         last = number == len(measured) - 1
-        found = report.complete(map(Gate.from_dict, each["gates"]), died[0] if died and last else None, gpus)
-        details: dict[str, Any] = {"gpus": gpus}
+        found = report.complete(map(Gate.from_dict, each["gates"]), died[0] if died and last else None, ranks)
+        details: dict[str, Any] = {"ranks": ranks, "gpus": config["gpus"]}
         if not number:
             details |= {key: data[key] for key in ("facts", "engine_seconds", "fingerprint") if key in data}
         if last:
@@ -214,28 +261,25 @@ def _guard(data: dict[str, Any], outcome: watchdog.Outcome) -> Gate:
     return gates.watchdog(seconds, name, limit, hung=False)
 
 
-def verl_step(
-    recipe: Recipe, prefix: Path, environment: dict[str, str], folder: Path, model: Path, gpus: int, memory_gib: float
-) -> Pass:
-    """One GRPO step of verl itself, as a pass of one gate; a failure carries the end of verl's log.
-
-    Args:
-        recipe, prefix, environment, folder: what runs, where, and where its files go.
-        model: the checkpoint that the gates' run wrote.
-        gpus, memory_gib: how many GPUs, and the memory of one.
-    """
-    folder.mkdir(parents=True)
-    path = folder / "config.json"
-    config = {
-        "folder": str(folder),
-        "model": str(model),
-        "gpus": gpus,
-        "memory_gib": memory_gib,
+def verl_configuration(recipe: Recipe, machine: Machine, folder: Path) -> dict[str, Any]:
+    """What `python -m verlock.smoke.grpo` reads: see verlock/smoke/grpo.py. The arguments are those of `configuration`."""
+    return {
+        "folder": str(folder / "verl"),
+        "model": str(folder / "model"),
+        "version": recipe.verl.version,
+        "memory_gib": machine.memory_mib / 1024,
         "flags": recipe.verl.flags,
     }
+
+
+def verl_step(prefix: Path, environment: dict[str, str], config: dict[str, Any]) -> Pass:
+    """One GRPO step of verl itself, as a pass of one gate; a failure carries the end of verl's log."""
+    folder = Path(config["folder"])
+    folder.mkdir(parents=True)
+    path = folder / "config.json"
     path.write_text(json.dumps(config), encoding="utf-8")
     log = folder / "log.txt"
-    with console.step("verl", f"one GRPO step with verl {recipe.verl.version}"):
+    with console.step("verl", f"one GRPO step with verl {config['version']}"):
         command = [str(prefix / "bin" / "python"), "-m", "verlock.smoke.grpo", str(path)]
         outcome = watchdog.supervise(command, environment, folder, log)
     done = folder / "grpo.json"
@@ -247,7 +291,7 @@ def verl_step(
     if died or outcome.hung:
         why = died[0]["error"] if died else f"no end after {outcome.silence:.0f} s"
         gate = Gate("verl", gates.FAIL, "error", gate.bound, f"verl's step did not end well: {why}")
-    details = {**data, "gpus": gpus, **({"stacks": outcome.stacks} if outcome.stacks else {})}
+    details = {**data, "ranks": 1, "gpus": 1, **({"stacks": outcome.stacks} if outcome.stacks else {})}
     if gate.verdict == gates.FAIL:
         details["log"] = _tail(log)
     return Pass("verl", 1, "", [Gate(**{**gate.__dict__, "seconds": outcome.seconds})], outcome.seconds, details)

@@ -1,6 +1,7 @@
 """`verlock smoke`: run verlock/smoke inside a built environment on this machine's GPUs, and judge what comes back.
 
-One launch for every engine mode and every tensor-parallel layout, then one of verl's own step; a full pass becomes a certificate.
+A full pass is a launch for every engine mode with one rank, one of verl's own steps, and launches with two ranks: on two GPUs
+where there are two, else sharing one. What was green is kept launch by launch, and all of it together becomes a certificate.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from verlock import certificate, console, digest, launch, lock, preflight, receipt
-from verlock.errors import GateFailed, NoGpu, ReceiptStale, SmokeCrashed, SmokeHung
-from verlock.launch import Pass
+from verlock import certificate, console, digest, launch, lock, parts, preflight, receipt
+from verlock.errors import GateFailed, NoGpu, ReceiptStale, SmokeHung, VerlockError
+from verlock.launch import Machine, Part, Pass
 from verlock.smoke import gates, report
 
 if TYPE_CHECKING:
@@ -27,16 +28,58 @@ MODES = ("eager", "graphs")
 
 
 @dataclass(frozen=True)
-class Gpus:
-    """The GPUs of this machine that a run may use."""
+class Options:
+    """How much to prove.
 
-    name: str
-    count: int
-    memory_mib: int
-    driver: str
+    Attributes:
+        ranks: how many ranks; 0 is the full pass: one, then two. Ranks beyond the GPUs share them.
+        mode: eager, graphs or verl (verl's own steps) alone. Under sabotage graphs is the default: all gates have work there.
+        tp: one tensor-parallel size alone.
+        sabotage: one of sabotage.MODES, or `all`: succeeds when exactly the gate that is meant turns red.
+        verl: run verl's own steps as well.
+        unpatched: with the recipe's patches taken back, to see what they are for; never a certificate.
+        json_path: where the whole report goes.
+    """
+
+    ranks: int = 0
+    mode: str = ""
+    tp: int = 0
+    sabotage: str = ""
+    verl: bool = True
+    unpatched: bool = False
+    json_path: Path | None = None
+
+    @property
+    def proves(self) -> bool:
+        """Is this about the environment as it is?"""
+        return not (self.sabotage or self.unpatched)
+
+    @property
+    def narrowed(self) -> bool:
+        """Were certain launches asked for, whatever was proven before?"""
+        return bool(self.ranks or self.mode or self.tp)
+
+    def plan(self) -> list[Part]:
+        """The launches, in order."""
+        if self.sabotage:
+            ranks = self.ranks or 1
+            return [Part(self.mode or "graphs", ranks, self.tp or ranks)]
+        wanted = []
+        for ranks in (self.ranks,) if self.ranks else (1, 2):
+            wanted += [Part(mode, ranks, ranks) for mode in MODES]
+            wanted.append(parts.VERL if ranks == 1 else Part("eager", ranks, 1))
+        mode = "eager" if self.unpatched else self.mode
+        found = [
+            each
+            for each in wanted
+            if (not mode or each.mode == mode)
+            and (not self.tp or each.tp == self.tp)
+            and (self.verl or each != parts.VERL)
+        ]
+        return found or [Part(self.mode or "eager", self.ranks or 1, self.tp or 1)]
 
 
-def find_gpus() -> Gpus | None:
+def find_gpus() -> Machine | None:
     """What nvidia-smi shows, cut down to CUDA_VISIBLE_DEVICES; None where there is no GPU."""
     if not shutil.which("nvidia-smi"):
         return None
@@ -55,146 +98,166 @@ def find_gpus() -> Gpus | None:
         len(rows) if visible is None else len([each for each in visible.split(",") if each.strip() not in ("", "-1")])
     )
     name, memory, driver = rows[0]
-    return Gpus(name, count, int(memory), driver) if count else None
+    return Machine(name, count, int(memory), driver) if count else None
 
 
-def run(
-    recipe: Recipe,
-    python: str,
-    prefix: Path,
-    *,
-    gpus: int = 1,
-    mode: str = "",
-    sabotaged: str = "",
-    verl: bool = True,
-    unpatched: bool = False,
-    tp: int = 0,
-    json_path: Path | None = None,
-) -> int:
-    """Prove one environment on this machine's GPUs; prints the table, and on a full pass writes the certificate.
+def run(recipe: Recipe, python: str, prefix: Path, options: Options | None = None) -> int:
+    """Prove one environment on this machine's GPUs; prints the tables, and when all is proven writes the certificate.
 
-    Args:
-        recipe, python, prefix: which environment.
-        gpus: how many GPUs; more than one runs TP=1 with data parallel replicas, and TP=gpus.
-        mode: eager or graphs alone, which is no full pass; under sabotage eager is the default.
-        sabotaged: one of sabotage.MODES, or `all`: succeeds when exactly the gate that is meant turns red.
-        verl: run verl's own GRPO step as well.
-        unpatched: with the recipe's patches taken back, to see what they are for; never a certificate.
-        tp: one tensor-parallel size alone, which is no full pass on several GPUs.
-        json_path: where the whole report goes.
+    A launch that fails does not keep the others from running. What was green in an earlier run that was cut off is not run again,
+    unless it is asked for by name.
 
     Raises:
         NoGpu, DriverTooOld, NotSealed, ReceiptStale: it cannot start.
         GateFailed, SmokeHung, SmokeCrashed: it did, and failed.
     """
-    start = time.monotonic()
-    found = needs(recipe, gpus)
+    options = options or Options()
+    machine = needs(recipe)
     sealed = receipt.read(prefix)
     current = digest.of(recipe.name, python)
     if sealed["digest"] != current:
         remedy = f"`nox -s env-{recipe.name}` brings it up to date"
         raise ReceiptStale(f"{prefix} was made from another lock than the present one", remedy)
-    proves = not (sabotaged or unpatched)
-    modes = (mode,) if mode else MODES if proves else MODES[:1]
-    layouts = (tp,) if tp else (1,) if gpus == 1 else (1, gpus)
-    folder = Path(tempfile.mkdtemp(prefix=f"verlock-smoke-{recipe.name}-"))
-    environment = launch.surroundings(recipe, prefix)
-    if unpatched:
-        environment["PYTHONPATH"] = os.pathsep.join(
-            [str(launch.take_back(recipe, python, prefix, folder)), environment["PYTHONPATH"]]
-        )
-    passes: list[Pass] = []
-    for size in layouts:
-        for each in modes:
-            config = launch.configuration(
-                recipe, python, found.driver, folder / f"{each}-tp{size}", each, size, sabotaged
-            )
-            try:
-                with console.step("smoke", f"{recipe.name}, {each}, {gpus} x {found.name}, TP={size}"):
-                    passes += launch.launch(prefix, environment, config, gpus)
-            except SmokeCrashed:
-                show(recipe.name, passes)  # what the launches before it found is not lost
-                raise
-    step = None
-    if verl and proves:
-        model = Path(config["folder"]) / "model"
-        step = launch.verl_step(recipe, prefix, environment, folder / "verl", model, gpus, found.memory_mib / 1024)
-    if proves and len(modes) == len(MODES):
-        passes += _across(passes)
-
-    whole = proves and len(modes) == len(MODES) and step is not None and (gpus == 1 or not tp)
-    problems = [problem for each in [*passes, *([step] if step else [])] if (problem := each.problem())]
-    result = {
-        "variant": recipe.name,
-        "python": python,
-        "digest": current,
-        "gpu": {"name": found.name, "count": gpus, "memory_mib": found.memory_mib, "driver": found.driver},
-        "unpatched": unpatched,
-        "whole": whole,
-        "problems": problems,
-        "seconds": round(time.monotonic() - start, 1),
-        "runs": [each.as_dict() for each in passes],
-        "verl": step.as_dict() if step else None,
-    }
-    if json_path:
-        report.write_json(json_path, result)
-    show(recipe.name, [*passes, *([step] if step else [])])
-    if problems:
-        _raise(passes, step, problems, folder)
-    shutil.rmtree(folder, ignore_errors=True)
-    if whole:
-        path = certificate.write(recipe, python, sealed, result)
-        console.say(f"{recipe.name} is certified on {gpus} x {found.name}: {lock.shown(path)}")
-    elif proves:
-        console.say("all green, but no certificate: that takes both modes, every layout and verl's own step")
+    bound = certificate.identity(python, current, machine.name, sealed)
+    kept = parts.Kept(recipe.name, bound)
+    plan = options.plan()
+    if options.proves and not options.narrowed and (known := kept.read()):
+        plan = [part for part in plan if part not in known]
+        console.say(f"proven by an earlier run, and not run again: {', '.join(part.name for part in known)}")
+    proof = Proof(recipe, python, prefix, machine, options)
+    for part in plan:
+        for each in proof.launch(part):
+            show(recipe.name, [each])
+            if options.proves:
+                kept.keep(part, machine, each)
+    across = _across(kept.read()) if options.proves else []
+    show(recipe.name, across)
+    if any(each.problem() for each in across):
+        kept.clear()  # each launch was green for itself; which of them was wrong nobody knows
+    proof.write(bound, across)
+    proof.judge(across)
+    shutil.rmtree(proof.folder, ignore_errors=True)
+    if options.proves:
+        _certify(recipe, bound, kept, across)
     else:
-        console.say("every sabotage turned exactly its gate red" if sabotaged else "green without the patches")
+        console.say("every sabotage turned exactly its gate red" if options.sabotage else "green without the patches")
     return 0
 
 
-def needs(recipe: Recipe, gpus: int) -> Gpus:
-    """The GPUs of this machine, if they are enough. Raises NoGpu (saying what is needed) or DriverTooOld."""
+def _certify(recipe: Recipe, bound: dict[str, Any], kept: parts.Kept, across: Sequence[Pass]) -> None:
+    """Write the certificate if all parts are there; else say which are not."""
+    known = kept.read()
+    if missing := [part.name for part in parts.FULL if part not in known]:
+        console.say(f"all green; a certificate of {recipe.name} still takes {', '.join(missing)}")
+        return
+    path = certificate.write(recipe, bound, known, [each.as_dict() for each in across])
+    kept.clear()
+    console.say(f"{recipe.name} is certified on {bound['gpu']}: {lock.shown(path)}")
+
+
+@dataclass
+class Proof:
+    """One run: its launches, and what came of them."""
+
+    recipe: Recipe
+    python: str
+    prefix: Path
+    machine: Machine
+    options: Options
+    passes: list[Pass] = field(default_factory=list)
+    crashes: list[VerlockError] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.start = time.monotonic()
+        self.folder = Path(tempfile.mkdtemp(prefix=f"verlock-smoke-{self.recipe.name}-"))
+        self.environment = launch.surroundings(self.recipe, self.prefix) | launch.caches(self.folder / "caches")
+        if self.options.unpatched:
+            over = launch.take_back(self.recipe, self.python, self.prefix, self.folder)
+            self.environment["PYTHONPATH"] = os.pathsep.join([str(over), self.environment["PYTHONPATH"]])
+
+    def launch(self, part: Part) -> list[Pass]:
+        """Run one part; a crash is remembered, and leaves no pass."""
+        try:
+            found = self._verl() if part == parts.VERL else self._gates(part)
+        except VerlockError as error:
+            self.crashes.append(error)
+            console.say(f"{self.recipe.name}, {part.name}: {error.problem}")
+            return []
+        self.passes += found
+        return found
+
+    def _gates(self, part: Part) -> list[Pass]:
+        config = launch.configuration(self.recipe, self.python, self.machine, part, self.folder)
+        if self.options.sabotage:
+            config = launch.sabotaged(config, self.options.sabotage)
+        where = gates.layout(part.ranks, config["gpus"])
+        with console.step("smoke", f"{self.recipe.name}, {part.mode}, {where}, TP={part.tp}, {self.machine.name}"):
+            return launch.launch(self.prefix, self.environment, config)
+
+    def _verl(self) -> list[Pass]:
+        config = launch.verl_configuration(self.recipe, self.machine, self.folder)
+        return [launch.verl_step(self.prefix, self.environment, config)]
+
+    def write(self, bound: dict[str, Any], across: Sequence[Pass]) -> None:
+        """Write the whole report where the options ask for it."""
+        if not self.options.json_path:
+            return
+        result = {
+            "variant": self.recipe.name,
+            **bound,
+            "gpu": {**self.machine.__dict__},
+            "unpatched": self.options.unpatched,
+            "problems": [*(error.problem for error in self.crashes), *self._problems(across)],
+            "seconds": round(time.monotonic() - self.start, 1),
+            "runs": [each.as_dict() for each in [*self.passes, *across]],
+        }
+        report.write_json(self.options.json_path, result)
+
+    def _problems(self, across: Sequence[Pass]) -> list[str]:
+        return [problem for each in [*self.passes, *across] if (problem := each.problem())]
+
+    def judge(self, across: Sequence[Pass]) -> None:
+        """Raise what fits best if anything failed: a crash, a hang, else the gates by name."""
+        problems = self._problems(across)
+        remedy = f"logs, stacks and reports are in {self.folder}"
+        if self.crashes:
+            first = self.crashes[0]
+            first.problem = "\n  ".join([first.problem, *(error.problem for error in self.crashes[1:]), *problems])
+            raise first
+        if not problems:
+            return
+        text = "\n  ".join(problems)
+        hung = [each for each in self.passes if each.problem() and [gate.id for gate in each.red] == ["watchdog"]]
+        if hung and all(not each.sabotage for each in hung):
+            stacks = "\n".join(f"--- rank {rank}\n{stack}" for rank, stack in hung[0].details.get("stacks", {}).items())
+            raise SmokeHung(f"{text}\n{stacks}", remedy)
+        logs = [each.details["log"] for each in self.passes if each.red and each.details.get("log")]
+        raise GateFailed("\n".join([text, *logs]), remedy)
+
+
+def needs(recipe: Recipe) -> Machine:
+    """The GPUs of this machine, if there are any. Raises NoGpu (saying what is needed) or DriverTooOld."""
     found = find_gpus()
-    cuda = f"driver {recipe.cuda.min_driver} or newer (CUDA {recipe.cuda.version})"
-    needed = f"{gpus} NVIDIA GPU{'s' if gpus > 1 else ''} with {cuda}"
-    if not found or found.count < gpus:
-        there = f"there {'is' if found.count == 1 else 'are'} {found.count}" if found else "nvidia-smi shows none here"
+    if not found:
         raise NoGpu(
-            f"a smoke run of {recipe.name} needs {needed}, and {there}", "run it on a GPU machine; nothing was tested"
+            f"a smoke run of {recipe.name} needs an NVIDIA GPU with driver {recipe.cuda.min_driver} or newer "
+            f"(CUDA {recipe.cuda.version}), and nvidia-smi shows none here",
+            "run it on a GPU machine; nothing was tested",
         )
     preflight.check_driver(recipe, found.driver)
     return found
 
 
-def _across(passes: Sequence[Pass]) -> list[Pass]:
+def _across(known: dict[Part, dict[str, Any]]) -> list[Pass]:
     """Gate 9 across launches: for every layout the eager engine's greedy answers against the graphs engine's."""
     found = []
-    for size in sorted({each.tp for each in passes}):
-        answers = {
-            each.mode: each.details["fingerprint"]
-            for each in passes
-            if each.tp == size and "fingerprint" in each.details
-        }
-        if set(answers) == set(MODES):
-            gate = gates.two_engines(answers["eager"], answers["graphs"])
-            found.append(Pass("eager and graphs", size, "", [gate], 0.0, {"gpus": passes[0].details["gpus"]}))
+    for part, data in known.items():
+        other = known.get(replace(part, mode="graphs"))
+        if part.mode == "eager" and other:
+            gate = gates.two_engines(data["run"]["fingerprint"], other["run"]["fingerprint"])
+            details = {key: data["run"][key] for key in ("ranks", "gpus")}
+            found.append(Pass("eager and graphs", part.tp, "", [gate], 0.0, details))
     return found
-
-
-def _raise(passes: Sequence[Pass], step: Pass | None, problems: Sequence[str], folder: Path) -> None:
-    text = "\n  ".join(problems)
-    remedy = f"logs, stacks and reports are in {folder}"
-    hung = [
-        each
-        for each in passes
-        if each.problem() and each.gates and each.gates[-1].id == "watchdog" and each.red == [each.gates[-1]]
-    ]
-    if hung and all(not each.sabotage for each in hung):
-        stacks = "\n".join(f"--- rank {rank}\n{stack}" for rank, stack in hung[0].details.get("stacks", {}).items())
-        raise SmokeHung(f"{text}\n{stacks}", remedy)
-    if step and step.red and step.details.get("log"):
-        text += f"\n{step.details['log']}"
-    raise GateFailed(text, remedy)
 
 
 # showing it ------------------------------------------------------------------------------------------

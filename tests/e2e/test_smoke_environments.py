@@ -45,14 +45,14 @@ folder = Path(sys.argv[1])
 made = grpo.stand_in(folder)
 text = (made / "verl" / grpo.WORKERS).read_text()
 assert text.count("sdpa") >= 3 and "flash_attention_2" not in text
-step = {"folder": sys.argv[1], "model": "/model", "gpus": 2, "memory_gib": 80.0, "flags": json.loads(sys.argv[2])}
+step = {"folder": sys.argv[1], "model": "/model", "memory_gib": 80.0, "flags": json.loads(sys.argv[2])}
 overrides = grpo.overrides(step, standin=True)
 with initialize_config_dir(str(Path(verl.__file__).parent / "trainer" / "config"), version_base=None):
     config = compose("ppo_trainer", overrides=overrides)
 rollout = config.actor_rollout_ref.rollout
 # verl before 0.5.0 asserts this when its engine is built
 assert rollout.enforce_eager or not rollout.free_cache_engine
-assert config.trainer.total_training_steps == 1 and config.trainer.n_gpus_per_node == 2
+assert config.trainer.total_training_steps == 1 and config.trainer.n_gpus_per_node == 1
 grpo.prepare(folder)
 import pandas
 rows = pandas.read_parquet(folder / "train.parquet")

@@ -16,15 +16,17 @@ from typing import Any, NoReturn
 from verlock.smoke import gates, sabotage
 from verlock.smoke.report import Report, write_error
 from verlock.smoke.watchdog import Heartbeat
+from verlock.smoke.world import Ranks, take_place
 
 # Seconds a phase may take; an engine with CUDA graphs started in 74 s, gates take a few seconds each.
-LIMITS = {"imports": 240.0, "trainer": 120.0, "engine": 420.0, "gate": 90.0, "last": 60.0}
+LIMITS = {"imports": 240.0, "trainer": 120.0, "engine": 300.0, "gate": 90.0, "last": 60.0}
 
 
 def main(config: dict[str, Any]) -> NoReturn:
     """Run all passes the configuration asks for, and end this process; the report is in its folder."""
     folder = Path(config["folder"])
     limits = {**LIMITS, **config.get("limits", {})}
+    take_place(config["gpus"])
     rank = int(os.environ["RANK"])
     heart = Heartbeat(folder, rank)
     where = "start"
@@ -58,23 +60,26 @@ def _run(config: dict[str, Any], folder: Path, heart: Heartbeat, phase: Any) -> 
         import torch  # noqa: F401
         import transformers
 
-        from verlock.smoke import facts, model, rollout
-        from verlock.smoke.suite import Sizes, Suite
+        from verlock.smoke import facts, memory, model, rollout
+        from verlock.smoke.suite import Setting, Sizes, Suite
         from verlock.smoke.trainer import Trainer
-        from verlock.smoke.world import Ranks
 
         transformers.logging.set_verbosity_error()
         module, name = config.get("engine", "verlock.smoke.rollout:Vllm").split(":")
         make_engine = getattr(importlib.import_module(module), name)
     report = Report(folder, writes=int(os.environ["RANK"]) == 0)
     with phase("trainer"):
-        world = Ranks(config["device"], config["tp"])
-        checkpoint = folder / "model"
+        world = Ranks(config["device"], config["tp"], config["gpus"])
+        checkpoint = Path(config["model"])
         if world.rank == 0:
-            model.write(checkpoint)
+            model.ensure(checkpoint)
         world.barrier()
         trainer = Trainer(checkpoint, world.device)
-        baseline = rollout.device_memory() if config["device"] == "cuda" else 0.0
+        on_gpu = config["device"] == "cuda"
+        per_process = all(world.gather(on_gpu and memory.listed()))
+        world.barrier()
+        baseline = memory.used(per_process) if on_gpu else 0.0
+        world.barrier()  # no rank starts its engine while another one still counts
     with phase("engine"):
         start = time.monotonic()
         engine = make_engine(
@@ -94,7 +99,8 @@ def _run(config: dict[str, Any], folder: Path, heart: Heartbeat, phase: Any) -> 
         first = gates.environment(known, config["expected"])
         first = gates.Gate(**{**first.__dict__, "seconds": time.monotonic() - start})
 
-    suite = Suite(engine, trainer, world, config["mode"], baseline, phase, Sizes(**config.get("sizes", {})))
+    setting = Setting(config["mode"], baseline, per_process, Sizes(**config.get("sizes", {})))
+    suite = Suite(engine, trainer, world, setting, phase)
     asked = config.get("sabotage", "")
     modes = ["", *(mode for mode in sabotage.MODES if mode != "hang")] if asked == sabotage.ALL else [asked]
     for number, mode in enumerate(modes):

@@ -239,16 +239,19 @@ def prefix_cache(reference: float, changed: Sequence[Agreement], fresh: Sequence
     )
 
 
-def sleeping(ranks: Sequence[Mapping[str, Any]]) -> Gate:
+def sleeping(ranks: Sequence[Mapping[str, Any]], per_process: bool, sharers: int) -> Gate:
     """Gate 6: asleep the engine gives its memory back, cycle after cycle, and says the same after waking.
 
     Args:
         ranks: per rank baseline (GiB in use before the engine started), awake, asleep (a list, one per cycle), same and
             compared (greedy sequences that were the same after waking, summed over the cycles).
+        per_process: the figures are of each process; otherwise of its whole device, taken while all ranks were in one state.
+        sharers: how many ranks are on a device. Figures of a device are held against that many times the bounds.
     """
-    residual = max(max(rank["asleep"]) - rank["baseline"] for rank in ranks)
-    growth = max(rank["asleep"][-1] - rank["asleep"][0] for rank in ranks)
-    awake = max(rank["awake"] - rank["baseline"] for rank in ranks)
+    engines = 1 if per_process else sharers
+    residual = max(max(rank["asleep"]) - rank["baseline"] for rank in ranks) / engines
+    growth = max(rank["asleep"][-1] - rank["asleep"][0] for rank in ranks) / engines
+    awake = max(rank["awake"] - rank["baseline"] for rank in ranks) / engines
     same = sum(rank["same"] for rank in ranks)
     compared = sum(rank["compared"] for rank in ranks)
     problems = []
@@ -264,11 +267,13 @@ def sleeping(ranks: Sequence[Mapping[str, Any]]) -> Gate:
         problems.append(
             f"{compared - same} of {compared} greedy texts changed over sleep: the weights did not survive it"
         )
+    counted = "per process" if per_process else "per device" if sharers == 1 else f"per device, {sharers} ranks on it"
     return _gate(
         "6",
         problems,
         f"asleep {residual:.2f} of {awake:.1f} GiB, growth {growth:.2f}, same text {same}/{compared}",
         f"<= {RESIDUAL_BOUND_GIB} GiB, growth <= {GROWTH_BOUND_GIB}, all",
+        note=f"memory counted {counted}{', shown per rank' if engines > 1 else ''}",
     )
 
 
@@ -388,7 +393,15 @@ def two_engines(eager: Sequence[Mapping[str, Any]], graph: Sequence[Mapping[str,
     )
 
 
-def ranks_agree(ranks: Sequence[Mapping[str, Any]], tp: int) -> Gate:
+def layout(ranks: int, gpus: int) -> str:
+    """How many ranks are on how many GPUs, in words."""
+    if ranks == 1:
+        return "1 rank"
+    on = "sharing" if ranks > gpus else "on"
+    return f"{ranks} ranks {on} {gpus} GPU{'s' if gpus > 1 else ''}"
+
+
+def ranks_agree(ranks: Sequence[Mapping[str, Any]], tp: int, gpus: int) -> Gate:
     """Gate 10: every rank is where it should be, holds its own shard, and says what its group must say.
 
     Args:
@@ -397,15 +410,18 @@ def ranks_agree(ranks: Sequence[Mapping[str, Any]], tp: int) -> Gate:
             of engine parameters that are not the trainer's shard for this rank), shards (how many were compared), greedy and
             sampled (token ids, a tuple per prompt), prompts (indices of the global batch this rank answered).
         tp: tensor-parallel size; ranks r with the same r // tp are one replica.
+        gpus: on how many GPUs they are. Ranks that share them each see one, and are local rank 0 of a host of their own.
     """
     world = len(ranks)
     problems = []
     for place, rank in enumerate(ranks):
+        local = place if world <= gpus else 0
         expected = {
             "rank": place,
+            "local_rank": local,
             "engine_rank": place,
-            "device": rank["local_rank"],
-            "current_device": rank["local_rank"],
+            "device": local,
+            "current_device": local,
             "tp_rank": place % tp,
             "tp_size": tp,
             "world": world,
@@ -436,18 +452,18 @@ def ranks_agree(ranks: Sequence[Mapping[str, Any]], tp: int) -> Gate:
         problems.append("the replicas' shares do not make up the batch: prompts are missing or answered twice")
     misplaced = sum(len(rank["wrong"]) for rank in ranks)
     shards = sum(rank["shards"] for rank in ranks)
-    note = "" if world > 1 else "one GPU: placement and weights; several ranks need --gpus 2"
+    note = "" if world > 1 else "one rank: placement and weights; the rest takes --ranks 2"
     return _gate(
         "10",
         problems,
-        f"{world} ranks, TP={tp} DP={world // tp}, {misplaced}/{shards} shards wrong",
+        f"{layout(world, gpus)}, TP={tp} DP={world // tp}, {misplaced}/{shards} shards wrong",
         "each at its place, 0 wrong, replicas agree",
         note=note,
     )
 
 
 def engine_did_not_start(error: str, world: int) -> Gate:
-    """The engine could not be built: gate 1 on one GPU, gate 10 where several ranks had to come together."""
+    """The engine could not be built: gate 1 with one rank, gate 10 where several ranks had to come together."""
     if world > 1:
         return Gate(
             "10",

@@ -56,10 +56,10 @@ def overrides(config: dict[str, Any], standin: bool) -> list[str]:
     """The Hydra overrides of the step: the suite's own, the stand-in's, and last the recipe's flags.
 
     Args:
-        config: `folder` for what is written, `model` (a checkpoint's folder), `gpus`, `memory_gib` of one of them, and `flags`.
+        config: `folder` for what is written, `model` (a checkpoint's folder), `memory_gib` of the GPU, and `flags`.
         standin: flash-attn is not there.
     """
-    folder, gpus = Path(config["folder"]), config["gpus"]
+    folder = Path(config["folder"])
     share = min(0.9, math.ceil(1000 * ENGINE_GIB / config["memory_gib"]) / 1000)
     actor, ref, rollout = (f"actor_rollout_ref.{part}" for part in ("actor", "ref", "rollout"))
     return [
@@ -88,7 +88,7 @@ def overrides(config: dict[str, Any], standin: bool) -> list[str]:
         f"{rollout}.log_prob_micro_batch_size_per_gpu=4",
         "custom_reward_function.path=" + str(folder / "reward.py"),
         "trainer.nnodes=1",
-        f"trainer.n_gpus_per_node={gpus}",
+        "trainer.n_gpus_per_node=1",
         "trainer.logger=[console]",
         "trainer.total_training_steps=1",
         "trainer.total_epochs=1",
@@ -174,8 +174,7 @@ def main(config: dict[str, Any]) -> int:
     try:
         with heart.phase("verl", LIMIT):
             start = time.monotonic()
-            if not Path(config["model"]).exists():
-                raise FileNotFoundError(f"the gates' run left no model at {config['model']}")
+            model.ensure(Path(config["model"]))
             prepare(folder)
             standin = importlib.util.find_spec("flash_attn") is None
             environment = dict(os.environ)

@@ -7,6 +7,7 @@ parallel ranks get one each), 4096 tokens. Weights are drawn from a fixed seed o
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 
 VOCABULARY = 4096
@@ -14,6 +15,16 @@ BOS, EOS = 0, 1
 SEED = 0
 # One line is enough for verl: it only has to render a chat as text.
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+
+
+def ensure(folder: Path) -> None:
+    """Write the checkpoint unless an earlier launch of the run did; a folder that is there is whole."""
+    if folder.exists():
+        return
+    beside = folder.with_name(folder.name + ".new")
+    shutil.rmtree(beside, ignore_errors=True)
+    write(beside)
+    beside.rename(folder)
 
 
 def write(folder: Path) -> None:

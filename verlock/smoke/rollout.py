@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from verlock.smoke import memory
+
 if TYPE_CHECKING:
     import torch
 
-GIB = 2**30
 # Decode batches of this suite are at most this large; fewer graphs to capture, and every batch size has one.
 MAX_SEQUENCES = 64
 # 4 GiB of keys and values for this model (32 KiB a block of 16 tokens). V0 keeps a Python object for each block: with 0.3 of an
@@ -73,8 +74,8 @@ class Engine(Protocol):
     def wake(self) -> None:
         """Take it again, weights as they were."""
 
-    def memory(self) -> float:
-        """GiB in use on this rank's device, by whomever."""
+    def memory(self, per_process: bool) -> float:
+        """GiB in use: by this process, or on its device by whomever."""
 
     def parameters(self) -> dict[str, torch.Tensor]:
         """The live parameters by vLLM's names."""
@@ -192,9 +193,9 @@ class Vllm:
         """See Engine."""
         self._llm.wake_up()
 
-    def memory(self) -> float:
+    def memory(self, per_process: bool) -> float:
         """See Engine."""
-        return device_memory()
+        return memory.used(per_process)
 
     def parameters(self) -> dict[str, torch.Tensor]:
         """See Engine."""
@@ -242,19 +243,6 @@ class Vllm:
         finally:
             for (thing, name, _), value in zip(switches, before, strict=True):
                 setattr(thing, name, value)
-
-
-def device_memory() -> float:
-    """GiB in use on the current CUDA device, by whomever, with this process's unused cache given back first."""
-    import gc
-
-    import torch
-
-    gc.collect()
-    torch.cuda.empty_cache()
-    torch.cuda.synchronize()
-    free, total = torch.cuda.mem_get_info()
-    return float(total - free) / GIB
 
 
 def _unwrapped(worker: Any) -> Any:

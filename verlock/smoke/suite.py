@@ -42,16 +42,37 @@ class Sizes:
     steps: int = 3
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What a run is given.
+
+    Attributes:
+        mode: eager or graphs.
+        baseline: GiB in use before the engine started.
+        per_process: memory is counted for each process, not for its whole device.
+        sizes: how much every gate asks for.
+    """
+
+    mode: str
+    baseline: float
+    per_process: bool
+    sizes: Sizes
+
+
 class World(Protocol):
-    """The ranks of this run."""
+    """The ranks of this run; `gpus` is on how many GPUs they are."""
 
     rank: int
     local_rank: int
     size: int
     tp: int
+    gpus: int
 
     def gather(self, mine: Any) -> list[Any]:
         """What every rank has, in rank order; collective."""
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
 
 
 Phase = Callable[[str], AbstractContextManager[None]]
@@ -60,16 +81,13 @@ Phase = Callable[[str], AbstractContextManager[None]]
 class Suite:
     """One pass through the gates, on every rank alike; gates that need the trainer's forward are collective."""
 
-    def __init__(
-        self, engine: Engine, trainer: Trainer, world: World, mode: str, baseline: float, phase: Phase, sizes: Sizes
-    ) -> None:
+    def __init__(self, engine: Engine, trainer: Trainer, world: World, setting: Setting, phase: Phase) -> None:
         self.engine = engine
         self.trainer = trainer
         self.world = world
-        self.mode = mode
-        self.baseline = baseline
+        self.setting = setting
+        self.sizes = setting.sizes
         self.phase = phase
-        self.sizes = sizes
         self.fingerprint: list[dict[str, Any]] = []
         self._calls = 0
 
@@ -206,25 +224,32 @@ class Suite:
         """Gate 6; `awake` makes sleep and wake do nothing."""
         prompts = self.prompts("sleep", 8, self.sizes.length)
         before = self._greedy_ids(prompts)
-        in_use = self.engine.memory()
+        in_use = self._memory()
         asleep = []
         same = 0
         for _ in range(CYCLES):
             if not awake:
                 self.engine.sleep()
-            asleep.append(self.engine.memory())
+            asleep.append(self._memory())
             if not awake:
                 self.engine.wake()
             after = self._greedy_ids(prompts)
             same += sum(a == b for a, b in zip(before, after, strict=True))
         mine = {
-            "baseline": self.baseline,
+            "baseline": self.setting.baseline,
             "awake": in_use,
             "asleep": asleep,
             "same": same,
             "compared": CYCLES * len(prompts),
         }
-        return gates.sleeping(self.world.gather(mine))
+        return gates.sleeping(self.world.gather(mine), self.setting.per_process, -(-self.world.size // self.world.gpus))
+
+    def _memory(self) -> float:
+        """What is in use while every rank is where this one is: another rank's engine may be on the same GPU."""
+        self.world.barrier()
+        in_use = self.engine.memory(self.setting.per_process)
+        self.world.barrier()
+        return in_use
 
     def _greedy_ids(self, prompts: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
         """Greedy answers from a cold prefix cache: a cached prefix takes another kernel, and rounds otherwise."""
@@ -266,7 +291,7 @@ class Suite:
         start = self.engine.replays()
         through_graphs = [outputs[0] for outputs in self.generate(prompts, **ask)]
         mine: dict[str, Any] = {"replayed": self.engine.replays() - start}
-        if self.mode == "graphs":
+        if self.setting.mode == "graphs":
             self.engine.reset_prefix_cache()
             start = self.engine.replays()
             with self.engine.eager():
@@ -274,7 +299,7 @@ class Suite:
             mine["eager_replayed"] = self.engine.replays() - start
             ours, theirs = _decoded(through_graphs, eagerly)
             mine |= {"agreement": Agreement.of(ours, theirs), "positions": len(prompts) * (NEW_FOR_GRAPHS - 1)}
-        return gates.graphs(self.mode, self.world.gather(mine))
+        return gates.graphs(self.setting.mode, self.world.gather(mine))
 
     def ranks(self, neighbours: bool) -> Gate:
         """Gate 10: a sync, then every rank says where it is, what it holds and what it generates."""
@@ -298,7 +323,7 @@ class Suite:
             "sampled": tuple(each.tokens for each in sampled),
             "prompts": [share[place] for place, each in enumerate(sampled) if each.prompt == common[share[place]]],
         }
-        return gates.ranks_agree(self.world.gather(mine), self.world.tp)
+        return gates.ranks_agree(self.world.gather(mine), self.world.tp, self.world.gpus)
 
     def _wrong_shards(self, weights: dict[str, torch.Tensor]) -> tuple[list[str], int]:
         """Which of this rank's live engine parameters are not, bit for bit, its shard of `weights`."""
