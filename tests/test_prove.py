@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from verlock import certificate, launch, parts, project, prove, recipe
-from verlock.errors import DriverTooOld, GateFailed, NoGpu, ReceiptStale, SmokeCrashed, SmokeHung
+from verlock.errors import DriverTooOld, GateFailed, NoGpu, ReceiptStale, SmokeCrashed, SmokeHung, VerlockError
 from verlock.smoke import gates, watchdog
 
 GPU = "NVIDIA H100 80GB HBM3"
@@ -88,7 +88,7 @@ if "flags" in config:
     step = {"code": 0, "metrics": METRICS, "standin": True, "seconds": 1.0, "overrides": []}
     (folder / "grpo.json").write_text(json.dumps(step))
     sys.exit(0)
-names = [str(n) for n in range(1, 11)]
+names = [str(n) for n in range(1, 13)]
 passed = [gates.Gate(n, RED.get(n, "pass"), "1", "1", "because" if n in RED else "").as_dict() for n in names]
 facts = {"versions": {"vllm": "0.7.3"}, "engine": "V0", "cuda": "12.4", "nccl": "2.21.5"}
 print_ = [{"tokens": [1, 2], "logprobs": [-1.0, -1.0]}]
@@ -247,7 +247,11 @@ def test_the_plan_has_what_was_asked_for():
     assert prove.Options(ranks=4, tp=1).plan() == [launch.Part("eager", 4, 1)]
     assert prove.Options(ranks=2, tp=1, mode="graphs").plan() == [launch.Part("graphs", 2, 1)]
     assert prove.Options(mode="verl").plan() == [parts.VERL]
-    assert prove.Options(sabotage="all", ranks=2).plan() == [launch.Part("graphs", 2, 2)]
+    assert prove.Options(sabotage="all", ranks=2).plan() == [launch.Part("graphs", 2, 2), parts.VERL]
+    assert prove.Options(sabotage="all", verl=False).plan() == [launch.Part("graphs")]
+    assert prove.Options(sabotage="verl-skip-sync").plan() == [parts.VERL]
+    with pytest.raises(VerlockError, match="breaks CUDA graphs"):
+        prove.Options(sabotage="stale-graph", mode="eager").plan()
     assert {part.mode for part in prove.Options(unpatched=True).plan()} == {"eager"}
 
 

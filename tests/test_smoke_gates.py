@@ -120,7 +120,18 @@ def test_prefix_cache():
 
 def sleeping(per_process=False, sharers=1, **change):
     return gates.sleeping(
-        [{"baseline": 1.0, "awake": 25.4, "asleep": [1.8, 1.8, 1.8], "same": 24, "compared": 24, **change}],
+        [
+            {
+                "baseline": 1.0,
+                "awake": 25.4,
+                "asleep": [1.8, 1.8, 1.8],
+                "same": 24,
+                "compared": 24,
+                "wrong": [],
+                "shards": 31,
+                **change,
+            }
+        ],
         per_process=per_process,
         sharers=sharers,
     )
@@ -132,6 +143,7 @@ def test_sleeping():
     assert "leaves more behind" in sleeping(asleep=[1.8, 2.0, 2.2]).sentence
     assert "did not survive" in sleeping(same=23).sentence
     assert sleeping(same=0, compared=0).verdict == FAIL
+    assert "1 of 31 parameters (lm_head.weight ...)" in sleeping(wrong=["lm_head.weight"]).sentence
 
 
 def test_a_device_that_two_ranks_share_is_held_against_both():
@@ -267,6 +279,48 @@ def test_the_ranks_of_one_replica_must_say_the_same(change):
     gate = gates.ranks_agree([rank(0, 2, 2), rank(1, 2, 2, **change)], 2, 2)
     assert gate.verdict == FAIL
     assert "replica 0" in gate.sentence
+
+
+def draws(**change):
+    sums = {"tokens": 2048, "score": 30.0, "variance": 2048.0, "outside": 100, "expected": 102.0, "spread": 97.0}
+    return {**sums, **change}
+
+
+def test_sampler():
+    assert gates.sampler([draws()]).verdict == PASS
+    assert "more likely" in gates.sampler([draws(score=250.0)]).sentence
+    assert "less likely" in gates.sampler([draws(score=-250.0)]).sentence
+    assert "0 tokens are outside" in gates.sampler([draws(outside=0)]).sentence
+    assert gates.sampler([draws(score=math.nan)]).verdict == FAIL
+    assert gates.sampler([draws(variance=0.0)]).verdict == FAIL
+    assert gates.sampler([draws(spread=0.0)]).verdict == FAIL
+    # two replicas count together: what each hides by chance, both show
+    assert gates.sampler([draws(score=160.0)]).verdict == PASS
+    assert gates.sampler([draws(score=160.0), draws(score=160.0)]).verdict == FAIL
+
+
+def answer(tokens, logprobs):
+    return {"tokens": tokens, "logprobs": logprobs}
+
+
+def test_same_seed():
+    one = [answer([1, 2], [-1.0, -2.0])]
+    assert gates.same_seed([gates.Repeat.of(one, one)]).verdict == PASS
+    near = gates.Repeat.of(one, [answer([1, 2], [-1.0, -2.0 - 2**-40])])
+    assert not near.equal
+    assert "up to 9.1e-13 apart" in gates.same_seed([gates.Repeat(1, 1, 0.0), near]).sentence
+    parted = gates.Repeat.of(one, [answer([1, 3], [-1.0, -9.0])])
+    assert (parted.same, parted.apart) == (0, 0.0)
+    assert gates.same_seed([parted]).verdict == FAIL
+    assert not gates.Repeat.of(one, [answer([1, 2], [math.nan, -2.0])]).equal
+    assert not gates.Repeat.of([], []).equal
+
+
+def test_the_figures_of_nemo_rl():
+    found = Agreement.of([-1.0, -2.0], [-1.5, -2.0])  # the trainer's, the engine's
+    assert found.kl == pytest.approx((math.exp(0.5) - 1.5) / 2)
+    assert found.nemo == "token_mult_prob_error 1.3244, gen_kl_error 7.4e-02"
+    assert math.isnan(Agreement.of([math.nan], [1.0]).kl)
 
 
 def test_an_engine_that_does_not_start_is_gate_10_on_several_ranks():

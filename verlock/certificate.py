@@ -98,7 +98,7 @@ def write(
 
 def _run(part: dict[str, Any]) -> dict[str, Any]:
     """A launch as a certificate holds it: with its day and driver, without what only a comparison needs."""
-    left_out = ("facts", "fingerprint", "overrides")
+    left_out = ("facts", "fingerprint", "samples", "overrides")
     kept = {key: value for key, value in part["run"].items() if key not in left_out}
     return {**kept, "date": part["date"], "driver": part["driver"]}
 

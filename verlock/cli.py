@@ -11,6 +11,7 @@ from pathlib import Path
 
 from verlock import __version__, console
 from verlock.errors import VerlockError, of_system
+from verlock.smoke import sabotage
 
 BASES = ("auto", "conda", "host")
 
@@ -79,7 +80,11 @@ def _parser() -> argparse.ArgumentParser:
                        help="one engine mode alone, or verl's own steps")  # fmt: skip
     smoke.add_argument("--tp", type=int, default=0, metavar="N", help="one tensor-parallel size alone")
     smoke.add_argument(
-        "--sabotage", default="", metavar="MODE", help="break one thing on purpose; `all` for each in turn"
+        "--sabotage",
+        default="",
+        metavar="MODE",
+        choices=(sabotage.ALL, *sabotage.MODES),
+        help="break one thing on purpose; `all` for each in turn",
     )
     smoke.add_argument("--unpatched", action="store_true", help="with the patches taken back: what are they for?")
     smoke.add_argument("--no-verl", action="store_true", help="leave verl's own GRPO steps out")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from verlock import certificate, console, digest, launch, lock, parts, preflight, receipt
 from verlock.errors import GateFailed, NoGpu, ReceiptStale, SmokeHung, VerlockError
 from verlock.launch import Machine, Part, Pass
-from verlock.smoke import gates, report
+from verlock.smoke import gates, report, sabotage
 
 if TYPE_CHECKING:
     from verlock.recipe import Recipe
@@ -62,8 +62,7 @@ class Options:
     def plan(self) -> list[Part]:
         """The launches, in order."""
         if self.sabotage:
-            ranks = self.ranks or 1
-            return [Part(self.mode or "graphs", ranks, self.tp or ranks)]
+            return self._to_break()
         wanted = []
         for ranks in (self.ranks,) if self.ranks else (1, 2):
             wanted += [Part(mode, ranks, ranks) for mode in MODES]
@@ -77,6 +76,16 @@ class Options:
             and (self.verl or each != parts.VERL)
         ]
         return found or [Part(self.mode or "eager", self.ranks or 1, self.tp or 1)]
+
+    def _to_break(self) -> list[Part]:
+        ranks = self.ranks or 1
+        gates_run = Part(self.mode or "graphs", ranks, self.tp or ranks)
+        if self.sabotage == sabotage.ALL:
+            return [gates_run, *([parts.VERL] if self.verl else [])]
+        broken = sabotage.MODES[self.sabotage]
+        if broken.graphs and gates_run.mode == "eager":
+            raise VerlockError(f"--sabotage {self.sabotage} breaks CUDA graphs", "leave --mode eager away")
+        return [parts.VERL if broken.verl else gates_run]
 
 
 def find_gpus() -> Machine | None:

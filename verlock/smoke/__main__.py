@@ -9,7 +9,8 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -92,26 +93,33 @@ def _run(config: dict[str, Any], folder: Path, heart: Heartbeat, phase: Any) -> 
             )
         )
         report.data["engine_seconds"] = time.monotonic() - start
-    with phase("gate 1"):
-        start = time.monotonic()
-        known = facts.gather(engine.kind, config["driver"], config.get("imports", facts.IMPORTS))
-        report.data["facts"] = known
-        first = gates.environment(known, config["expected"])
-        first = gates.Gate(**{**first.__dict__, "seconds": time.monotonic() - start})
+
+    def first(sabotaged: str) -> gates.Gate:
+        package = next(iter(config["expected"]["versions"]))
+        with (
+            phase("gate 1"),
+            sabotage.other_version(package, folder) if sabotaged == "other-version" else nullcontext(),
+        ):
+            start = time.monotonic()
+            known = facts.gather(engine.kind, config["driver"], config.get("imports", facts.IMPORTS))
+            report.data.setdefault("facts", known)
+            gate = gates.environment(known, config["expected"])
+            return replace(gate, seconds=time.monotonic() - start)
 
     setting = Setting(config["mode"], baseline, per_process, Sizes(**config.get("sizes", {})))
     suite = Suite(engine, trainer, world, setting, phase)
     asked = config.get("sabotage", "")
-    modes = ["", *(mode for mode in sabotage.MODES if mode != "hang")] if asked == sabotage.ALL else [asked]
-    for number, mode in enumerate(modes):
+    for number, mode in enumerate(sabotage.passes(asked, config["mode"])):
         if number:
             with phase("gate restart"):
                 suite.restart()
-        report.begin(mode, [first])
+        report.begin(mode)
+        report.add(first(mode))
         for gate in suite.run(mode):
             report.add(gate)
         if not number:
             report.data["fingerprint"] = suite.fingerprint
+            report.data["samples"] = suite.samples
     report.data["phases"] = [[name, seconds, limit] for name, seconds, limit in heart.phases]
     report.write()
     hangs = asked in ("hang", sabotage.ALL)

@@ -43,6 +43,18 @@ class Generated:
     top: tuple[dict[int, float], ...] = ()
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn: as the model has them, unless something else is asked for."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+
+PLAIN = Sampling()
+GREEDY = Sampling(temperature=0.0)
+
+
 class Engine(Protocol):
     """What the suite needs of a rollout engine."""
 
@@ -56,7 +68,7 @@ class Engine(Protocol):
         *,
         new: int,
         n: int = 1,
-        greedy: bool = False,
+        how: Sampling = PLAIN,
         top: int = 0,
         seed: int = 0,
     ) -> list[list[Generated]]:
@@ -93,6 +105,10 @@ class Engine(Protocol):
     def eager(self) -> Iterator[None]:
         """Within this, the engine's forward is run without CUDA graphs and without compilation."""
 
+    @contextmanager
+    def stale_graphs(self) -> Iterator[None]:
+        """Within this, a CUDA graph does not see its new input: its output stays what it was."""
+
 
 def arguments(model: Path, *, tp: int, mode: str, sleep_mode: bool, extra: dict[str, Any]) -> dict[str, Any]:
     """The arguments of vllm.LLM: the suite's, then the recipe's."""
@@ -124,7 +140,7 @@ class Vllm:
     def __init__(self, **llm: Any) -> None:
         import torch
 
-        self._replayed = _count_replays(torch.cuda.CUDAGraph)
+        self._graphs = _watch_replays(torch.cuda.CUDAGraph)
         from vllm import LLM
 
         self._llm = LLM(**llm)
@@ -142,7 +158,7 @@ class Vllm:
         *,
         new: int,
         n: int = 1,
-        greedy: bool = False,
+        how: Sampling = PLAIN,
         top: int = 0,
         seed: int = 0,
     ) -> list[list[Generated]]:
@@ -153,8 +169,8 @@ class Vllm:
         torch.manual_seed(seed)  # the engine samples from the global generator, which the trainer uses as well
         sampling = SamplingParams(
             n=n,
-            temperature=0.0 if greedy else 1.0,
-            top_p=1.0,
+            temperature=how.temperature,
+            top_p=how.top_p,
             top_k=-1,
             min_p=0.0,
             presence_penalty=0.0,
@@ -224,7 +240,16 @@ class Vllm:
 
     def replays(self) -> int:
         """See Engine."""
-        return self._replayed[0]
+        return self._graphs.replayed
+
+    @contextmanager
+    def stale_graphs(self) -> Iterator[None]:
+        """See Engine. A graph that computes its last input again leaves in its buffers what is there already."""
+        self._graphs.held = True
+        try:
+            yield
+        finally:
+            self._graphs.held = False
 
     @contextmanager
     def eager(self) -> Iterator[None]:
@@ -250,17 +275,25 @@ def _unwrapped(worker: Any) -> Any:
     return getattr(worker, "worker", worker)
 
 
-def _count_replays(graph: Any) -> list[int]:
-    """Count CUDAGraph.replay calls: the one place through which V0 and V1 both go."""
-    count = [0]
+@dataclass
+class _Graphs:
+    """What CUDA graphs did in this process: how many were replayed, and whether they are kept from running."""
+
+    replayed: int = 0
+    held: bool = False
+
+
+def _watch_replays(graph: Any) -> _Graphs:
+    """Stand in CUDAGraph.replay, the one place through which V0 and V1 both go."""
+    state = _Graphs()
     replay = graph.replay
 
-    def counted(self: Any) -> Any:
-        count[0] += 1
-        return replay(self)
+    def watched(self: Any) -> Any:
+        state.replayed += 1
+        return None if state.held else replay(self)
 
-    graph.replay = counted
-    return count
+    graph.replay = watched
+    return state
 
 
 def _generated(prompt: Sequence[int], output: Any, top: int) -> Generated:
