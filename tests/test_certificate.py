@@ -29,8 +29,9 @@ def proven(tmp_path, monkeypatch):
     monkeypatch.setattr(project, "CERTIFICATES", tmp_path)
     monkeypatch.setattr(certificate.digest, "of", lambda variant, python: "now")
 
-    def add(variant, digest, date="2025-05-01T10:00:00+00:00", gpu=H100, count=1, python="3.10", standin=False):
+    def add(variant, digest, date="2025-05-01T10:00:00+00:00", gpu=H100, count=1, python="3.10", standin=False, **more):
         data = {
+            **more,
             "digest": digest,
             "date": date,
             "gpu": {"name": gpu, "count": count},
@@ -79,6 +80,11 @@ def test_all_gpus_it_was_proven_on_are_named(proven):
     proven("vllm073", "now", gpu="NVIDIA H200", count=2, standin=True)
     assert set(row("vllm073").gpus.split(", ")) == {"1 x H100 80GB HBM3", "2 x H200"}
     assert "sdpa stand-in" in row("vllm073").note
+
+
+def test_how_several_ranks_were_laid_out_is_said(proven):
+    proven("vllm073", "now", layouts=["1 rank", "2 ranks sharing 1 GPU"])
+    assert row("vllm073").gpus == "1 x H100 80GB HBM3 (2 ranks sharing 1 GPU)"
 
 
 def test_another_python_has_a_row_of_its_own(proven):

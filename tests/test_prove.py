@@ -82,10 +82,19 @@ folder = Path(config["folder"])
 exec(Path({script!r}).read_text())
 """
 
+SOUND = [
+    {"step": 1, "synced": {"mean": 0.004, "mean_exp": 1.004, "count": 1024, "odd": [0, 0], "kl": 1e-5}},
+    {
+        "step": 2,
+        "synced": {"mean": 0.004, "mean_exp": 1.004, "count": 1024, "odd": [0, 0], "kl": 1e-5},
+        "stale": {"mean": 0.8, "mean_exp": 2.2, "count": 1024, "odd": [0, 0], "kl": 0.4},
+    },
+]
+
 GREEN = """
 from verlock.smoke import gates
 if "flags" in config:
-    step = {"code": 0, "metrics": METRICS, "standin": True, "seconds": 1.0, "overrides": []}
+    step = {"code": 0, "metrics": METRICS, "steps": STEPS, "standin": True, "seconds": 1.0, "overrides": []}
     (folder / "grpo.json").write_text(json.dumps(step))
     sys.exit(0)
 names = [str(n) for n in range(1, 13)]
@@ -123,8 +132,8 @@ def inside(tmp_path, monkeypatch, nvidia_smi):
     monkeypatch.setattr(certificate.digest, "of", lambda variant, python: "d" * 64)
     monkeypatch.setattr(launch.lock, "pins", lambda path: [])
 
-    def run(text=GREEN, red=(), metrics=TIMES, **how):
-        script.write_text(f"RED = {dict.fromkeys(red, 'fail')!r}\nMETRICS = {metrics!r}\n{text}")
+    def run(text=GREEN, red=(), metrics=TIMES, steps=SOUND, **how):
+        script.write_text(f"RED = {dict.fromkeys(red, 'fail')!r}\nMETRICS = {metrics!r}\nSTEPS = {steps!r}\n{text}")
         options = prove.Options(json_path=tmp_path / "report.json", **how)
         return prove.run(recipe.load("vllm073"), "3.10", prefix, options)
 
@@ -266,6 +275,23 @@ def test_a_red_gate_fails_by_name_and_certifies_nothing(inside):
 def test_a_metric_that_is_not_finite_fails_verls_step(inside):
     with pytest.raises(GateFailed, match="actor/pg_loss is not finite"):
         inside(text="nan = float('nan')\n" + GREEN.replace("METRICS", "{**METRICS, 'actor/pg_loss': nan}"))
+
+
+UNSYNCED = [SOUND[0], {**SOUND[1], "synced": SOUND[1]["stale"]}]
+
+
+def test_a_sync_that_verl_does_not_make_is_seen(inside):
+    with pytest.raises(GateFailed, match="its sync did not carry the new weights over"):
+        inside(mode="verl", steps=UNSYNCED)
+    assert kept(inside) == []
+
+
+def test_the_sabotage_of_verls_sync_runs_verl_alone(inside):
+    assert inside(sabotage="verl-skip-sync", steps=UNSYNCED) == 0
+    (run,) = inside.report()["runs"]
+    assert (run["mode"], run["sabotage"]) == ("verl", "verl-skip-sync")
+    with pytest.raises(GateFailed, match="verl-skip-sync must turn gate verl red"):
+        inside(sabotage="verl-skip-sync")
 
 
 def test_a_sabotage_that_turns_its_gate_red_succeeds_and_certifies_nothing(inside):

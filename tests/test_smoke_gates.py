@@ -333,16 +333,31 @@ def test_an_engine_that_does_not_start_is_gate_10_on_several_ranks():
 TIMES = {"timing_s/step": 2.0, "timing_s/gen": 1.6, "timing_s/update_actor": 0.2}
 
 
+def verl(code=0, metrics=TIMES, standin=False, synced=(0.004, 0.004), stale=0.8, steps=None):
+    seen = [{"step": place + 1, "synced": vars(agreement(mean))} for place, mean in enumerate(synced)]
+    if len(seen) > 1:
+        seen[1]["stale"] = vars(agreement(stale))
+    return gates.grpo({"code": code, "metrics": metrics, "standin": standin, "steps": seen if steps is None else steps})
+
+
 def test_grpo():
-    assert gates.grpo(TIMES, 0, standin=False).verdict == PASS
-    assert "sdpa stand-in" in gates.grpo(TIMES, 0, standin=True).note
-    assert "actor/pg_loss is not finite" in gates.grpo({**TIMES, "actor/pg_loss": math.nan}, 0, standin=False).sentence
-    assert "exit code 1" in gates.grpo(TIMES, 1, standin=False).sentence
-    assert "reported no step" in gates.grpo({}, 0, standin=False).sentence
-    assert (
-        "lack timing_s/gen"
-        in gates.grpo({"timing_s/step": 1.0, "timing_s/update_actor": 1.0}, 0, standin=False).sentence
-    )
+    assert verl().verdict == PASS
+    assert "sdpa stand-in" in verl(standin=True).note
+    assert "actor/pg_loss is not finite" in verl(metrics={**TIMES, "actor/pg_loss": math.nan}).sentence
+    assert "exit code 1" in verl(code=1).sentence
+    assert "reported no step" in verl(metrics={}).sentence
+    assert "lack timing_s/gen" in verl(metrics={"timing_s/step": 1.0, "timing_s/update_actor": 1.0}).sentence
+
+
+def test_grpo_sees_a_sync_that_is_left_out_and_one_that_would_not_show():
+    assert "did not carry the new weights" in verl(synced=(0.004, 0.8)).sentence
+    assert "did not carry the new weights" in verl(synced=(0.004, math.nan)).sentence
+    assert "would not show" in verl(stale=0.03).sentence
+    assert "would not show" in verl(stale=math.nan).sentence
+    assert "1 steps were seen" in verl(synced=(0.004,)).sentence
+    assert "0 steps were seen" in verl(synced=()).sentence
+    broken = verl(steps=[{"step": 1, "error": "LookupError: 3 of 32 responses"}])
+    assert "the hook in verl's worker failed: LookupError" in broken.sentence
 
 
 def test_agreement_counts_in_nats():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -269,32 +269,34 @@ def verl_configuration(recipe: Recipe, machine: Machine, folder: Path) -> dict[s
         "version": recipe.verl.version,
         "memory_gib": machine.memory_mib / 1024,
         "flags": recipe.verl.flags,
+        "sabotage": "",
     }
 
 
-def verl_step(prefix: Path, environment: dict[str, str], config: dict[str, Any]) -> Pass:
-    """One GRPO step of verl itself, as a pass of one gate; a failure carries the end of verl's log."""
+def verl_steps(prefix: Path, environment: dict[str, str], config: dict[str, Any]) -> Pass:
+    """GRPO steps of verl itself, as a pass of one gate; a failure carries the end of verl's log."""
     folder = Path(config["folder"])
     folder.mkdir(parents=True)
     path = folder / "config.json"
     path.write_text(json.dumps(config), encoding="utf-8")
     log = folder / "log.txt"
-    with console.step("verl", f"one GRPO step with verl {config['version']}"):
+    with console.step("verl", f"GRPO steps with verl {config['version']}"):
         command = [str(prefix / "bin" / "python"), "-m", "verlock.smoke.grpo", str(path)]
         outcome = watchdog.supervise(command, environment, folder, log)
     done = folder / "grpo.json"
-    data: dict[str, Any] = (
-        json.loads(done.read_text(encoding="utf-8")) if done.exists() else {"metrics": {}, "standin": False}
-    )
+    data: dict[str, Any] = {"code": outcome.code, "metrics": {}, "steps": [], "standin": False}
+    if done.exists():
+        data = json.loads(done.read_text(encoding="utf-8"))
     died = report.errors(folder)
-    gate = gates.grpo(data["metrics"], data.get("code", outcome.code), data["standin"])
+    gate = gates.grpo(data)
     if died or outcome.hung:
         why = died[0]["error"] if died else f"no end after {outcome.silence:.0f} s"
-        gate = Gate("verl", gates.FAIL, "error", gate.bound, f"verl's step did not end well: {why}")
+        gate = Gate("verl", gates.FAIL, "error", gate.bound, f"verl's steps did not end well: {why}")
     details = {**data, "ranks": 1, "gpus": 1, **({"stacks": outcome.stacks} if outcome.stacks else {})}
     if gate.verdict == gates.FAIL:
         details["log"] = _tail(log)
-    return Pass("verl", 1, "", [Gate(**{**gate.__dict__, "seconds": outcome.seconds})], outcome.seconds, details)
+    gate = replace(gate, seconds=outcome.seconds)
+    return Pass("verl", 1, config["sabotage"], [gate], outcome.seconds, details)
 
 
 def _tail(log: Path) -> str:

@@ -205,7 +205,9 @@ class Proof:
 
     def _verl(self) -> list[Pass]:
         config = launch.verl_configuration(self.recipe, self.machine, self.folder)
-        return [launch.verl_step(self.prefix, self.environment, config)]
+        if self.options.sabotage:
+            config["sabotage"] = next(name for name, mode in sabotage.MODES.items() if mode.verl)
+        return [launch.verl_steps(self.prefix, self.environment, config)]
 
     def write(self, bound: dict[str, Any], across: Sequence[Pass]) -> None:
         """Write the whole report where the options ask for it."""

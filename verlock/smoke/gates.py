@@ -43,7 +43,7 @@ NAMES = {
     "10": "ranks, shards, replicas",
     "11": "sampled from its distribution",
     "12": "same seed, same answers",
-    "verl": "one GRPO step of verl",
+    "verl": "two GRPO steps of verl",
     "watchdog": "progress within time",
 }
 MEASURED_INSIDE = tuple(str(number) for number in range(1, 13))
@@ -602,25 +602,48 @@ def watchdog(longest: float, phase: str, limit: float, hung: bool) -> Gate:
     return _gate("watchdog", problems, f"{longest:.0f} s in {phase}", f"<= {limit:.0f} s")
 
 
-def grpo(metrics: Mapping[str, float], code: int, standin: bool) -> Gate:
-    """verl's own step: it ended, its metrics are finite, and the three times are there.
+def grpo(result: Mapping[str, Any]) -> Gate:
+    """verl's own steps: they ended, their metrics are finite, and the second one's rollout was of the first one's new weights.
 
     Args:
-        metrics: of the last step, verl's names.
-        code: the exit code of verl.trainer.main_ppo.
-        standin: flash-attn was replaced by a stand-in with sdpa.
+        result: code (the exit code of verl.trainer.main_ppo), metrics (of the last step, verl's names), standin (flash-attn was
+            replaced by a stand-in with sdpa), and steps as `hook` writes them. Each is a dictionary with `synced`, the step's
+            rollout against the actor, and from the second on `stale`, the last step's rollout against the actor as it is now:
+            an Agreement each, as a dictionary.
     """
+    metrics, steps = result["metrics"], result["steps"]
     needed = ("timing_s/step", "timing_s/gen", "timing_s/update_actor")
     problems = []
-    if code:
-        problems.append(f"verl.trainer.main_ppo ended with exit code {code}")
+    if result["code"]:
+        problems.append(f"verl.trainer.main_ppo ended with exit code {result['code']}")
     if not metrics:
         problems.append("verl reported no step")
     else:
         problems += [f"verl's metrics lack {name}" for name in needed if name not in metrics]
     if odd := [name for name, value in metrics.items() if not math.isfinite(value)]:
         problems.append(f"{', '.join(odd[:3])} {'is' if len(odd) == 1 else 'are'} not finite")
+    problems += [f"the hook in verl's worker failed: {step['error']}" for step in steps if "error" in step]
+    seen = [step for step in steps if "error" not in step]
+    synced = [Agreement(**step["synced"]) for step in seen]
+    stale = [Agreement(**step["stale"]) for step in seen if "stale" in step]
+    worst = Agreement.worst(synced) if synced else Agreement.of([], [])
+    moved = min((each.mean for each in stale), default=math.nan)
+    least = changed_bound(synced[0].mean if synced else math.nan)
+    if len(seen) < 2:
+        problems.append(f"{len(seen)} steps were seen: whether verl's sync carries new weights takes two")
+    else:
+        if not worst.mean <= DLOGP_BOUND:
+            problems.append(
+                "verl's rollout has other logprobs than its actor: its sync did not carry the new weights over"
+            )
+        if not moved > least:
+            problems.append(
+                f"the first step hardly changed the actor ({moved:.4f}): a sync that is left out would not show"
+            )
     step, gen, update = (metrics.get(name, math.nan) for name in needed)
-    value = f"step {step:.2f} s, generation {gen:.2f} s, update {update:.2f} s, {len(metrics)} metrics"
-    note = "flash-attn is not installed: run with an sdpa stand-in" if standin else ""
-    return _gate("verl", problems, value, "exit code 0, all metrics finite", note=note)
+    value = (
+        f"stale {moved:.4f}, synced {worst.mean:.4f}, step {step:.2f} s, generation {gen:.2f} s, update {update:.2f} s"
+    )
+    bound = f"exit code 0, metrics finite, stale > {least:.4f}, synced <= {DLOGP_BOUND}"
+    standin = "; flash-attn is not installed: run with an sdpa stand-in" if result["standin"] else ""
+    return _gate("verl", problems, value, bound, note=worst.nemo + standin)
