@@ -373,6 +373,19 @@ def test_the_inside_sees_the_recipes_environment_and_not_the_users(inside, monke
     assert seen["PATH"].startswith(str(tmp_path / "prefix" / "bin"))
 
 
+@pytest.mark.parametrize(
+    ("second", "says"),
+    [("-1.0", "1/1 sequences, logprobs equal bit for bit"), ("-1.5", "1/1 sequences, logprobs up to 5.0e-01 apart")],
+)
+def test_what_one_seed_gives_in_two_processes_is_told(inside, capsys, second, says):
+    drawn = f"[{{'tokens': [5], 'logprobs': [{second} if config['folder'].endswith('again') else -1.0]}}]"
+    text = GREEN.replace('"engine_seconds": 20.0', f'"engine_seconds": 20.0, "samples": {drawn}')
+    assert inside(text=text, ranks=1, mode="eager", again=True) == 0
+    assert f"the same seed in two processes: {says}" in capsys.readouterr().err
+    assert [run.get("again") for run in inside.report()["runs"]] == [None, says]
+    assert kept(inside) == ["eager-ranks1-tp1.json"]
+
+
 def test_an_environment_made_from_another_lock_is_not_proven(inside, monkeypatch):
     monkeypatch.setattr(prove.digest, "of", lambda variant, python: "e" * 64)
     with pytest.raises(ReceiptStale):

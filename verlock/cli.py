@@ -86,6 +86,9 @@ def _parser() -> argparse.ArgumentParser:
         choices=(sabotage.ALL, *sabotage.MODES),
         help="break one thing on purpose; `all` for each in turn",
     )
+    smoke.add_argument(
+        "--again", action="store_true", help="every launch twice: does a seed repeat in another process?"
+    )
     smoke.add_argument("--unpatched", action="store_true", help="with the patches taken back: what are they for?")
     smoke.add_argument("--no-verl", action="store_true", help="leave verl's own GRPO steps out")
     smoke.add_argument("--json", type=Path, metavar="FILE", help="write the whole report there")
@@ -166,6 +169,7 @@ def _smoke(arguments: argparse.Namespace) -> int:
         tp=arguments.tp,
         sabotage=arguments.sabotage,
         verl=not arguments.no_verl,
+        again=arguments.again,
         unpatched=arguments.unpatched,
         json_path=arguments.json,
     )

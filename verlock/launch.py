@@ -64,7 +64,8 @@ class Pass:
         """The pass's name in the report."""
         ranks = self.details.get("ranks", 1)
         layout = f", {gates.layout(ranks, self.details['gpus'])}, TP={self.tp}" if ranks > 1 else ""
-        return f"{self.mode}{layout}{f' --sabotage {self.sabotage}' if self.sabotage else ''}"
+        again = " again" if "again" in self.details else ""
+        return f"{self.mode}{again}{layout}{f' --sabotage {self.sabotage}' if self.sabotage else ''}"
 
     @property
     def timing(self) -> str:

@@ -37,6 +37,7 @@ class Options:
         tp: one tensor-parallel size alone.
         sabotage: one of sabotage.MODES, or `all`: succeeds when exactly the gate that is meant turns red.
         verl: run verl's own steps as well.
+        again: make every launch of the gates a second time, to compare what one seed gives in two processes.
         unpatched: with the recipe's patches taken back, to see what they are for; never a certificate.
         json_path: where the whole report goes.
     """
@@ -46,6 +47,7 @@ class Options:
     tp: int = 0
     sabotage: str = ""
     verl: bool = True
+    again: bool = False
     unpatched: bool = False
     json_path: Path | None = None
 
@@ -201,7 +203,18 @@ class Proof:
             config = launch.sabotaged(config, self.options.sabotage)
         where = gates.layout(part.ranks, config["gpus"])
         with console.step("smoke", f"{self.recipe.name}, {part.mode}, {where}, TP={part.tp}, {self.machine.name}"):
-            return launch.launch(self.prefix, self.environment, config)
+            found = launch.launch(self.prefix, self.environment, config)
+        return found + self._again(config, found[0]) if self.options.again else found
+
+    def _again(self, config: dict[str, Any], first: Pass) -> list[Pass]:
+        """The same launch once more; what the same seed gave in both processes is in the second one's details, and said."""
+        with console.step("smoke", f"{self.recipe.name}, {first.label}, again"):
+            config = {**config, "folder": f"{config['folder']}-again"}
+            second = launch.launch(self.prefix, self.environment, config)
+        drawn = [each.details.get("samples", []) for each in (first, second[0])]
+        second[0].details["again"] = str(gates.Repeat.of(*drawn)) if all(drawn) else "nothing to compare"
+        console.say(f"the same seed in two processes: {second[0].details['again']}")
+        return second
 
     def _verl(self) -> list[Pass]:
         config = launch.verl_configuration(self.recipe, self.machine, self.folder)
