@@ -567,7 +567,8 @@ class Repeat:
 
     def __str__(self) -> str:
         how = "equal bit for bit" if self.apart == 0.0 else f"up to {self.apart:.1e} apart"
-        return f"{self.same}/{self.count} sequences, logprobs {how}"
+        where = "" if self.same == self.count else " before the texts part"
+        return f"{self.same}/{self.count} sequences, logprobs{where} {how}"
 
 
 def same_seed(ranks: Sequence[Repeat]) -> Gate:
