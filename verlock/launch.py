@@ -243,7 +243,9 @@ def launch(prefix: Path, environment: dict[str, str], config: dict[str, Any]) ->
         found = report.complete(map(Gate.from_dict, each["gates"]), died[0] if died and last else None, ranks)
         details: dict[str, Any] = {"ranks": ranks, "gpus": config["gpus"]}
         if not number:
-            details |= {key: data[key] for key in ("facts", "engine_seconds", "fingerprint", "samples") if key in data}
+            details |= {
+                key: data[key] for key in ("facts", "engine_seconds", "fingerprint", "samples", "phases") if key in data
+            }
         if last:
             found.append(guard)
             details |= {"stacks": outcome.stacks} if outcome.stacks else {}

@@ -202,13 +202,18 @@ def follow(command: list[str], environment: dict[str, str], folder: Path) -> tup
     return child.returncode, "".join(lines)
 
 
+def _since(began: float, step: dict[str, Any]) -> dict[str, Any]:
+    """The step with the seconds from the start of the run to that of its rollout: most of a run is over before the first one."""
+    return {**step, "began": round(step["began"] - began, 1)} if "began" in step else step
+
+
 def main(config: dict[str, Any]) -> int:
     """Run the steps; `grpo.json` in the folder says how it went. The exit code is verl's."""
     folder = Path(config["folder"])
     heart = Heartbeat(folder, 0)
     try:
         with heart.phase("verl", LIMIT):
-            start = time.monotonic()
+            start, began = time.monotonic(), time.time()
             model.ensure(Path(config["model"]))
             prepare(folder)
             standin = importlib.util.find_spec("flash_attn") is None
@@ -225,7 +230,7 @@ def main(config: dict[str, Any]) -> int:
             result = {
                 "code": code,
                 "metrics": metrics(printed),
-                "steps": hook.read(folder),
+                "steps": [_since(began, step) for step in hook.read(folder)],
                 "standin": standin,
                 "seconds": time.monotonic() - start,
                 "overrides": arguments,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
@@ -61,6 +62,7 @@ class Watch:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._step = 0
+        self._began = 0.0
         self._drawn: dict[tuple[int, ...], list[float]] = {}
         self._before: tuple[Any, list[float], list[tuple[int, ...]]] | None = None
 
@@ -75,6 +77,7 @@ class Watch:
     def before_rollout(self, worker: Any, skip_sync: bool) -> None:
         """Listen to the engine; from the second step on, if asked for, let no new weights in."""
         self._step += 1
+        self._began = time.time()
         self._drawn = {}
         engine = worker.rollout.inference_engine
         if self._step == 1:
@@ -102,7 +105,8 @@ class Watch:
         if missing:
             raise LookupError(f"{len(missing)} of {len(sequences)} responses are not among the engine's answers")
         theirs = [value for tokens in sequences for value in self._drawn[tokens]]
-        line: dict[str, Any] = {"step": self._step, "synced": asdict(Agreement.of(_values(found, sequences), theirs))}
+        synced = Agreement.of(_values(found, sequences), theirs)
+        line: dict[str, Any] = {"step": self._step, "began": self._began, "synced": asdict(synced)}
         if self._before:
             old, said, spoken = self._before
             line["stale"] = asdict(Agreement.of(_values(again(old), spoken), said))

@@ -120,7 +120,9 @@ def arguments(model: Path, *, tp: int, mode: str, sleep_mode: bool, extra: dict[
         "distributed_executor_backend": "external_launcher",
         "enforce_eager": mode == "eager",
         "enable_sleep_mode": sleep_mode,
-        "gpu_memory_utilization": 0.3,
+        # How much is taken is what the next line says. vLLM only refuses to start where this share of the GPU is in use already,
+        # by whomever: it must have room for the engine and trainer of another rank.
+        "gpu_memory_utilization": 0.6,
         "num_gpu_blocks_override": BLOCKS,
         "swap_space": 0,
         "dtype": "bfloat16",
