@@ -84,7 +84,7 @@ def generate(variant: str) -> None:
         verlock(session, "smoke", variant)
 
     environment.__doc__ = f"{summary(variant)}: make its environment [-- --python 3.12 --base conda --strict]"
-    smoke.__doc__ = f"{summary(variant)}: prove FSDP + rollout on this GPU [-- --gpus 2 --sabotage MODE]"
+    smoke.__doc__ = f"{summary(variant)}: prove FSDP + rollout on this GPU [-- --ranks 2 --sabotage MODE]"
     nox.session(name=f"env-{variant}", default=False, tags=["env"])(environment)
     nox.session(name=f"smoke-{variant}", default=False, tags=["smoke"])(smoke)
 

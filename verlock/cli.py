@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from verlock import __version__, console
 from verlock.errors import VerlockError, of_system
+from verlock.smoke import sabotage
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -90,14 +91,23 @@ def _environment_commands(commands: Commands) -> None:
 def _proof_commands(commands: Commands) -> None:
     smoke = commands.add_parser("smoke", help="prove FSDP training with vLLM rollout on this machine's GPUs")
     _variant(smoke)
-    smoke.add_argument("--gpus", type=int, default=1, metavar="N", help="how many GPUs (default 1)")
-    smoke.add_argument("--mode", choices=("eager", "graphs"), default="", help="one engine mode alone: no certificate")
-    smoke.add_argument("--tp", type=int, default=0, metavar="N", help="one tensor-parallel size alone: no certificate")
+    smoke.add_argument("--ranks", type=int, default=0, metavar="N",
+                       help="so many ranks; those beyond the GPUs share them (default: one, then two)")  # fmt: skip
+    smoke.add_argument("--mode", choices=("eager", "graphs", "verl"), default="",
+                       help="one engine mode alone, or verl's own steps")  # fmt: skip
+    smoke.add_argument("--tp", type=int, default=0, metavar="N", help="one tensor-parallel size alone")
     smoke.add_argument(
-        "--sabotage", default="", metavar="MODE", help="break one thing on purpose; `all` for each in turn"
+        "--sabotage",
+        default="",
+        metavar="MODE",
+        choices=(sabotage.ALL, *sabotage.MODES),
+        help="break one thing on purpose; `all` for each in turn",
+    )
+    smoke.add_argument(
+        "--again", action="store_true", help="every launch twice: does a seed repeat in another process?"
     )
     smoke.add_argument("--unpatched", action="store_true", help="with the patches taken back: what are they for?")
-    smoke.add_argument("--no-verl", action="store_true", help="leave verl's own GRPO step out: no certificate")
+    smoke.add_argument("--no-verl", action="store_true", help="leave verl's own GRPO steps out")
     smoke.add_argument("--json", type=Path, metavar="FILE", help="write the whole report there")
     smoke.set_defaults(run=_smoke)
 
@@ -163,26 +173,25 @@ def _smoke(arguments: argparse.Namespace) -> int:
     from verlock.proving import smoke_run
 
     chosen = python_choice.to_make(arguments.variant, arguments.python, "auto")
-    smoke_run.needs(chosen.recipe, arguments.gpus)  # before an environment of 7 GB is made for nothing
+    smoke_run.needs(chosen)  # before an environment of 7 GB is made for nothing
     create.make(chosen, create.Options())
-    return smoke_run.run(
-        chosen.recipe,
-        chosen.python,
-        chosen.prefix,
-        gpus=arguments.gpus,
+    options = smoke_run.Options(
+        ranks=arguments.ranks,
         mode=arguments.mode,
-        sabotaged=arguments.sabotage,
-        verl=not arguments.no_verl,
-        unpatched=arguments.unpatched,
         tp=arguments.tp,
+        sabotage=arguments.sabotage,
+        verl=not arguments.no_verl,
+        again=arguments.again,
+        unpatched=arguments.unpatched,
         json_path=arguments.json,
     )
+    return smoke_run.run(chosen, options)
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from verlock.variant import certificate
+    from verlock.proving import status
 
-    return certificate.status(markdown=arguments.markdown, write_readme=arguments.readme)
+    return status.show(markdown=arguments.markdown, write_readme=arguments.readme)
 
 
 def _lock(arguments: argparse.Namespace) -> int:

@@ -24,6 +24,12 @@ asked = rollout.arguments(Path("model"), tp=1, mode="graphs", sleep_mode=True, e
 known = {field.name for field in dataclasses.fields(EngineArgs)} | set(inspect.signature(LLM.__init__).parameters)
 assert set(asked) <= known, set(asked) - known
 
+from vllm.config import CompilationConfig
+config = CompilationConfig.from_cli(str(asked["compilation_config"]))
+config.init_with_cudagraph_sizes([1, 2, 4, 8])
+assert config.max_capture_size == rollout.MAX_SEQUENCES == max(rollout.CAPTURED)
+assert [config.bs_to_padded_graph_size[size] for size in (1, 8, 9, 64)] == [8, 8, 16, 64]
+
 import torch
 from types import SimpleNamespace
 class Stub:
@@ -34,29 +40,41 @@ engine = object.__new__(rollout.Vllm)
 engine._llm = Stub()
 engine.generate([(1, 2)], new=4, n=4)
 assert engine._llm.sampling.n == 4 and engine._llm.sampling.ignore_eos
-engine.generate([(1, 2)], new=4, greedy=True, top=5)
+engine.generate([(1, 2)], new=4, how=rollout.GREEDY, top=5)
 assert "replay" in vars(torch.cuda.CUDAGraph)
 print("ok")
 """
 
 VERL = """
-import json, sys
+import json, os, subprocess, sys
 from pathlib import Path
 import verl
 from hydra import compose, initialize_config_dir
 from verlock.smoke import grpo
 folder = Path(sys.argv[1])
-made = grpo.stand_in(folder)
+made = grpo.overlaid(folder, standin=True, skip_sync=False)
 text = (made / "verl" / grpo.WORKERS).read_text()
 assert text.count("sdpa") >= 3 and "flash_attention_2" not in text
-step = {"folder": sys.argv[1], "model": "/model", "gpus": 2, "memory_gib": 80.0, "flags": json.loads(sys.argv[2])}
+assert (made / "verl" / grpo.ROLLOUT).read_text().count("_graphs(config.enforce_eager)") == 1
+real = grpo.overlaid(folder / "real", standin=False, skip_sync=False)
+assert (real / "verl" / grpo.WORKERS).read_text().count("flash_attention_2") >= 3 and not (real / "flash_attn").exists()
+code = "from verl.single_controller.base.decorator import MAGIC_ATTR; from verl.workers import fsdp_workers as w;" \
+    "from verlock.smoke import hook; import inspect;" \
+    "found = [getattr(w.ActorRolloutRefWorker, name) for name in hook.METHODS];" \
+    "assert all(each.__globals__['__name__'] == 'verlock.smoke.hook' and hasattr(each, MAGIC_ATTR) for each in found);" \
+    "assert [list(inspect.signature(each).parameters) for each in found] == [['self', 'prompts'], ['self', 'data']];" \
+    "assert hasattr(w.ActorRolloutRefWorker, 'rank'); print('installed')"
+path = os.pathsep.join([str(made), os.environ["PYTHONPATH"]])
+done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+assert "installed" in done.stdout, done.stderr
+step = {"folder": sys.argv[1], "model": "/model", "memory_gib": 80.0, "flags": json.loads(sys.argv[2])}
 overrides = grpo.overrides(step, standin=True)
 with initialize_config_dir(str(Path(verl.__file__).parent / "trainer" / "config"), version_base=None):
     config = compose("ppo_trainer", overrides=overrides)
 rollout = config.actor_rollout_ref.rollout
 # verl before 0.5.0 asserts this when its engine is built
 assert rollout.enforce_eager or not rollout.free_cache_engine
-assert config.trainer.total_training_steps == 1 and config.trainer.n_gpus_per_node == 2
+assert config.trainer.total_training_steps == 2 and config.trainer.n_gpus_per_node == 1
 grpo.prepare(folder)
 import pandas
 rows = pandas.read_parquet(folder / "train.parquet")

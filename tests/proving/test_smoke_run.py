@@ -7,12 +7,9 @@ import sys
 
 import pytest
 
-from verlock import paths
-from verlock.errors import DriverTooOld, GateFailed, NoGpu, ReceiptStale, SmokeCrashed, SmokeHung
-from verlock.proving import smoke_launch, smoke_run
+from verlock import certificate, launch, parts, project, prove, recipe
+from verlock.errors import DriverTooOld, GateFailed, NoGpu, ReceiptStale, SmokeCrashed, SmokeHung, VerlockError
 from verlock.smoke import gates, watchdog
-from verlock.variant import certificate
-from verlock.variant.chosen import choose, names
 
 GPU = "NVIDIA H100 80GB HBM3"
 TIMES = {"timing_s/step": 2.0, "timing_s/gen": 1.6, "timing_s/update_actor": 0.2}
@@ -44,39 +41,33 @@ ROW = f"{GPU}, 81559, 580.159.04"
 
 def test_the_gpus_are_read_from_nvidia_smi(nvidia_smi):
     nvidia_smi(ROW, ROW)
-    assert smoke_run.find_gpus() == smoke_run.Gpus(GPU, 2, 81559, "580.159.04")
+    assert prove.find_gpus() == launch.Machine(GPU, 2, 81559, "580.159.04")
 
 
 @pytest.mark.parametrize(("visible", "count"), [("0", 1), ("0,1", 2), ("", None), ("-1", None)])
 def test_hidden_gpus_do_not_count(nvidia_smi, monkeypatch, visible, count):
     nvidia_smi(ROW, ROW)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    found = smoke_run.find_gpus()
+    found = prove.find_gpus()
     assert (found.count if found else None) == count
 
 
 def test_a_nvidia_smi_without_a_driver_shows_no_gpu(nvidia_smi):
     nvidia_smi("NVIDIA-SMI has failed because it could not communicate with the NVIDIA driver.")
-    assert smoke_run.find_gpus() is None
+    assert prove.find_gpus() is None
 
 
 def test_without_a_gpu_it_ends_at_once_and_says_what_it_needs(no_nvidia_smi, tmp_path):
-    loaded = choose("vllm073").recipe
-    with pytest.raises(NoGpu, match=r"1 NVIDIA GPU with driver 525\.60\.13 or newer .* none here") as caught:
-        smoke_run.run(loaded, "3.10", tmp_path / "nowhere")
+    loaded = recipe.load("vllm073")
+    with pytest.raises(NoGpu, match=r"an NVIDIA GPU with driver 525\.60\.13 or newer .* none here") as caught:
+        prove.run(loaded, "3.10", tmp_path / "nowhere")
     assert caught.value.exit_code == 50
-
-
-def test_too_few_gpus_are_too_few(nvidia_smi, tmp_path):
-    nvidia_smi(ROW)
-    with pytest.raises(NoGpu, match=r"2 NVIDIA GPUs .* there is 1"):
-        smoke_run.run(choose("vllm073").recipe, "3.10", tmp_path, gpus=2)
 
 
 def test_an_old_driver_is_refused(nvidia_smi, tmp_path):
     nvidia_smi(f"{GPU}, 81559, 470.223.02")
     with pytest.raises(DriverTooOld):
-        smoke_run.run(choose("vllm073").recipe, "3.10", tmp_path)
+        prove.run(recipe.load("vllm073"), "3.10", tmp_path)
 
 
 # with an inside that is a few lines of Python ------------------------------------------------------------
@@ -91,18 +82,27 @@ folder = Path(config["folder"])
 exec(Path({script!r}).read_text())
 """
 
+SOUND = [
+    {"step": 1, "synced": {"mean": 0.004, "mean_exp": 1.004, "count": 1024, "odd": [0, 0], "kl": 1e-5}},
+    {
+        "step": 2,
+        "synced": {"mean": 0.004, "mean_exp": 1.004, "count": 1024, "odd": [0, 0], "kl": 1e-5},
+        "stale": {"mean": 0.8, "mean_exp": 2.2, "count": 1024, "odd": [0, 0], "kl": 0.4},
+    },
+]
+
 GREEN = """
 from verlock.smoke import gates
-if "gpus" in config:
-    step = {"code": 0, "metrics": METRICS, "standin": True, "seconds": 1.0, "overrides": []}
+if "flags" in config:
+    step = {"code": 0, "metrics": METRICS, "steps": STEPS, "standin": True, "seconds": 1.0, "overrides": []}
     (folder / "grpo.json").write_text(json.dumps(step))
     sys.exit(0)
-names = [str(n) for n in range(1, 11)]
+names = [str(n) for n in range(1, 13)]
 passed = [gates.Gate(n, RED.get(n, "pass"), "1", "1", "because" if n in RED else "").as_dict() for n in names]
-facts = {"versions": {"vllm": "0.7.3"}, "engine": "V0", "cuda": "12.4", "nccl": "2.21.5", "gpu": "NVIDIA H100 80GB HBM3"}
+facts = {"versions": {"vllm": "0.7.3"}, "engine": "V0", "cuda": "12.4", "nccl": "2.21.5"}
 print_ = [{"tokens": [1, 2], "logprobs": [-1.0, -1.0]}]
 report = {"passes": [{"sabotage": config["sabotage"], "gates": passed}], "facts": facts, "fingerprint": print_,
-          "phases": [["engine", 20.0, 420.0]], "engine_seconds": 20.0}
+          "phases": [["engine", 20.0, 300.0]], "engine_seconds": 20.0}
 (folder / "report.json").write_text(json.dumps(report))
 """
 
@@ -110,15 +110,15 @@ report = {"passes": [{"sabotage": config["sabotage"], "gates": passed}], "facts"
 @pytest.fixture
 def inside(tmp_path, monkeypatch, nvidia_smi):
     """An environment whose python does what the test says; certificates go to a scratch folder."""
-    nvidia_smi(ROW, ROW)
+    nvidia_smi(ROW)
     prefix = tmp_path / "prefix"
     (prefix / "bin").mkdir(parents=True)
     script = tmp_path / "inside.py"
     python = prefix / "bin" / "python"
-    python.write_text(FAKE_PYTHON.format(python=sys.executable, root=str(paths.ROOT), script=str(script)))
+    python.write_text(FAKE_PYTHON.format(python=sys.executable, root=str(project.ROOT), script=str(script)))
     python.chmod(0o755)
-    monkeypatch.setattr(paths, "CERTIFICATES", tmp_path / "certificates")
-    monkeypatch.setattr(smoke_run.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(project, "CERTIFICATES", tmp_path / "certificates")
+    monkeypatch.setattr(prove.tempfile, "tempdir", str(tmp_path))
     sealed = {
         "digest": "d" * 64,
         "base": {"kind": "host", "from": "/usr/bin/python3.10"},
@@ -127,50 +127,141 @@ def inside(tmp_path, monkeypatch, nvidia_smi):
         "source": None,
         "created": "2025-01-01",
     }
-    monkeypatch.setattr(smoke_run.receipt, "read", lambda prefix: sealed)
-    monkeypatch.setattr(smoke_run.digest, "of", lambda variant, python: "d" * 64)
+    monkeypatch.setattr(prove.receipt, "read", lambda prefix: sealed)
+    monkeypatch.setattr(prove.digest, "of", lambda variant, python: "d" * 64)
     monkeypatch.setattr(certificate.digest, "of", lambda variant, python: "d" * 64)
-    monkeypatch.setattr(smoke_launch.lockfiles, "pins", lambda path: [])
+    monkeypatch.setattr(launch.lock, "pins", lambda path: [])
 
-    def run(text=GREEN, red=(), metrics=TIMES, **how):
-        script.write_text(f"RED = {dict.fromkeys(red, 'fail')!r}\nMETRICS = {metrics!r}\n{text}")
-        return smoke_run.run(choose("vllm073").recipe, "3.10", prefix, json_path=tmp_path / "report.json", **how)
+    def run(text=GREEN, red=(), metrics=TIMES, steps=SOUND, **how):
+        script.write_text(f"RED = {dict.fromkeys(red, 'fail')!r}\nMETRICS = {metrics!r}\nSTEPS = {steps!r}\n{text}")
+        options = prove.Options(json_path=tmp_path / "report.json", **how)
+        return prove.run(recipe.load("vllm073"), "3.10", prefix, options)
 
+    run.sealed = sealed
     run.certificates = tmp_path / "certificates" / "vllm073"
     run.report = lambda: json.loads((tmp_path / "report.json").read_text())
     return run
 
 
 def certificates(inside):
-    return sorted(path.name for path in inside.certificates.glob("*")) if inside.certificates.exists() else []
+    return sorted(path.name for path in inside.certificates.glob("*.json"))
+
+
+def kept(inside):
+    return sorted(path.name.removeprefix("h100-80gb-hbm3-py310-") for path in inside.certificates.glob("parts/*"))
+
+
+FULL = [f"{part.name}.json" for part in parts.FULL]
 
 
 def test_a_full_pass_writes_the_certificate(inside, capsys):
     assert inside() == 0
     assert certificates(inside) == ["h100-80gb-hbm3x1.json"]
+    assert kept(inside) == []
     data = json.loads((inside.certificates / "h100-80gb-hbm3x1.json").read_text())
     assert data["digest"] == "d" * 64
     assert data["gpu"] == {"name": GPU, "count": 1, "memory_mib": 81559, "driver": "580.159.04"}
-    assert [each["mode"] for each in data["runs"]] == ["eager", "graphs", "eager and graphs"]
+    assert [(each["mode"], each["ranks"], each["tp"]) for each in data["runs"]] == [
+        ("eager", 1, 1),
+        ("graphs", 1, 1),
+        ("eager", 2, 2),
+        ("graphs", 2, 2),
+        ("eager", 2, 1),
+        ("eager and graphs", 1, 1),
+        ("eager and graphs", 2, 2),
+    ]
+    assert data["layouts"] == ["1 rank", "2 ranks sharing 1 GPU"]
     assert data["standin"] is True
     assert data["receipt"]["base"] == {"kind": "host"}
     assert data["receipt"]["missing"] == ["flash-attn"]
-    assert str(paths.ROOT) not in json.dumps(data)
+    assert str(project.ROOT) not in json.dumps(data)
     assert "flash-attn is not installed" in capsys.readouterr().out
 
 
-def test_two_gpus_run_both_layouts(inside):
-    assert inside(gpus=2) == 0
-    runs = inside.report()["runs"]
-    assert {(each["mode"], each["tp"]) for each in runs[:4]} == {(m, tp) for m in ("eager", "graphs") for tp in (1, 2)}
+def test_two_ranks_take_two_gpus_where_there_are_two(inside, nvidia_smi):
+    nvidia_smi(ROW, ROW, ROW)
+    assert inside() == 0
     assert certificates(inside) == ["h100-80gb-hbm3x2.json"]
+    data = json.loads((inside.certificates / "h100-80gb-hbm3x2.json").read_text())
+    assert data["layouts"] == ["1 rank", "2 ranks on 2 GPUs"]
 
 
-@pytest.mark.parametrize("how", [{"mode": "eager"}, {"verl": False}, {"gpus": 2, "tp": 1}, {"unpatched": True}])
+@pytest.mark.parametrize(
+    "how", [{"mode": "eager"}, {"verl": False}, {"ranks": 1}, {"ranks": 2}, {"ranks": 2, "tp": 1}, {"unpatched": True}]
+)
 def test_less_than_everything_is_no_certificate(inside, monkeypatch, tmp_path, how):
-    monkeypatch.setattr(smoke_launch, "take_back", lambda *arguments: tmp_path / "over")
+    monkeypatch.setattr(launch, "take_back", lambda *arguments: tmp_path / "over")
     assert inside(**how) == 0
     assert certificates(inside) == []
+    assert bool(kept(inside)) is not ("unpatched" in how)
+
+
+def test_parts_of_different_runs_add_up(inside):
+    assert inside(ranks=2) == 0
+    assert inside(mode="verl") == 0
+    assert certificates(inside) == []
+    assert inside(ranks=1, verl=False) == 0
+    assert certificates(inside) == ["h100-80gb-hbm3x1.json"]
+
+
+def test_what_is_proven_is_not_run_again_unless_asked_for(inside, capsys):
+    inside(ranks=1)
+    capsys.readouterr()
+    inside(ranks=1, mode="eager")
+    assert [run["mode"] for run in inside.report()["runs"]] == ["eager", "eager and graphs"]
+    assert inside() == 0
+    assert "not run again: eager-ranks1-tp1, graphs-ranks1-tp1, verl-ranks1-tp1" in capsys.readouterr().err
+    assert {run.get("ranks") for run in inside.report()["runs"] if run["mode"] != "eager and graphs"} == {2}
+    assert certificates(inside) == ["h100-80gb-hbm3x1.json"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"base": {"kind": "conda", "version": "3.10.13"}}, {"missing": {}}, {"base": {"kind": "host", "version": "9"}}],
+)
+def test_parts_of_another_environment_do_not_add_up(inside, other):
+    inside(ranks=1)
+    inside.sealed.update(other)
+    inside(ranks=2)
+    assert certificates(inside) == []
+
+
+def test_parts_of_another_gpu_do_not_add_up(inside, nvidia_smi):
+    inside(ranks=1)
+    nvidia_smi("NVIDIA H200, 143771, 580.159.04")
+    inside(ranks=2)
+    assert certificates(inside) == []
+    inside(ranks=1)
+    assert certificates(inside) == ["h200x1.json"]
+
+
+def test_a_launch_that_is_red_is_kept_no_longer(inside):
+    inside(ranks=1)
+    assert "eager-ranks1-tp1.json" in kept(inside)
+    with pytest.raises(GateFailed):
+        inside(ranks=1, mode="eager", red=["5"])
+    assert kept(inside) == ["graphs-ranks1-tp1.json", "verl-ranks1-tp1.json"]
+
+
+def test_engines_that_answer_differently_are_no_certificate(inside):
+    text = GREEN.replace("[-1.0, -1.0]", "[-1.0, -1.0 if config['mode'] == 'eager' else -9.0]")
+    with pytest.raises(GateFailed, match="with CUDA graphs and one without answer the same prompts differently"):
+        inside(text=text)
+    assert certificates(inside) == kept(inside) == []
+
+
+def test_the_plan_has_what_was_asked_for():
+    plan = prove.Options().plan()
+    assert plan == list(parts.FULL)
+    assert prove.Options(ranks=4, tp=1).plan() == [launch.Part("eager", 4, 1)]
+    assert prove.Options(ranks=2, tp=1, mode="graphs").plan() == [launch.Part("graphs", 2, 1)]
+    assert prove.Options(mode="verl").plan() == [parts.VERL]
+    assert prove.Options(sabotage="all", ranks=2).plan() == [launch.Part("graphs", 2, 2), parts.VERL]
+    assert prove.Options(sabotage="all", verl=False).plan() == [launch.Part("graphs")]
+    assert prove.Options(sabotage="verl-skip-sync").plan() == [parts.VERL]
+    with pytest.raises(VerlockError, match="breaks CUDA graphs"):
+        prove.Options(sabotage="stale-graph", mode="eager").plan()
+    assert {part.mode for part in prove.Options(unpatched=True).plan()} == {"eager"}
 
 
 def test_a_red_gate_fails_by_name_and_certifies_nothing(inside):
@@ -186,15 +277,32 @@ def test_a_metric_that_is_not_finite_fails_verls_step(inside):
         inside(text="nan = float('nan')\n" + GREEN.replace("METRICS", "{**METRICS, 'actor/pg_loss': nan}"))
 
 
+UNSYNCED = [SOUND[0], {**SOUND[1], "synced": SOUND[1]["stale"]}]
+
+
+def test_a_sync_that_verl_does_not_make_is_seen(inside):
+    with pytest.raises(GateFailed, match="its sync did not carry the new weights over"):
+        inside(mode="verl", steps=UNSYNCED)
+    assert kept(inside) == []
+
+
+def test_the_sabotage_of_verls_sync_runs_verl_alone(inside):
+    assert inside(sabotage="verl-skip-sync", steps=UNSYNCED) == 0
+    (run,) = inside.report()["runs"]
+    assert (run["mode"], run["sabotage"]) == ("verl", "verl-skip-sync")
+    with pytest.raises(GateFailed, match="verl-skip-sync must turn gate verl red"):
+        inside(sabotage="verl-skip-sync")
+
+
 def test_a_sabotage_that_turns_its_gate_red_succeeds_and_certifies_nothing(inside):
-    assert inside(sabotaged="stale-cache", red=["5"]) == 0
+    assert inside(sabotage="stale-cache", red=["5"]) == 0
     assert certificates(inside) == []
 
 
 @pytest.mark.parametrize("red", [[], ["4"], ["4", "5"]])
 def test_a_sabotage_that_does_anything_else_fails(inside, red):
     with pytest.raises(GateFailed, match="stale-cache must turn gate 5 red and no other"):
-        inside(sabotaged="stale-cache", red=red)
+        inside(sabotage="stale-cache", red=red)
 
 
 def test_an_engine_that_does_not_start_on_two_ranks_is_gate_10(inside):
@@ -204,7 +312,7 @@ def test_an_engine_that_does_not_start_on_two_ranks_is_gate_10(inside):
         'write_error(folder, 0, "engine", RuntimeError("world_size (2) is not equal to"))\nsys.exit(1)\n(folder / "report.json")',
     )
     with pytest.raises(GateFailed, match=r"gate 10: vLLM does not start on 2 ranks: RuntimeError: world_size \(2\)"):
-        inside(text=text, gpus=2)
+        inside(text=text, ranks=2)
 
 
 def test_a_death_without_a_word_shows_the_end_of_the_log(inside):
@@ -213,10 +321,15 @@ def test_a_death_without_a_word_shows_the_end_of_the_log(inside):
     assert caught.value.exit_code == 53
 
 
-def test_a_death_in_the_second_launch_still_shows_the_first(inside, capsys):
+def test_a_death_in_one_launch_loses_none_of_the_others(inside, capsys):
     with pytest.raises(SmokeCrashed):
-        inside(text="if config.get('mode') == 'graphs': sys.exit(3)\n" + GREEN)
-    assert "vllm073: eager" in capsys.readouterr().out
+        inside(text="if config.get('mode') == 'graphs' and config['ranks'] == 1: sys.exit(3)\n" + GREEN)
+    out = capsys.readouterr().out
+    assert "vllm073: eager" in out
+    assert "2 ranks sharing 1 GPU" in out
+    assert sorted(kept(inside)) == sorted(set(FULL) - {"graphs-ranks1-tp1.json"})
+    assert inside(ranks=1, mode="graphs") == 0
+    assert certificates(inside) == ["h100-80gb-hbm3x1.json"]
 
 
 HANG = """
@@ -237,7 +350,7 @@ def test_a_hang_has_its_own_exit_code_and_shows_the_stack(inside):
 
 def test_the_sabotage_hang_is_told_by_the_watchdog_alone(inside):
     text = GREEN + HANG.replace("engine", "last barrier")
-    assert inside(text=text, sabotaged="hang") == 0
+    assert inside(text=text, sabotage="hang") == 0
 
 
 def test_the_inside_sees_the_recipes_environment_and_not_the_users(inside, monkeypatch, tmp_path):
@@ -247,38 +360,56 @@ def test_the_inside_sees_the_recipes_environment_and_not_the_users(inside, monke
     monkeypatch.setenv("PYTHONPATH", "/somewhere")
     seen = {}
     monkeypatch.setattr(
-        smoke_launch.watchdog,
+        launch.watchdog,
         "supervise",
         lambda command, environment, *rest: seen.update(environment) or watchdog.Outcome(9, 0.0),
     )
     with pytest.raises(SmokeCrashed):
         inside()
     assert seen["VLLM_USE_V1"] == "0"
-    assert seen["PYTHONPATH"] == str(paths.ROOT)
+    assert seen["PYTHONPATH"] == str(project.ROOT)
     assert not {"VLLM_ATTENTION_BACKEND", "PYTORCH_CUDA_ALLOC_CONF"} & set(seen)
+    assert seen["VLLM_CACHE_ROOT"].startswith(str(tmp_path))
     assert seen["PATH"].startswith(str(tmp_path / "prefix" / "bin"))
 
 
+@pytest.mark.parametrize(
+    ("second", "says"),
+    [("-1.0", "1/1 sequences, logprobs equal bit for bit"), ("-1.5", "1/1 sequences, logprobs up to 5.0e-01 apart")],
+)
+def test_what_one_seed_gives_in_two_processes_is_told(inside, capsys, second, says):
+    drawn = f"[{{'tokens': [5], 'logprobs': [{second} if config['folder'].endswith('again') else -1.0]}}]"
+    text = GREEN.replace('"engine_seconds": 20.0', f'"engine_seconds": 20.0, "samples": {drawn}')
+    assert inside(text=text, ranks=1, mode="eager", again=True) == 0
+    assert f"the same seed in two processes: {says}" in capsys.readouterr().err
+    assert [run.get("again") for run in inside.report()["runs"]] == [None, says]
+    assert kept(inside) == ["eager-ranks1-tp1.json"]
+
+
 def test_an_environment_made_from_another_lock_is_not_proven(inside, monkeypatch):
-    monkeypatch.setattr(smoke_run.digest, "of", lambda variant, python: "e" * 64)
+    monkeypatch.setattr(prove.digest, "of", lambda variant, python: "e" * 64)
     with pytest.raises(ReceiptStale):
         inside()
 
 
-def test_a_report_of_less_is_never_written_as_a_certificate(inside):
+def test_less_than_all_parts_is_never_written_as_a_certificate(inside):
     inside(mode="eager")
+    bound = certificate.identity("3.10", "d" * 64, GPU, inside.sealed)
+    known = parts.Kept("vllm073", bound).read()
+    assert len(known) == 3
     with pytest.raises(ValueError, match="only a full pass"):
-        certificate.write(choose("vllm073").recipe, "3.10", {}, inside.report())
+        certificate.write(recipe.load("vllm073"), bound, known, [])
 
 
-@pytest.mark.parametrize("variant", names())
+@pytest.mark.parametrize("variant", recipe.names())
 def test_every_recipe_has_what_the_inside_is_told(variant, tmp_path):
-    loaded = choose(variant).recipe
-    told = smoke_launch.configuration(loaded, loaded.python[0], "580.1", tmp_path, "eager", 1)
+    loaded = recipe.load(variant)
+    machine = launch.Machine(GPU, 1, 81559, "580.1")
+    told = launch.configuration(loaded, loaded.default_python, machine, launch.Part("eager"), tmp_path)
     expected = told["expected"]
     assert expected["versions"]["vllm"] == loaded.vllm.version
     assert {"vllm", "verl", "torch", "transformers", "ray"} <= set(expected["versions"])
-    assert expected["cxx11abi"] is loaded.torch.cxx11abi
+    assert expected["cxx11abi"] is False
     assert expected["engine"] == loaded.vllm.engine
     facts = {
         "driver": "580.1",

@@ -118,9 +118,22 @@ def test_prefix_cache():
     assert "would not show" in gates.prefix_cache(0.0016, [NEAR], [NEAR]).sentence
 
 
-def sleeping(**change):
+def sleeping(per_process=False, sharers=1, **change):
     return gates.sleeping(
-        [{"baseline": 1.0, "awake": 25.4, "asleep": [1.8, 1.8, 1.8], "same": 24, "compared": 24, **change}]
+        [
+            {
+                "baseline": 1.0,
+                "awake": 25.4,
+                "asleep": [1.8, 1.8, 1.8],
+                "same": 24,
+                "compared": 24,
+                "wrong": [],
+                "shards": 31,
+                **change,
+            }
+        ],
+        per_process=per_process,
+        sharers=sharers,
     )
 
 
@@ -130,6 +143,19 @@ def test_sleeping():
     assert "leaves more behind" in sleeping(asleep=[1.8, 2.0, 2.2]).sentence
     assert "did not survive" in sleeping(same=23).sentence
     assert sleeping(same=0, compared=0).verdict == FAIL
+    assert "1 of 31 parameters (lm_head.weight ...)" in sleeping(wrong=["lm_head.weight"]).sentence
+
+
+def test_a_device_that_two_ranks_share_is_held_against_both():
+    two = {"asleep": [5.0, 5.1, 5.2]}
+    assert sleeping(**two).verdict == FAIL
+    assert sleeping(sharers=2, **two).verdict == PASS
+    assert "2 ranks on it" in sleeping(sharers=2, **two).note
+    assert sleeping(sharers=2, asleep=[7.5] * 3).verdict == FAIL
+    assert sleeping(sharers=2, asleep=[3.0, 3.3, 3.6]).verdict == FAIL
+    # a process's own figures have nothing of the other rank
+    assert sleeping(per_process=True, sharers=2, **two).verdict == FAIL
+    assert "per process" in sleeping(per_process=True, sharers=2).note
 
 
 def batch(**change):
@@ -216,7 +242,7 @@ def rank(number, world=1, tp=1, **change):
 
 @pytest.mark.parametrize(("world", "tp"), [(1, 1), (2, 1), (2, 2), (4, 2)])
 def test_ranks_pass_in_every_layout(world, tp):
-    assert gates.ranks_agree([rank(each, world, tp) for each in range(world)], tp).verdict == PASS
+    assert gates.ranks_agree([rank(each, world, tp) for each in range(world)], tp, world).verdict == PASS
 
 
 @pytest.mark.parametrize(
@@ -234,16 +260,67 @@ def test_ranks_pass_in_every_layout(world, tp):
     ],
 )
 def test_two_replicas_fail_by_name(change, says):
-    gate = gates.ranks_agree([rank(0, 2), rank(1, 2, **change)], 1)
+    gate = gates.ranks_agree([rank(0, 2), rank(1, 2, **change)], 1, 2)
     assert gate.verdict == FAIL
     assert says in gate.sentence
 
 
+def test_ranks_that_share_a_gpu_are_each_local_rank_0():
+    zero = {"local_rank": 0, "device": 0, "current_device": 0}
+    found = gates.ranks_agree([rank(0, 2), rank(1, 2, **zero)], 1, gpus=1)
+    assert found.verdict == PASS
+    assert "2 ranks sharing 1 GPU" in found.value
+    assert "local_rank 1, not 0" in gates.ranks_agree([rank(0, 2), rank(1, 2)], 1, gpus=1).sentence
+    assert gates.ranks_agree([rank(0, 2), rank(1, 2, **zero)], 1, gpus=2).verdict == FAIL
+
+
 @pytest.mark.parametrize("change", [{"sampled": ((7,),)}, {"greedy": ((9, 9),)}, {"prompts": [0]}])
 def test_the_ranks_of_one_replica_must_say_the_same(change):
-    gate = gates.ranks_agree([rank(0, 2, 2), rank(1, 2, 2, **change)], 2)
+    gate = gates.ranks_agree([rank(0, 2, 2), rank(1, 2, 2, **change)], 2, 2)
     assert gate.verdict == FAIL
     assert "replica 0" in gate.sentence
+
+
+def draws(**change):
+    sums = {"tokens": 2048, "score": 30.0, "variance": 2048.0, "outside": 100, "expected": 102.0, "spread": 97.0}
+    return {**sums, **change}
+
+
+def test_sampler():
+    assert gates.sampler([draws()]).verdict == PASS
+    assert "more likely" in gates.sampler([draws(score=250.0)]).sentence
+    assert "less likely" in gates.sampler([draws(score=-250.0)]).sentence
+    assert "0 tokens are outside" in gates.sampler([draws(outside=0)]).sentence
+    assert gates.sampler([draws(score=math.nan)]).verdict == FAIL
+    assert gates.sampler([draws(variance=0.0)]).verdict == FAIL
+    assert gates.sampler([draws(spread=0.0)]).verdict == FAIL
+    # two replicas count together: what each hides by chance, both show
+    assert gates.sampler([draws(score=160.0)]).verdict == PASS
+    assert gates.sampler([draws(score=160.0), draws(score=160.0)]).verdict == FAIL
+
+
+def answer(tokens, logprobs):
+    return {"tokens": tokens, "logprobs": logprobs}
+
+
+def test_same_seed():
+    one = [answer([1, 2], [-1.0, -2.0])]
+    assert gates.same_seed([gates.Repeat.of(one, one)]).verdict == PASS
+    near = gates.Repeat.of(one, [answer([1, 2], [-1.0, -2.0 - 2**-40])])
+    assert not near.equal
+    assert "up to 9.1e-13 apart" in gates.same_seed([gates.Repeat(1, 1, 0.0), near]).sentence
+    parted = gates.Repeat.of(one, [answer([1, 3], [-1.0, -9.0])])
+    assert (parted.same, parted.apart) == (0, 0.0)
+    assert gates.same_seed([parted]).verdict == FAIL
+    assert not gates.Repeat.of(one, [answer([1, 2], [math.nan, -2.0])]).equal
+    assert not gates.Repeat.of([], []).equal
+
+
+def test_the_figures_of_nemo_rl():
+    found = Agreement.of([-1.0, -2.0], [-1.5, -2.0])  # the trainer's, the engine's
+    assert found.kl == pytest.approx((math.exp(0.5) - 1.5) / 2)
+    assert found.nemo == "token_mult_prob_error 1.3244, gen_kl_error 7.4e-02"
+    assert math.isnan(Agreement.of([math.nan], [1.0]).kl)
 
 
 def test_an_engine_that_does_not_start_is_gate_10_on_several_ranks():
@@ -256,16 +333,31 @@ def test_an_engine_that_does_not_start_is_gate_10_on_several_ranks():
 TIMES = {"timing_s/step": 2.0, "timing_s/gen": 1.6, "timing_s/update_actor": 0.2}
 
 
+def verl(code=0, metrics=TIMES, standin=False, synced=(0.004, 0.004), stale=0.8, steps=None):
+    seen = [{"step": place + 1, "synced": vars(agreement(mean))} for place, mean in enumerate(synced)]
+    if len(seen) > 1:
+        seen[1]["stale"] = vars(agreement(stale))
+    return gates.grpo({"code": code, "metrics": metrics, "standin": standin, "steps": seen if steps is None else steps})
+
+
 def test_grpo():
-    assert gates.grpo(TIMES, 0, standin=False).verdict == PASS
-    assert "sdpa stand-in" in gates.grpo(TIMES, 0, standin=True).note
-    assert "actor/pg_loss is not finite" in gates.grpo({**TIMES, "actor/pg_loss": math.nan}, 0, standin=False).sentence
-    assert "exit code 1" in gates.grpo(TIMES, 1, standin=False).sentence
-    assert "reported no step" in gates.grpo({}, 0, standin=False).sentence
-    assert (
-        "lack timing_s/gen"
-        in gates.grpo({"timing_s/step": 1.0, "timing_s/update_actor": 1.0}, 0, standin=False).sentence
-    )
+    assert verl().verdict == PASS
+    assert "sdpa stand-in" in verl(standin=True).note
+    assert "actor/pg_loss is not finite" in verl(metrics={**TIMES, "actor/pg_loss": math.nan}).sentence
+    assert "exit code 1" in verl(code=1).sentence
+    assert "reported no step" in verl(metrics={}).sentence
+    assert "lack timing_s/gen" in verl(metrics={"timing_s/step": 1.0, "timing_s/update_actor": 1.0}).sentence
+
+
+def test_grpo_sees_a_sync_that_is_left_out_and_one_that_would_not_show():
+    assert "did not carry the new weights" in verl(synced=(0.004, 0.8)).sentence
+    assert "did not carry the new weights" in verl(synced=(0.004, math.nan)).sentence
+    assert "would not show" in verl(stale=0.03).sentence
+    assert "would not show" in verl(stale=math.nan).sentence
+    assert "1 steps were seen" in verl(synced=(0.004,)).sentence
+    assert "0 steps were seen" in verl(synced=()).sentence
+    broken = verl(steps=[{"step": 1, "error": "LookupError: 3 of 32 responses"}])
+    assert "the hook in verl's worker failed: LookupError" in broken.sentence
 
 
 def test_agreement_counts_in_nats():

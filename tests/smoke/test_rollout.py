@@ -100,8 +100,16 @@ def test_every_sampling_parameter_is_given(made):
     assert engine.seeds == [5]
 
 
+def test_another_distribution_is_asked_for_by_name(made):
+    engine = made()
+    engine.generate([(1, 2)], new=2, how=rollout.Sampling(temperature=0.9, top_p=0.95))
+    assert (engine._llm.sampling.temperature, engine._llm.sampling.top_p) == (0.9, 0.95)
+    engine.generate([(1, 2)], new=2, how=rollout.GREEDY)
+    assert (engine._llm.sampling.temperature, engine._llm.sampling.top_p) == (0.0, 1.0)
+
+
 def test_what_comes_back(made):
-    ((one,),) = made().generate([(1, 2)], new=2, greedy=True, top=2)
+    ((one,),) = made().generate([(1, 2)], new=2, how=rollout.GREEDY, top=2)
     assert (one.prompt, one.tokens, one.logprobs) == ((1, 2), (7, 8), (-1.0, -2.0))
     assert one.top == ({5: -0.5, 7: -1.0}, {8: -2.0})
 
@@ -115,6 +123,10 @@ def test_replays_are_counted_and_still_happen(made):
     engine = made()
     assert engine.graph.replay() == "replayed"
     assert engine.replays() == 1
+    with engine.stale_graphs():
+        assert engine.graph.replay() is None
+    assert engine.graph.replay() == "replayed"
+    assert engine.replays() == 3
 
 
 def test_the_eager_path_switches_graphs_and_compilation_off_and_back(made):

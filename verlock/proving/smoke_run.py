@@ -1,237 +1,263 @@
 """`verlock smoke`: run verlock/smoke inside a built environment on this machine's GPUs, and judge what comes back.
 
-One launch for every engine mode and every tensor-parallel layout, then one of verl's own step; a full pass becomes a certificate.
+A full pass is a launch for every engine mode with one rank, one of verl's own steps, and launches with two ranks: on two GPUs
+where there are two, else sharing one. What was green is kept launch by launch, and all of it together becomes a certificate.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from verlock import console, paths
 from verlock.env import preflight
-from verlock.errors import GateFailed, NoGpu, ReceiptStale, SmokeCrashed, SmokeHung
-from verlock.proving import smoke_launch
-from verlock.proving.smoke_launch import Pass
-from verlock.smoke import gates, report
-from verlock.variant import certificate, receipt
-from verlock.variant.chosen import choose
-
-if TYPE_CHECKING:
-    from verlock.variant.recipe import Recipe
+from verlock.errors import GateFailed, NoGpu, ReceiptStale, SmokeHung, VerlockError
+from verlock.proving import certify, launch_config, smoke_launch
+from verlock.proving.kept_parts import Kept
+from verlock.proving.passes import FULL, VERL, Part, Pass
+from verlock.proving.smoke_tables import show
+from verlock.smoke import gates, sabotage
+from verlock.system import files, gpu
+from verlock.system.gpu import Gpus
+from verlock.variant import receipt
+from verlock.variant.chosen import Chosen
 
 MODES = ("eager", "graphs")
 
 
 @dataclass(frozen=True)
-class Gpus:
-    """The GPUs of this machine that a run may use."""
+class Options:
+    """How much to prove.
 
-    name: str
-    count: int
-    memory_mib: int
-    driver: str
-
-
-def find_gpus() -> Gpus | None:
-    """What nvidia-smi shows, cut down to CUDA_VISIBLE_DEVICES; None where there is no GPU."""
-    if not shutil.which("nvidia-smi"):
-        return None
-    done = subprocess.run(
-        ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines() if line.count(",") == 2]
-    if done.returncode or not rows:
-        return None
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    count = (
-        len(rows) if visible is None else len([each for each in visible.split(",") if each.strip() not in ("", "-1")])
-    )
-    name, memory, driver = rows[0]
-    return Gpus(name, count, int(memory), driver) if count else None
-
-
-def run(
-    recipe: Recipe,
-    python: str,
-    prefix: Path,
-    *,
-    gpus: int = 1,
-    mode: str = "",
-    sabotaged: str = "",
-    verl: bool = True,
-    unpatched: bool = False,
-    tp: int = 0,
-    json_path: Path | None = None,
-) -> int:
-    """Prove one environment on this machine's GPUs; prints the table, and on a full pass writes the certificate.
-
-    Args:
-        recipe, python, prefix: which environment.
-        gpus: how many GPUs; more than one runs TP=1 with data parallel replicas, and TP=gpus.
-        mode: eager or graphs alone, which is no full pass; under sabotage eager is the default.
-        sabotaged: one of sabotage.MODES, or `all`: succeeds when exactly the gate that is meant turns red.
-        verl: run verl's own GRPO step as well.
+    Attributes:
+        ranks: how many ranks; 0 is the full pass: one, then two. Ranks beyond the GPUs share them.
+        mode: eager, graphs or verl (verl's own steps) alone. Under sabotage graphs is the default: all gates have work there.
+        tp: one tensor-parallel size alone.
+        sabotage: one of sabotage.MODES, or `all`: succeeds when exactly the gate that is meant turns red.
+        verl: run verl's own steps as well.
+        again: make every launch of the gates a second time, to compare what one seed gives in two processes.
         unpatched: with the recipe's patches taken back, to see what they are for; never a certificate.
-        tp: one tensor-parallel size alone, which is no full pass on several GPUs.
         json_path: where the whole report goes.
+    """
+
+    ranks: int = 0
+    mode: str = ""
+    tp: int = 0
+    sabotage: str = ""
+    verl: bool = True
+    again: bool = False
+    unpatched: bool = False
+    json_path: Path | None = None
+
+    @property
+    def proves(self) -> bool:
+        """Is this about the environment as it is?"""
+        return not (self.sabotage or self.unpatched)
+
+    @property
+    def narrowed(self) -> bool:
+        """Were certain launches asked for, whatever was proven before?"""
+        return bool(self.ranks or self.mode or self.tp)
+
+    def plan(self) -> list[Part]:
+        """The launches, in order."""
+        if self.sabotage:
+            return self._to_break()
+        wanted = []
+        for ranks in (self.ranks,) if self.ranks else (1, 2):
+            wanted += [Part(mode, ranks, ranks) for mode in MODES]
+            wanted.append(VERL if ranks == 1 else Part("eager", ranks, 1))
+        mode = "eager" if self.unpatched else self.mode
+        found = [
+            each
+            for each in wanted
+            if (not mode or each.mode == mode) and (not self.tp or each.tp == self.tp) and (self.verl or each != VERL)
+        ]
+        return found or [Part(self.mode or "eager", self.ranks or 1, self.tp or 1)]
+
+    def _to_break(self) -> list[Part]:
+        ranks = self.ranks or 1
+        gates_run = Part(self.mode or "graphs", ranks, self.tp or ranks)
+        if self.sabotage == sabotage.ALL:
+            return [gates_run, *([VERL] if self.verl else [])]
+        broken = sabotage.MODES[self.sabotage]
+        if broken.graphs and gates_run.mode == "eager":
+            raise VerlockError(f"--sabotage {self.sabotage} breaks CUDA graphs", "leave --mode eager away")
+        return [VERL if broken.verl else gates_run]
+
+
+def run(chosen: Chosen, options: Options | None = None) -> int:
+    """Prove one environment on this machine's GPUs; prints the tables, and when all is proven writes the certificate.
+
+    A launch that fails does not keep the others from running. What was green in an earlier run that was cut off is not run again,
+    unless it is asked for by name.
 
     Raises:
         NoGpu, DriverTooOld, NotSealed, ReceiptStale: it cannot start.
         GateFailed, SmokeHung, SmokeCrashed: it did, and failed.
     """
-    start = time.monotonic()
-    found = needs(recipe, gpus)
-    sealed = receipt.read(prefix)
-    current = choose(recipe.name, python).digest
-    if sealed["digest"] != current:
-        remedy = f"`nox -s env-{recipe.name}` brings it up to date"
-        raise ReceiptStale(f"{prefix} was made from another lock than the present one", remedy)
-    proves = not (sabotaged or unpatched)
-    modes = (mode,) if mode else MODES if proves else MODES[:1]
-    layouts = (tp,) if tp else (1,) if gpus == 1 else (1, gpus)
-    folder = Path(tempfile.mkdtemp(prefix=f"verlock-smoke-{recipe.name}-"))
-    environment = smoke_launch.surroundings(recipe, prefix)
-    if unpatched:
-        environment["PYTHONPATH"] = os.pathsep.join(
-            [str(smoke_launch.take_back(recipe, python, prefix, folder)), environment["PYTHONPATH"]]
-        )
-    passes: list[Pass] = []
-    for size in layouts:
-        for each in modes:
-            config = smoke_launch.configuration(
-                recipe, python, found.driver, folder / f"{each}-tp{size}", each, size, sabotaged
-            )
-            try:
-                with console.step("smoke", f"{recipe.name}, {each}, {gpus} x {found.name}, TP={size}"):
-                    passes += smoke_launch.launch(prefix, environment, config, gpus)
-            except SmokeCrashed:
-                show(recipe.name, passes)  # what the launches before it found is not lost
-                raise
-    step = None
-    if verl and proves:
-        model = Path(config["folder"]) / "model"
-        step = smoke_launch.verl_step(
-            recipe, prefix, environment, folder / "verl", model, gpus, found.memory_mib / 1024
-        )
-    if proves and len(modes) == len(MODES):
-        passes += _across(passes)
-
-    whole = proves and len(modes) == len(MODES) and step is not None and (gpus == 1 or not tp)
-    problems = [problem for each in [*passes, *([step] if step else [])] if (problem := each.problem())]
-    result = {
-        "variant": recipe.name,
-        "python": python,
-        "digest": current,
-        "gpu": {"name": found.name, "count": gpus, "memory_mib": found.memory_mib, "driver": found.driver},
-        "unpatched": unpatched,
-        "whole": whole,
-        "problems": problems,
-        "seconds": round(time.monotonic() - start, 1),
-        "runs": [each.as_dict() for each in passes],
-        "verl": step.as_dict() if step else None,
-    }
-    if json_path:
-        report.write_json(json_path, result)
-    show(recipe.name, [*passes, *([step] if step else [])])
-    if problems:
-        _raise(passes, step, problems, folder)
-    shutil.rmtree(folder, ignore_errors=True)
-    if whole:
-        path = certificate.write(recipe, python, sealed, result)
-        console.say(f"{recipe.name} is certified on {gpus} x {found.name}: {paths.shown(path)}")
-    elif proves:
-        console.say("all green, but no certificate: that takes both modes, every layout and verl's own step")
+    options = options or Options()
+    machine = needs(chosen)
+    sealed = receipt.read(chosen.prefix)
+    if sealed["digest"] != chosen.digest:
+        remedy = f"`nox -s env-{chosen.name}` brings it up to date"
+        raise ReceiptStale(f"{chosen.prefix} was made from another lock than the present one", remedy)
+    bound = certify.identity(chosen, machine.name, sealed)
+    kept = Kept(chosen.name, bound)
+    plan = options.plan()
+    if options.proves and not options.narrowed and (known := kept.read()):
+        plan = [part for part in plan if part not in known]
+        console.say(f"proven by an earlier run, and not run again: {', '.join(part.name for part in known)}")
+    proof = Proof(chosen, machine, options)
+    for part in plan:
+        for each in proof.launch(part):
+            show(chosen.name, [each])
+            if options.proves:
+                kept.keep(part, machine, each)
+    across = _across(kept.read()) if options.proves else []
+    show(chosen.name, across)
+    if any(each.problem() for each in across):
+        kept.clear()  # each launch was green for itself; which of them was wrong nobody knows
+    proof.write(bound, across)
+    proof.judge(across)
+    shutil.rmtree(proof.folder, ignore_errors=True)
+    if options.proves:
+        _certify(chosen, bound, kept, across)
     else:
-        console.say("every sabotage turned exactly its gate red" if sabotaged else "green without the patches")
+        console.say("every sabotage turned exactly its gate red" if options.sabotage else "green without the patches")
     return 0
 
 
-def needs(recipe: Recipe, gpus: int) -> Gpus:
-    """The GPUs of this machine, if they are enough. Raises NoGpu (saying what is needed) or DriverTooOld."""
-    found = find_gpus()
-    cuda = f"driver {recipe.cuda.min_driver} or newer (CUDA {recipe.cuda.version})"
-    needed = f"{gpus} NVIDIA GPU{'s' if gpus > 1 else ''} with {cuda}"
-    if not found or found.count < gpus:
-        there = f"there {'is' if found.count == 1 else 'are'} {found.count}" if found else "nvidia-smi shows none here"
+def _certify(chosen: Chosen, bound: dict[str, Any], kept: Kept, across: Sequence[Pass]) -> None:
+    """Write the certificate if all parts are there; else say which are not."""
+    known = kept.read()
+    if missing := [part.name for part in FULL if part not in known]:
+        console.say(f"all green; a certificate of {chosen.name} still takes {', '.join(missing)}")
+        return
+    path = certify.write(chosen, bound, known, [each.as_dict() for each in across])
+    kept.clear()
+    console.say(f"{chosen.name} is certified on {bound['gpu']}: {paths.shown(path)}")
+
+
+@dataclass
+class Proof:
+    """One run: its launches, and what came of them."""
+
+    chosen: Chosen
+    machine: Gpus
+    options: Options
+    passes: list[Pass] = field(default_factory=list)
+    crashes: list[VerlockError] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.start = time.monotonic()
+        self.folder = Path(tempfile.mkdtemp(prefix=f"verlock-smoke-{self.chosen.name}-"))
+        self.environment = launch_config.variables(self.chosen) | launch_config.caches(self.folder / "caches")
+        if self.options.unpatched:
+            over = smoke_launch.take_back(self.chosen, self.folder)
+            self.environment["PYTHONPATH"] = os.pathsep.join([str(over), self.environment["PYTHONPATH"]])
+
+    def launch(self, part: Part) -> list[Pass]:
+        """Run one part; a crash is remembered, and leaves no pass."""
+        try:
+            found = self._verl() if part == VERL else self._gates(part)
+        except VerlockError as error:
+            self.crashes.append(error)
+            console.say(f"{self.chosen.name}, {part.name}: {error.problem}")
+            return []
+        self.passes += found
+        return found
+
+    def _gates(self, part: Part) -> list[Pass]:
+        config = launch_config.configuration(self.chosen, self.machine, part, self.folder)
+        if self.options.sabotage:
+            config = launch_config.sabotaged(config, self.options.sabotage)
+        where = gates.layout(part.ranks, config["gpus"])
+        with console.step("smoke", f"{self.chosen.name}, {part.mode}, {where}, TP={part.tp}, {self.machine.name}"):
+            found = smoke_launch.gates_run(self.chosen, self.environment, config)
+        return found + self._again(config, found[0]) if self.options.again else found
+
+    def _again(self, config: dict[str, Any], first: Pass) -> list[Pass]:
+        """The same launch once more; what the same seed gave in both processes is in the second one's details, and said."""
+        with console.step("smoke", f"{self.chosen.name}, {first.label}, again"):
+            config = {**config, "folder": f"{config['folder']}-again"}
+            second = smoke_launch.gates_run(self.chosen, self.environment, config)
+        drawn = [each.details.get("samples", []) for each in (first, second[0])]
+        second[0].details["again"] = str(gates.Repeat.of(*drawn)) if all(drawn) else "nothing to compare"
+        console.say(f"the same seed in two processes: {second[0].details['again']}")
+        return second
+
+    def _verl(self) -> list[Pass]:
+        config = launch_config.verl_configuration(self.chosen, self.machine, self.folder)
+        if self.options.sabotage:
+            config["sabotage"] = next(name for name, mode in sabotage.MODES.items() if mode.verl)
+        return [smoke_launch.verl_run(self.chosen, self.environment, config)]
+
+    def write(self, bound: dict[str, Any], across: Sequence[Pass]) -> None:
+        """Write the whole report where the options ask for it."""
+        if not self.options.json_path:
+            return
+        result = {
+            "variant": self.chosen.name,
+            **bound,
+            "gpu": {**self.machine.__dict__},
+            "unpatched": self.options.unpatched,
+            "problems": [*(error.problem for error in self.crashes), *self._problems(across)],
+            "seconds": round(time.monotonic() - self.start, 1),
+            "runs": [each.as_dict() for each in [*self.passes, *across]],
+        }
+        files.write_whole(self.options.json_path, json.dumps(result, indent=1) + "\n")
+
+    def _problems(self, across: Sequence[Pass]) -> list[str]:
+        return [problem for each in [*self.passes, *across] if (problem := each.problem())]
+
+    def judge(self, across: Sequence[Pass]) -> None:
+        """Raise what fits best if anything failed: a crash, a hang, else the gates by name."""
+        problems = self._problems(across)
+        remedy = f"logs, stacks and reports are in {self.folder}"
+        if self.crashes:
+            first = self.crashes[0]
+            first.problem = "\n  ".join([first.problem, *(error.problem for error in self.crashes[1:]), *problems])
+            raise first
+        if not problems:
+            return
+        text = "\n  ".join(problems)
+        hung = [each for each in self.passes if each.problem() and [gate.id for gate in each.red] == ["watchdog"]]
+        if hung and all(not each.sabotage for each in hung):
+            stacks = "\n".join(f"--- rank {rank}\n{stack}" for rank, stack in hung[0].details.get("stacks", {}).items())
+            raise SmokeHung(f"{text}\n{stacks}", remedy)
+        logs = [each.details["log"] for each in self.passes if each.red and each.details.get("log")]
+        raise GateFailed("\n".join([text, *logs]), remedy)
+
+
+def needs(chosen: Chosen) -> Gpus:
+    """The GPUs of this machine, if there are any. Raises NoGpu (saying what is needed) or DriverTooOld."""
+    recipe = chosen.recipe
+    found = gpu.find()
+    if not found:
         raise NoGpu(
-            f"a smoke run of {recipe.name} needs {needed}, and {there}", "run it on a GPU machine; nothing was tested"
+            f"a smoke run of {chosen.name} needs an NVIDIA GPU with driver {recipe.cuda.min_driver} or newer "
+            f"(CUDA {recipe.cuda.version}), and nvidia-smi shows none here",
+            "run it on a GPU machine; nothing was tested",
         )
     preflight.check_driver(recipe, found.driver)
     return found
 
 
-def _across(passes: Sequence[Pass]) -> list[Pass]:
+def _across(known: dict[Part, dict[str, Any]]) -> list[Pass]:
     """Gate 9 across launches: for every layout the eager engine's greedy answers against the graphs engine's."""
     found = []
-    for size in sorted({each.tp for each in passes}):
-        answers = {
-            each.mode: each.details["fingerprint"]
-            for each in passes
-            if each.tp == size and "fingerprint" in each.details
-        }
-        if set(answers) == set(MODES):
-            gate = gates.two_engines(answers["eager"], answers["graphs"])
-            found.append(Pass("eager and graphs", size, "", [gate], 0.0, {"gpus": passes[0].details["gpus"]}))
+    for part, data in known.items():
+        other = known.get(replace(part, mode="graphs"))
+        if part.mode == "eager" and other:
+            gate = gates.two_engines(data["run"]["fingerprint"], other["run"]["fingerprint"])
+            details = {key: data["run"][key] for key in ("ranks", "gpus")}
+            found.append(Pass("eager and graphs", part.tp, "", [gate], 0.0, details))
     return found
-
-
-def _raise(passes: Sequence[Pass], step: Pass | None, problems: Sequence[str], folder: Path) -> None:
-    text = "\n  ".join(problems)
-    remedy = f"logs, stacks and reports are in {folder}"
-    hung = [
-        each
-        for each in passes
-        if each.problem() and each.gates and each.gates[-1].id == "watchdog" and each.red == [each.gates[-1]]
-    ]
-    if hung and all(not each.sabotage for each in hung):
-        stacks = "\n".join(f"--- rank {rank}\n{stack}" for rank, stack in hung[0].details.get("stacks", {}).items())
-        raise SmokeHung(f"{text}\n{stacks}", remedy)
-    if step and step.red and step.details.get("log"):
-        text += f"\n{step.details['log']}"
-    raise GateFailed(text, remedy)
-
-
-# showing it ------------------------------------------------------------------------------------------
-
-
-def show(variant: str, passes: Sequence[Pass]) -> None:
-    """Print every pass as a table: gate, value, bound, verdict, seconds, and a sentence under it for each red gate."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    wide = Console(highlight=False)
-    out = wide if wide.is_terminal else Console(highlight=False, width=170)
-    colours = {gates.PASS: "green", gates.FAIL: "bold red", gates.SKIP: "dim"}
-    for each in passes:
-        table = Table(title=escape(f"{variant}: {each.label}, {each.timing}"), title_justify="left")
-        for column, justify in (
-            ("gate", "left"),
-            ("value", "left"),
-            ("bound", "left"),
-            ("verdict", "left"),
-            ("s", "right"),
-        ):
-            table.add_column(column, justify=justify)  # type: ignore[arg-type]
-        for gate in each.gates:
-            verdict = f"[{colours[gate.verdict]}]{gate.verdict}[/]"
-            note = f"\n{gate.note}" if gate.note else ""
-            cells = (f"{gate.id:>8} {gate.name}", gate.value + note, gate.bound)
-            table.add_row(*map(escape, cells), verdict, f"{gate.seconds:.1f}")
-        out.print(table)
-        for gate in each.red:
-            out.print(f"  gate {gate.id}: {gate.sentence}", markup=False)
-        if each.sabotage:
-            out.print(f"  sabotage: {each.problem() or 'exactly the gate that is meant turned red'}", markup=False)

@@ -9,22 +9,25 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from verlock.smoke import gates, sabotage
 from verlock.smoke.report import Report, write_error
 from verlock.smoke.watchdog import Heartbeat
+from verlock.smoke.world import Ranks, take_place
 
 # Seconds a phase may take; an engine with CUDA graphs started in 74 s, gates take a few seconds each.
-LIMITS = {"imports": 240.0, "trainer": 120.0, "engine": 420.0, "gate": 90.0, "last": 60.0}
+LIMITS = {"imports": 240.0, "trainer": 120.0, "engine": 300.0, "gate": 90.0, "last": 60.0}
 
 
 def main(config: dict[str, Any]) -> NoReturn:
     """Run all passes the configuration asks for, and end this process; the report is in its folder."""
     folder = Path(config["folder"])
     limits = {**LIMITS, **config.get("limits", {})}
+    take_place(config["gpus"])
     rank = int(os.environ["RANK"])
     heart = Heartbeat(folder, rank)
     where = "start"
@@ -58,23 +61,26 @@ def _run(config: dict[str, Any], folder: Path, heart: Heartbeat, phase: Any) -> 
         import torch  # noqa: F401
         import transformers
 
-        from verlock.smoke import facts, model, rollout
-        from verlock.smoke.suite import Sizes, Suite
+        from verlock.smoke import facts, memory, model, rollout
+        from verlock.smoke.suite import Setting, Sizes, Suite
         from verlock.smoke.trainer import Trainer
-        from verlock.smoke.world import Ranks
 
         transformers.logging.set_verbosity_error()
         module, name = config.get("engine", "verlock.smoke.rollout:Vllm").split(":")
         make_engine = getattr(importlib.import_module(module), name)
     report = Report(folder, writes=int(os.environ["RANK"]) == 0)
     with phase("trainer"):
-        world = Ranks(config["device"], config["tp"])
-        checkpoint = folder / "model"
+        world = Ranks(config["device"], config["tp"], config["gpus"])
+        checkpoint = Path(config["model"])
         if world.rank == 0:
-            model.write(checkpoint)
+            model.ensure(checkpoint)
         world.barrier()
         trainer = Trainer(checkpoint, world.device)
-        baseline = rollout.device_memory() if config["device"] == "cuda" else 0.0
+        on_gpu = config["device"] == "cuda"
+        per_process = all(world.gather(on_gpu and memory.listed()))
+        world.barrier()
+        baseline = memory.used(per_process) if on_gpu else 0.0
+        world.barrier()  # no rank starts its engine while another one still counts
     with phase("engine"):
         start = time.monotonic()
         engine = make_engine(
@@ -87,25 +93,33 @@ def _run(config: dict[str, Any], folder: Path, heart: Heartbeat, phase: Any) -> 
             )
         )
         report.data["engine_seconds"] = time.monotonic() - start
-    with phase("gate 1"):
-        start = time.monotonic()
-        known = facts.gather(engine.kind, config["driver"], config.get("imports", facts.IMPORTS))
-        report.data["facts"] = known
-        first = gates.environment(known, config["expected"])
-        first = gates.Gate(**{**first.__dict__, "seconds": time.monotonic() - start})
 
-    suite = Suite(engine, trainer, world, config["mode"], baseline, phase, Sizes(**config.get("sizes", {})))
+    def first(sabotaged: str) -> gates.Gate:
+        package = next(iter(config["expected"]["versions"]))
+        with (
+            phase("gate 1"),
+            sabotage.other_version(package, folder) if sabotaged == "other-version" else nullcontext(),
+        ):
+            start = time.monotonic()
+            known = facts.gather(engine.kind, config["driver"], config.get("imports", facts.IMPORTS))
+            report.data.setdefault("facts", known)
+            gate = gates.environment(known, config["expected"])
+            return replace(gate, seconds=time.monotonic() - start)
+
+    setting = Setting(config["mode"], baseline, per_process, Sizes(**config.get("sizes", {})))
+    suite = Suite(engine, trainer, world, setting, phase)
     asked = config.get("sabotage", "")
-    modes = ["", *(mode for mode in sabotage.MODES if mode != "hang")] if asked == sabotage.ALL else [asked]
-    for number, mode in enumerate(modes):
+    for number, mode in enumerate(sabotage.passes(asked, config["mode"])):
         if number:
             with phase("gate restart"):
                 suite.restart()
-        report.begin(mode, [first])
+        report.begin(mode)
+        report.add(first(mode))
         for gate in suite.run(mode):
             report.add(gate)
         if not number:
             report.data["fingerprint"] = suite.fingerprint
+            report.data["samples"] = suite.samples
     report.data["phases"] = [[name, seconds, limit] for name, seconds, limit in heart.phases]
     report.write()
     hangs = asked in ("hang", sabotage.ALL)

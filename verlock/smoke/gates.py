@@ -7,7 +7,9 @@ it falls on the failing side.
 Where the bounds come from: NeMo-RL allows a mean exp(abs(dlogp)) of 1.043, SkyRL a mean abs(dlogp) of 0.0104, verl's FAQ
 calls differences above 0.01 a problem; on an H100 this model measured 0.001-0.0025 in bf16 when weights agree and 0.47 when
 they do not, so 0.02 and 1.05 are far from both. vLLM's own sleep tests allow 2 GiB (V0) and 7 GiB (V1) asleep; this model
-measured 1.8 GiB of everything, context and trainer included.
+measured 1.8 GiB of everything, context and trainer included. Those figures are of the model before its output layer was made 2.2
+times as large (see `model`), which makes differences of logprobs about 2.4 times as large: measured on a CPU, to be measured on a
+GPU.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ EXP_DLOGP_BOUND = 1.05
 CHANGE_FACTOR = 10.0
 RESIDUAL_BOUND_GIB = 3.0
 GROWTH_BOUND_GIB = 0.25
+# Standard deviations: chance alone exceeds 4.5 once in 150,000 times.
+SAMPLER_BOUND = 4.5
 TOP = 5
 
 NAMES = {
@@ -37,10 +41,12 @@ NAMES = {
     "8": "loss, gradients, parameters",
     "9": "CUDA graphs and eager",
     "10": "ranks, shards, replicas",
-    "verl": "one GRPO step of verl",
+    "11": "sampled from its distribution",
+    "12": "same seed, same answers",
+    "verl": "two GRPO steps of verl",
     "watchdog": "progress within time",
 }
-MEASURED_INSIDE = tuple(str(number) for number in range(1, 11))
+MEASURED_INSIDE = tuple(str(number) for number in range(1, 13))
 
 
 @dataclass(frozen=True)
@@ -72,25 +78,44 @@ class Gate:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two sets of logprobs of the same tokens are apart: means over all tokens, in nats."""
+    """How far two sets of logprobs of the same tokens are apart, over all tokens.
+
+    Attributes:
+        mean: mean abs(dlogp), in nats.
+        mean_exp: mean exp(abs(dlogp)); NeMo-RL's token_mult_prob_error.
+        count: how many tokens.
+        odd: how many are not finite numbers: the trainer's, the engine's.
+        kl: mean of exp(r) - 1 - r with r = trainer - engine, in nats; NeMo-RL's gen_kl_error.
+    """
 
     mean: float
     mean_exp: float
     count: int
-    odd: tuple[int, int] = (0, 0)  # how many are not finite numbers: the trainer's, the engine's
+    odd: tuple[int, int] = (0, 0)
+    kl: float = math.nan
+
+    @property
+    def nemo(self) -> str:
+        """The figures as NeMo-RL reports them; its runs must stay below 1.05 and 0.001."""
+        return f"token_mult_prob_error {self.mean_exp:.4f}, gen_kl_error {self.kl:.1e}"
 
     @classmethod
     def of(cls, ours: Sequence[float], theirs: Sequence[float]) -> Agreement:
         """Compare token by token. Both must have the same length; nothing to compare gives NaN, which no gate passes."""
         if len(ours) != len(theirs):
             raise ValueError(f"{len(ours)} logprobs against {len(theirs)}")
-        apart = [abs(a - b) for a, b in zip(ours, theirs, strict=True)]
-        if not apart:
+        ratios = [a - b for a, b in zip(ours, theirs, strict=True)]
+        if not ratios:
             return cls(math.nan, math.nan, 0)
-        # exp overflows a float beyond 709 nats; such a value is a failure in any case.
-        grown = [math.exp(min(d, 700.0)) if d == d else math.nan for d in apart]
+        count = len(ratios)
         trainer, engine = (sum(not math.isfinite(value) for value in side) for side in (ours, theirs))
-        return cls(sum(apart) / len(apart), sum(grown) / len(grown), len(apart), (trainer, engine))
+        return cls(
+            mean=sum(map(abs, ratios)) / count,
+            mean_exp=sum(_exp(abs(r)) for r in ratios) / count,
+            count=count,
+            odd=(trainer, engine),
+            kl=sum(_exp(r) - 1.0 - r for r in ratios) / count,
+        )
 
     @classmethod
     def worst(cls, ranks: Sequence[Agreement]) -> Agreement:
@@ -98,6 +123,11 @@ class Agreement:
         if any(not math.isfinite(each.mean) for each in ranks):
             return cls(math.nan, math.nan, sum(each.count for each in ranks))
         return max(ranks, key=lambda each: each.mean)
+
+
+def _exp(value: float) -> float:
+    """exp, held below overflow (709 nats): such a value is a failure in any case."""
+    return math.exp(min(value, 700.0)) if value == value else math.nan
 
 
 def _gate(ident: str, problems: Sequence[str], value: str, bound: str, note: str = "") -> Gate:
@@ -163,7 +193,7 @@ def before_training(ranks: Sequence[Agreement]) -> Gate:
     if not worst.mean <= DLOGP_BOUND or not worst.mean_exp <= EXP_DLOGP_BOUND:
         problems.append("the engine reports other logprobs than the trainer computes for the same tokens and weights")
     value = f"{worst.mean:.4f}, exp {worst.mean_exp:.4f}"
-    return _gate("3", problems, value, f"mean <= {DLOGP_BOUND}, exp <= {EXP_DLOGP_BOUND}")
+    return _gate("3", problems, value, f"mean <= {DLOGP_BOUND}, exp <= {EXP_DLOGP_BOUND}", note=worst.nemo)
 
 
 def changed_bound(reference: float) -> float:
@@ -208,6 +238,7 @@ def sync(reference: float, stale: Sequence[Agreement], synced: Sequence[Agreemen
         problems,
         f"stale {closest.mean:.4f}, synced {worst.mean:.4f}",
         f"stale > {least:.4f}, synced <= {DLOGP_BOUND}",
+        note=f"synced: {worst.nemo}",
     )
 
 
@@ -236,19 +267,24 @@ def prefix_cache(reference: float, changed: Sequence[Agreement], fresh: Sequence
         problems,
         f"changed {closest.mean:.4f}, fresh {worst.mean:.4f}",
         f"changed > {least:.4f}, fresh <= {DLOGP_BOUND}",
+        note=f"fresh: {worst.nemo}",
     )
 
 
-def sleeping(ranks: Sequence[Mapping[str, Any]]) -> Gate:
+def sleeping(ranks: Sequence[Mapping[str, Any]], per_process: bool, sharers: int) -> Gate:
     """Gate 6: asleep the engine gives its memory back, cycle after cycle, and says the same after waking.
 
     Args:
         ranks: per rank baseline (GiB in use before the engine started), awake, asleep (a list, one per cycle), same and
-            compared (greedy sequences that were the same after waking, summed over the cycles).
+            compared (greedy sequences that were the same after waking, summed over the cycles), wrong (names of engine parameters
+            that are not, bit for bit, this rank's shard of the trainer's after the last waking) and shards (how many there are).
+        per_process: the figures are of each process; otherwise of its whole device, taken while all ranks were in one state.
+        sharers: how many ranks are on a device. Figures of a device are held against that many times the bounds.
     """
-    residual = max(max(rank["asleep"]) - rank["baseline"] for rank in ranks)
-    growth = max(rank["asleep"][-1] - rank["asleep"][0] for rank in ranks)
-    awake = max(rank["awake"] - rank["baseline"] for rank in ranks)
+    engines = 1 if per_process else sharers
+    residual = max(max(rank["asleep"]) - rank["baseline"] for rank in ranks) / engines
+    growth = max(rank["asleep"][-1] - rank["asleep"][0] for rank in ranks) / engines
+    awake = max(rank["awake"] - rank["baseline"] for rank in ranks) / engines
     same = sum(rank["same"] for rank in ranks)
     compared = sum(rank["compared"] for rank in ranks)
     problems = []
@@ -264,11 +300,20 @@ def sleeping(ranks: Sequence[Mapping[str, Any]]) -> Gate:
         problems.append(
             f"{compared - same} of {compared} greedy texts changed over sleep: the weights did not survive it"
         )
+    problems += [
+        f"{len(rank['wrong'])} of {rank['shards']} parameters ({rank['wrong'][0]} ...) are no longer the trainer's after waking"
+        for rank in ranks
+        if rank["wrong"]
+    ]
+    shards = sum(rank["shards"] for rank in ranks)
+    whole = shards - sum(len(rank["wrong"]) for rank in ranks)
+    counted = "per process" if per_process else "per device" if sharers == 1 else f"per device, {sharers} ranks on it"
     return _gate(
         "6",
         problems,
-        f"asleep {residual:.2f} of {awake:.1f} GiB, growth {growth:.2f}, same text {same}/{compared}",
+        f"asleep {residual:.2f} of {awake:.1f} GiB, growth {growth:.2f}, same text {same}/{compared}, same bits {whole}/{shards}",
         f"<= {RESIDUAL_BOUND_GIB} GiB, growth <= {GROWTH_BOUND_GIB}, all",
+        note=f"memory counted {counted}{', shown per rank' if engines > 1 else ''}",
     )
 
 
@@ -388,7 +433,15 @@ def two_engines(eager: Sequence[Mapping[str, Any]], graph: Sequence[Mapping[str,
     )
 
 
-def ranks_agree(ranks: Sequence[Mapping[str, Any]], tp: int) -> Gate:
+def layout(ranks: int, gpus: int) -> str:
+    """How many ranks are on how many GPUs, in words."""
+    if ranks == 1:
+        return "1 rank"
+    on = "sharing" if ranks > gpus else "on"
+    return f"{ranks} ranks {on} {gpus} GPU{'s' if gpus > 1 else ''}"
+
+
+def ranks_agree(ranks: Sequence[Mapping[str, Any]], tp: int, gpus: int) -> Gate:
     """Gate 10: every rank is where it should be, holds its own shard, and says what its group must say.
 
     Args:
@@ -397,15 +450,18 @@ def ranks_agree(ranks: Sequence[Mapping[str, Any]], tp: int) -> Gate:
             of engine parameters that are not the trainer's shard for this rank), shards (how many were compared), greedy and
             sampled (token ids, a tuple per prompt), prompts (indices of the global batch this rank answered).
         tp: tensor-parallel size; ranks r with the same r // tp are one replica.
+        gpus: on how many GPUs they are. Ranks that share them each see one, and are local rank 0 of a host of their own.
     """
     world = len(ranks)
     problems = []
     for place, rank in enumerate(ranks):
+        local = place if world <= gpus else 0
         expected = {
             "rank": place,
+            "local_rank": local,
             "engine_rank": place,
-            "device": rank["local_rank"],
-            "current_device": rank["local_rank"],
+            "device": local,
+            "current_device": local,
             "tp_rank": place % tp,
             "tp_size": tp,
             "world": world,
@@ -436,18 +492,95 @@ def ranks_agree(ranks: Sequence[Mapping[str, Any]], tp: int) -> Gate:
         problems.append("the replicas' shares do not make up the batch: prompts are missing or answered twice")
     misplaced = sum(len(rank["wrong"]) for rank in ranks)
     shards = sum(rank["shards"] for rank in ranks)
-    note = "" if world > 1 else "one GPU: placement and weights; several ranks need --gpus 2"
+    note = "" if world > 1 else "one rank: placement and weights; the rest takes --ranks 2"
     return _gate(
         "10",
         problems,
-        f"{world} ranks, TP={tp} DP={world // tp}, {misplaced}/{shards} shards wrong",
+        f"{layout(world, gpus)}, TP={tp} DP={world // tp}, {misplaced}/{shards} shards wrong",
         "each at its place, 0 wrong, replicas agree",
         note=note,
     )
 
 
+def sampler(replicas: Sequence[Mapping[str, float]]) -> Gate:
+    """Gate 11: what was drawn comes from the distribution that the trainer computes.
+
+    With p the trainer's distribution at a position, x the token drawn there and H the entropy of p, log p(x) + H has mean 0 and
+    the variance of log p if x was drawn from p. Another temperature moves that sum; top_p cuts off the tail, which the second
+    statistic counts: tokens outside p's own top-0.95 set.
+
+    Args:
+        replicas: per replica, sums over its tokens: tokens, score (log p + H), variance, outside, expected and spread (mean and
+            variance of outside).
+    """
+    total = {key: sum(replica[key] for replica in replicas) for key in replicas[0]}
+    score = total["score"] / math.sqrt(total["variance"]) if total["variance"] > 0 else math.nan
+    tail = (total["outside"] - total["expected"]) / math.sqrt(total["spread"]) if total["spread"] > 0 else math.nan
+    problems = []
+    if not abs(score) <= SAMPLER_BOUND:
+        problems.append(
+            f"the tokens are {'more' if score > 0 else 'less'} likely than draws from the trainer's distribution: "
+            "the temperature is another one, or unlikely tokens are cut off"
+        )
+    if not abs(tail) <= SAMPLER_BOUND:
+        problems.append(
+            f"{total['outside']:.0f} tokens are outside the trainer's top-0.95 sets where {total['expected']:.0f} are due: "
+            "the tail of the distribution is not drawn as it should be"
+        )
+    value = f"z {score:.1f}, tail z {tail:.1f}, {total['tokens']:.0f} tokens"
+    return _gate("11", problems, value, f"both within {SAMPLER_BOUND}")
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """How much two answers to the same prompts with the same seed are the same.
+
+    Attributes:
+        same: sequences with the same tokens.
+        count: of how many.
+        apart: the largest difference of a logprob, in nats, of tokens before the sequences part.
+    """
+
+    same: int
+    count: int
+    apart: float
+
+    @classmethod
+    def of(cls, one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> Repeat:
+        """Compare two lists of sequences, each with tokens and logprobs."""
+        same = 0
+        apart = [0.0]
+        for a, b in zip(one, other, strict=True):
+            same += list(a["tokens"]) == list(b["tokens"])
+            for x, y, p, q in zip(a["tokens"], b["tokens"], a["logprobs"], b["logprobs"], strict=True):
+                if x != y:
+                    break
+                apart.append(abs(p - q))
+        # max() loses a NaN
+        furthest = max(apart) if all(map(math.isfinite, apart)) else math.nan
+        return cls(same, len(one), furthest)
+
+    @property
+    def equal(self) -> bool:
+        """Every token and every bit of every logprob?"""
+        return self.count > 0 and self.same == self.count and self.apart == 0.0
+
+    def __str__(self) -> str:
+        how = "equal bit for bit" if self.apart == 0.0 else f"up to {self.apart:.1e} apart"
+        where = "" if self.same == self.count else " before the texts part"
+        return f"{self.same}/{self.count} sequences, logprobs{where} {how}"
+
+
+def same_seed(ranks: Sequence[Repeat]) -> Gate:
+    """Gate 12: the same prompts and the same seed, twice in one process, give the same tokens and logprobs, bit for bit."""
+    problems = [f"rank {place}: {each}" for place, each in enumerate(ranks) if not each.equal]
+    if problems:
+        problems.insert(0, "the same seed gives other answers the second time: no run can be repeated")
+    return _gate("12", problems, str(next((each for each in ranks if not each.equal), ranks[0])), "all, bit for bit")
+
+
 def engine_did_not_start(error: str, world: int) -> Gate:
-    """The engine could not be built: gate 1 on one GPU, gate 10 where several ranks had to come together."""
+    """The engine could not be built: gate 1 with one rank, gate 10 where several ranks had to come together."""
     if world > 1:
         return Gate(
             "10",
@@ -470,25 +603,48 @@ def watchdog(longest: float, phase: str, limit: float, hung: bool) -> Gate:
     return _gate("watchdog", problems, f"{longest:.0f} s in {phase}", f"<= {limit:.0f} s")
 
 
-def grpo(metrics: Mapping[str, float], code: int, standin: bool) -> Gate:
-    """verl's own step: it ended, its metrics are finite, and the three times are there.
+def grpo(result: Mapping[str, Any]) -> Gate:
+    """verl's own steps: they ended, their metrics are finite, and the second one's rollout was of the first one's new weights.
 
     Args:
-        metrics: of the last step, verl's names.
-        code: the exit code of verl.trainer.main_ppo.
-        standin: flash-attn was replaced by a stand-in with sdpa.
+        result: code (the exit code of verl.trainer.main_ppo), metrics (of the last step, verl's names), standin (flash-attn was
+            replaced by a stand-in with sdpa), and steps as `hook` writes them. Each is a dictionary with `synced`, the step's
+            rollout against the actor, and from the second on `stale`, the last step's rollout against the actor as it is now:
+            an Agreement each, as a dictionary.
     """
+    metrics, steps = result["metrics"], result["steps"]
     needed = ("timing_s/step", "timing_s/gen", "timing_s/update_actor")
     problems = []
-    if code:
-        problems.append(f"verl.trainer.main_ppo ended with exit code {code}")
+    if result["code"]:
+        problems.append(f"verl.trainer.main_ppo ended with exit code {result['code']}")
     if not metrics:
         problems.append("verl reported no step")
     else:
         problems += [f"verl's metrics lack {name}" for name in needed if name not in metrics]
     if odd := [name for name, value in metrics.items() if not math.isfinite(value)]:
         problems.append(f"{', '.join(odd[:3])} {'is' if len(odd) == 1 else 'are'} not finite")
+    problems += [f"the hook in verl's worker failed: {step['error']}" for step in steps if "error" in step]
+    seen = [step for step in steps if "error" not in step]
+    synced = [Agreement(**step["synced"]) for step in seen]
+    stale = [Agreement(**step["stale"]) for step in seen if "stale" in step]
+    worst = Agreement.worst(synced) if synced else Agreement.of([], [])
+    moved = min((each.mean for each in stale), default=math.nan)
+    least = changed_bound(synced[0].mean if synced else math.nan)
+    if len(seen) < 2:
+        problems.append(f"{len(seen)} steps were seen: whether verl's sync carries new weights takes two")
+    else:
+        if not worst.mean <= DLOGP_BOUND:
+            problems.append(
+                "verl's rollout has other logprobs than its actor: its sync did not carry the new weights over"
+            )
+        if not moved > least:
+            problems.append(
+                f"the first step hardly changed the actor ({moved:.4f}): a sync that is left out would not show"
+            )
     step, gen, update = (metrics.get(name, math.nan) for name in needed)
-    value = f"step {step:.2f} s, generation {gen:.2f} s, update {update:.2f} s, {len(metrics)} metrics"
-    note = "flash-attn is not installed: run with an sdpa stand-in" if standin else ""
-    return _gate("verl", problems, value, "exit code 0, all metrics finite", note=note)
+    value = (
+        f"stale {moved:.4f}, synced {worst.mean:.4f}, step {step:.2f} s, generation {gen:.2f} s, update {update:.2f} s"
+    )
+    bound = f"exit code 0, metrics finite, stale > {least:.4f}, synced <= {DLOGP_BOUND}"
+    standin = "; flash-attn is not installed: run with an sdpa stand-in" if result["standin"] else ""
+    return _gate("verl", problems, value, bound, note=worst.nemo + standin)

@@ -1,8 +1,12 @@
-"""One GRPO step of verl itself: `python -m verlock.smoke.grpo CONFIG` runs verl.trainer.main_ppo on generated prompts.
+"""Two GRPO steps of verl itself: `python -m verlock.smoke.grpo CONFIG` runs verl.trainer.main_ppo on generated prompts.
+
+What runs is an overlay of verl in which the workers' file ends with a call of `hook.install`: the second step's rollout must be
+of the weights that the first one made, carried over by verl's own sync. Its engine captures no more sizes of CUDA graphs than
+that of the gates.
 
 verl's actor imports flash_attn.bert_padding and asks transformers for flash_attention_2. Where flash-attn is not installed, the
-step runs with a stand-in: an overlay of verl with `sdpa` in its place, and a flash_attn whose functions refuse to be called. That
-is not what verl trains with, and the report, the table and the certificate say so.
+steps run with a stand-in: `sdpa` in its place in the overlay, and a flash_attn whose functions refuse to be called. That is
+not what verl trains with, and the report, the table and the certificate say so.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from verlock.smoke import model, overlay
+from verlock.smoke import hook, model, overlay
 from verlock.smoke.report import write_error, write_json
 from verlock.smoke.watchdog import Heartbeat
 
@@ -30,7 +34,11 @@ LIMIT = 300.0  # seconds; 90 to 120 were measured on an H100
 ENGINE_GIB = 3.0
 PROMPTS = 64
 BATCH = 8
+STEPS = 2
+# AdamW's first step moves every weight by about this much: on a CPU that put logprobs of what was drawn before 0.8 nats off.
+LEARNING_RATE = 1e-4
 WORKERS = "workers/fsdp_workers.py"
+ROLLOUT = "workers/rollout/vllm_rollout/vllm_rollout_spmd.py"
 
 REWARD = '''"""The share of even words: any text can earn it, so that every group of answers has an advantage."""
 
@@ -53,13 +61,13 @@ index_first_axis = pad_input = rearrange = unpad_input = _refuse
 
 
 def overrides(config: dict[str, Any], standin: bool) -> list[str]:
-    """The Hydra overrides of the step: the suite's own, the stand-in's, and last the recipe's flags.
+    """The Hydra overrides of the steps: the suite's own, the stand-in's, and last the recipe's flags.
 
     Args:
-        config: `folder` for what is written, `model` (a checkpoint's folder), `gpus`, `memory_gib` of one of them, and `flags`.
+        config: `folder` for what is written, `model` (a checkpoint's folder), `memory_gib` of the GPU, and `flags`.
         standin: flash-attn is not there.
     """
-    folder, gpus = Path(config["folder"]), config["gpus"]
+    folder = Path(config["folder"])
     share = min(0.9, math.ceil(1000 * ENGINE_GIB / config["memory_gib"]) / 1000)
     actor, ref, rollout = (f"actor_rollout_ref.{part}" for part in ("actor", "ref", "rollout"))
     return [
@@ -79,7 +87,7 @@ def overrides(config: dict[str, Any], standin: bool) -> list[str]:
         f"{actor}.ppo_mini_batch_size={BATCH}",
         f"{actor}.ppo_micro_batch_size_per_gpu=4",
         f"{actor}.use_kl_loss=True",
-        f"{actor}.optim.lr=1e-5",
+        f"{actor}.optim.lr={LEARNING_RATE}",
         f"{ref}.log_prob_micro_batch_size_per_gpu=4",
         f"{rollout}.name=vllm",
         f"{rollout}.tensor_model_parallel_size=1",
@@ -88,9 +96,9 @@ def overrides(config: dict[str, Any], standin: bool) -> list[str]:
         f"{rollout}.log_prob_micro_batch_size_per_gpu=4",
         "custom_reward_function.path=" + str(folder / "reward.py"),
         "trainer.nnodes=1",
-        f"trainer.n_gpus_per_node={gpus}",
+        "trainer.n_gpus_per_node=1",
         "trainer.logger=[console]",
-        "trainer.total_training_steps=1",
+        f"trainer.total_training_steps={STEPS}",
         "trainer.total_epochs=1",
         "trainer.save_freq=-1",
         "trainer.test_freq=-1",
@@ -119,21 +127,48 @@ def prepare(folder: Path) -> None:
     (folder / "reward.py").write_text(REWARD, encoding="utf-8")
 
 
-def stand_in(folder: Path) -> Path:
-    """Make the overlay that lets verl run without flash-attn; the folder belongs on PYTHONPATH, first."""
+HOOK = """
+
+from verlock.smoke import hook as _hook
+
+_hook.install(ActorRolloutRefWorker, {folder!r}, {skip_sync!r})
+"""
+
+
+# A rollout is made after its module was read to the end.
+GRAPHS = """
+
+from verlock.smoke.rollout import graphs as _graphs
+"""
+
+
+def overlaid(folder: Path, standin: bool, skip_sync: bool) -> Path:
+    """Make the overlay of verl; the folder belongs on PYTHONPATH, first.
+
+    Args:
+        folder: where it goes, and where the hook writes what it sees.
+        standin: flash-attn is not there; let verl run without it.
+        skip_sync: what the hook breaks.
+    """
     spec = importlib.util.find_spec("verl")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("verl is not installed")
     package = Path(spec.origin).parent
     text = (package / WORKERS).read_text(encoding="utf-8")
-    changed, count = re.subn(r"(attn_implementation=)(['\"])flash_attention_2\2", r"\1\2sdpa\2", text)
-    if not count:
-        raise RuntimeError(f"verl/{WORKERS} does not ask for flash_attention_2 where the stand-in expects it")
-    into = folder / "standin"
-    overlay.make(package, {WORKERS: changed}, into)
-    (into / "flash_attn").mkdir()
-    (into / "flash_attn" / "__init__.py").write_text(STANDIN.splitlines()[0] + "\n", encoding="utf-8")
-    (into / "flash_attn" / "bert_padding.py").write_text(STANDIN, encoding="utf-8")
+    if standin:
+        text, count = re.subn(r"(attn_implementation=)(['\"])flash_attention_2\2", r"\1\2sdpa\2", text)
+        if not count:
+            raise RuntimeError(f"verl/{WORKERS} does not ask for flash_attention_2 where the stand-in expects it")
+    text += HOOK.format(folder=str(folder), skip_sync=skip_sync)
+    asked = "enforce_eager=config.enforce_eager,"  # among the arguments of vllm.LLM
+    rollout_text = (package / ROLLOUT).read_text(encoding="utf-8")
+    rollout_text = rollout_text.replace(asked, f"{asked} **_graphs(config.enforce_eager),") + GRAPHS
+    into = folder / "overlay"
+    overlay.make(package, {WORKERS: text, ROLLOUT: rollout_text}, into)
+    if standin:
+        (into / "flash_attn").mkdir()
+        (into / "flash_attn" / "__init__.py").write_text(STANDIN.splitlines()[0] + "\n", encoding="utf-8")
+        (into / "flash_attn" / "bert_padding.py").write_text(STANDIN, encoding="utf-8")
     return into
 
 
@@ -167,23 +202,27 @@ def follow(command: list[str], environment: dict[str, str], folder: Path) -> tup
     return child.returncode, "".join(lines)
 
 
+def _since(began: float, step: dict[str, Any]) -> dict[str, Any]:
+    """The step with the seconds from the start of the run to that of its rollout: most of a run is over before the first one."""
+    return {**step, "began": round(step["began"] - began, 1)} if "began" in step else step
+
+
 def main(config: dict[str, Any]) -> int:
-    """Run the step; `grpo.json` in the folder says how it went. The exit code is verl's."""
+    """Run the steps; `grpo.json` in the folder says how it went. The exit code is verl's."""
     folder = Path(config["folder"])
     heart = Heartbeat(folder, 0)
     try:
         with heart.phase("verl", LIMIT):
-            start = time.monotonic()
-            if not Path(config["model"]).exists():
-                raise FileNotFoundError(f"the gates' run left no model at {config['model']}")
+            start, began = time.monotonic(), time.time()
+            model.ensure(Path(config["model"]))
             prepare(folder)
             standin = importlib.util.find_spec("flash_attn") is None
             environment = dict(os.environ)
             # A Ray of its own: without it ray.init joins whatever cluster it finds. Socket paths have 107 bytes at most.
             environment["RAY_TMPDIR"] = sessions = tempfile.mkdtemp(prefix="vr", dir="/tmp")
-            if standin:
-                path = [str(stand_in(folder)), *filter(None, [environment.get("PYTHONPATH")])]
-                environment["PYTHONPATH"] = os.pathsep.join(path)
+            skip_sync = config.get("sabotage") == "verl-skip-sync"
+            path = [str(overlaid(folder, standin, skip_sync)), *filter(None, [environment.get("PYTHONPATH")])]
+            environment["PYTHONPATH"] = os.pathsep.join(path)
             arguments = overrides(config, standin)
             command = [sys.executable, "-m", "verl.trainer.main_ppo", *arguments]
             code, printed = follow(command, environment, folder)
@@ -191,6 +230,7 @@ def main(config: dict[str, Any]) -> int:
             result = {
                 "code": code,
                 "metrics": metrics(printed),
+                "steps": [_since(began, step) for step in hook.read(folder)],
                 "standin": standin,
                 "seconds": time.monotonic() - start,
                 "overrides": arguments,

@@ -66,7 +66,7 @@ def errors(folder: Path) -> list[dict[str, Any]]:
 
 
 def complete(measured: Iterable[Gate], died: dict[str, Any] | None, world: int) -> list[Gate]:
-    """All ten gates of a pass: those measured, the one in which a rank died, and the rest as not reached.
+    """All gates of a pass: those measured, the one in which a rank died, and the rest as not reached.
 
     Args:
         measured: what the report holds.

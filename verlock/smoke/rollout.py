@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from verlock.smoke import memory
+
 if TYPE_CHECKING:
     import torch
 
-GIB = 2**30
-# Decode batches of this suite are at most this large; fewer graphs to capture, and every batch size has one.
+# Decode batches of this suite are at most this large. A batch is padded to the next size that has a CUDA graph; by itself vLLM
+# would capture 11 sizes in V0 and 67 in V1.
 MAX_SEQUENCES = 64
+CAPTURED = (8, 16, 32, 64)
 # 4 GiB of keys and values for this model (32 KiB a block of 16 tokens). V0 keeps a Python object for each block: with 0.3 of an
 # H200 those were 1.3 million, and 50 s of starting and resetting nothing but them.
 BLOCKS = 131_072
@@ -42,6 +45,18 @@ class Generated:
     top: tuple[dict[int, float], ...] = ()
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn: as the model has them, unless something else is asked for."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+
+PLAIN = Sampling()
+GREEDY = Sampling(temperature=0.0)
+
+
 class Engine(Protocol):
     """What the suite needs of a rollout engine."""
 
@@ -55,7 +70,7 @@ class Engine(Protocol):
         *,
         new: int,
         n: int = 1,
-        greedy: bool = False,
+        how: Sampling = PLAIN,
         top: int = 0,
         seed: int = 0,
     ) -> list[list[Generated]]:
@@ -73,8 +88,8 @@ class Engine(Protocol):
     def wake(self) -> None:
         """Take it again, weights as they were."""
 
-    def memory(self) -> float:
-        """GiB in use on this rank's device, by whomever."""
+    def memory(self, per_process: bool) -> float:
+        """GiB in use: by this process, or on its device by whomever."""
 
     def parameters(self) -> dict[str, torch.Tensor]:
         """The live parameters by vLLM's names."""
@@ -92,6 +107,10 @@ class Engine(Protocol):
     def eager(self) -> Iterator[None]:
         """Within this, the engine's forward is run without CUDA graphs and without compilation."""
 
+    @contextmanager
+    def stale_graphs(self) -> Iterator[None]:
+        """Within this, a CUDA graph does not see its new input: its output stays what it was."""
+
 
 def arguments(model: Path, *, tp: int, mode: str, sleep_mode: bool, extra: dict[str, Any]) -> dict[str, Any]:
     """The arguments of vllm.LLM: the suite's, then the recipe's."""
@@ -101,7 +120,9 @@ def arguments(model: Path, *, tp: int, mode: str, sleep_mode: bool, extra: dict[
         "distributed_executor_backend": "external_launcher",
         "enforce_eager": mode == "eager",
         "enable_sleep_mode": sleep_mode,
-        "gpu_memory_utilization": 0.3,
+        # How much is taken is what the next line says. vLLM only refuses to start where this share of the GPU is in use already,
+        # by whomever: it must have room for the engine and trainer of another rank.
+        "gpu_memory_utilization": 0.6,
         "num_gpu_blocks_override": BLOCKS,
         "swap_space": 0,
         "dtype": "bfloat16",
@@ -113,8 +134,14 @@ def arguments(model: Path, *, tp: int, mode: str, sleep_mode: bool, extra: dict[
         # Its buffers are registered outside the pool that sleep mode frees.
         "disable_custom_all_reduce": True,
         "disable_log_stats": True,
+        **graphs(mode == "eager"),
         **extra,
     }
+
+
+def graphs(eager: bool) -> dict[str, Any]:
+    """The argument of vllm.LLM that names the sizes of CUDA graphs; none for an engine without graphs."""
+    return {} if eager else {"compilation_config": {"cudagraph_capture_sizes": list(CAPTURED)}}
 
 
 class Vllm:
@@ -123,7 +150,7 @@ class Vllm:
     def __init__(self, **llm: Any) -> None:
         import torch
 
-        self._replayed = _count_replays(torch.cuda.CUDAGraph)
+        self._graphs = _watch_replays(torch.cuda.CUDAGraph)
         from vllm import LLM
 
         self._llm = LLM(**llm)
@@ -141,7 +168,7 @@ class Vllm:
         *,
         new: int,
         n: int = 1,
-        greedy: bool = False,
+        how: Sampling = PLAIN,
         top: int = 0,
         seed: int = 0,
     ) -> list[list[Generated]]:
@@ -152,8 +179,8 @@ class Vllm:
         torch.manual_seed(seed)  # the engine samples from the global generator, which the trainer uses as well
         sampling = SamplingParams(
             n=n,
-            temperature=0.0 if greedy else 1.0,
-            top_p=1.0,
+            temperature=how.temperature,
+            top_p=how.top_p,
             top_k=-1,
             min_p=0.0,
             presence_penalty=0.0,
@@ -192,9 +219,9 @@ class Vllm:
         """See Engine."""
         self._llm.wake_up()
 
-    def memory(self) -> float:
+    def memory(self, per_process: bool) -> float:
         """See Engine."""
-        return device_memory()
+        return memory.used(per_process)
 
     def parameters(self) -> dict[str, torch.Tensor]:
         """See Engine."""
@@ -223,7 +250,16 @@ class Vllm:
 
     def replays(self) -> int:
         """See Engine."""
-        return self._replayed[0]
+        return self._graphs.replayed
+
+    @contextmanager
+    def stale_graphs(self) -> Iterator[None]:
+        """See Engine. A graph that computes its last input again leaves in its buffers what is there already."""
+        self._graphs.held = True
+        try:
+            yield
+        finally:
+            self._graphs.held = False
 
     @contextmanager
     def eager(self) -> Iterator[None]:
@@ -244,35 +280,30 @@ class Vllm:
                 setattr(thing, name, value)
 
 
-def device_memory() -> float:
-    """GiB in use on the current CUDA device, by whomever, with this process's unused cache given back first."""
-    import gc
-
-    import torch
-
-    gc.collect()
-    torch.cuda.empty_cache()
-    torch.cuda.synchronize()
-    free, total = torch.cuda.mem_get_info()
-    return float(total - free) / GIB
-
-
 def _unwrapped(worker: Any) -> Any:
     """The worker itself: V0 and V1 both keep it inside a wrapper that passes unknown attributes on."""
     return getattr(worker, "worker", worker)
 
 
-def _count_replays(graph: Any) -> list[int]:
-    """Count CUDAGraph.replay calls: the one place through which V0 and V1 both go."""
-    count = [0]
+@dataclass
+class _Graphs:
+    """What CUDA graphs did in this process: how many were replayed, and whether they are kept from running."""
+
+    replayed: int = 0
+    held: bool = False
+
+
+def _watch_replays(graph: Any) -> _Graphs:
+    """Stand in CUDAGraph.replay, the one place through which V0 and V1 both go."""
+    state = _Graphs()
     replay = graph.replay
 
-    def counted(self: Any) -> Any:
-        count[0] += 1
-        return replay(self)
+    def watched(self: Any) -> Any:
+        state.replayed += 1
+        return None if state.held else replay(self)
 
-    graph.replay = counted
-    return count
+    graph.replay = watched
+    return state
 
 
 def _generated(prompt: Sequence[int], output: Any, top: int) -> Generated:

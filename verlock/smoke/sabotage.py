@@ -6,32 +6,78 @@ why every gate makes its own rollout on its own prompts, and does its own sync w
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from verlock.smoke.gates import FAIL, Gate
 
 
 @dataclass(frozen=True)
 class Mode:
-    """One way to break the run."""
+    """One way to break the run.
+
+    Attributes:
+        breaks: what is broken.
+        gate: the gate that must turn red, and no other.
+        graphs: there is something to break only with CUDA graphs.
+        verl: it breaks verl's own steps, which are a launch of their own.
+    """
 
     breaks: str
     gate: str
+    graphs: bool = False
+    verl: bool = False
 
 
-# `hang` is last: it ends the process, and `--sabotage all` goes through them in this order.
+# `--sabotage all` goes through them in this order; `hang` ends the process.
 MODES: dict[str, Mode] = {
+    "other-version": Mode("the metadata of another version of a package come first on sys.path", "1"),
+    "layer-off": Mode("the trainer's first forward leaves its last layer out", "2"),
     "noisy-logprobs": Mode("gaussian noise of 0.1 nats on the logprobs of the first rollout", "3"),
     "skip-sync": Mode("the weights stay behind at the first sync after training", "4"),
     "stale-cache": Mode("the prefix cache is not reset at the second sync", "5"),
     "no-sleep": Mode("sleep and wake do nothing", "6"),
     "drop-sequence": Mode("one sequence of the n=4 rollout is lost", "7"),
     "nan-loss": Mode("the loss of the second optimizer step is NaN (the trainer skips such a step, as verl does)", "8"),
+    "stale-graph": Mode("CUDA graphs replay the input they had before", "9", graphs=True),
     "wrong-rank": Mode("at the third sync every rank gets its neighbour's half of each sharded weight", "10"),
+    "temperature": Mode("the engine samples at temperature 0.9", "11"),
+    "top-p": Mode("the engine samples with top_p 0.95", "11"),
+    "other-seed": Mode("the second of two rollouts with one seed has another", "12"),
     "hang": Mode("the last rank never arrives at the last barrier", "watchdog"),
+    "verl-skip-sync": Mode("at verl's second step the weights of the first stay in its engine", "verl", verl=True),
 }
 ALL = "all"
+
+
+def passes(asked: str, mode: str) -> list[str]:
+    """The passes that one process makes, but for `hang`, which is what comes at its end.
+
+    Args:
+        asked: what to break; `all` is a sound pass and then all that this engine mode has.
+        mode: eager or graphs.
+    """
+    if asked != ALL:
+        return [asked]
+    within = (name for name, each in MODES.items() if name != "hang" and not each.verl)
+    return ["", *(name for name in within if mode == "graphs" or not MODES[name].graphs)]
+
+
+@contextmanager
+def other_version(package: str, folder: Path) -> Iterator[None]:
+    """Within this, the metadata of version 0 of `package` in `folder` come before the installed ones."""
+    site = folder / "other-version"
+    metadata = site / f"{package.replace('-', '_')}-0.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True, exist_ok=True)
+    metadata.write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 0\n", encoding="utf-8")
+    sys.path.insert(0, str(site))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(site))
 
 
 def verdict(mode: str, gates: Iterable[Gate]) -> str:

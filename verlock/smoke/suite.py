@@ -9,12 +9,13 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from verlock.smoke import gates, model
-from verlock.smoke.gates import Agreement, Gate
+from verlock.smoke.gates import Agreement, Gate, Repeat
+from verlock.smoke.rollout import GREEDY, PLAIN, Sampling
 from verlock.smoke.shards import neighbour_half, shards_of
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 NOISE = 0.1  # nats; mean abs 0.08, four times the bound
 CYCLES = 3
+SAMPLERS = {"temperature": Sampling(temperature=0.9), "top-p": Sampling(top_p=0.95)}
 NEW_FOR_GRAPHS = 4  # the first token comes from the prompt's forward, which no graph runs; long texts part at near ties
 
 
@@ -40,18 +42,40 @@ class Sizes:
     cached_length: int = 512
     cached_new: int = 16
     steps: int = 3
+    sampled_prompts: int = 128  # gate 11 counts on 8,192 tokens
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a run is given.
+
+    Attributes:
+        mode: eager or graphs.
+        baseline: GiB in use before the engine started.
+        per_process: memory is counted for each process, not for its whole device.
+        sizes: how much every gate asks for.
+    """
+
+    mode: str
+    baseline: float
+    per_process: bool
+    sizes: Sizes
 
 
 class World(Protocol):
-    """The ranks of this run."""
+    """The ranks of this run; `gpus` is on how many GPUs they are."""
 
     rank: int
     local_rank: int
     size: int
     tp: int
+    gpus: int
 
     def gather(self, mine: Any) -> list[Any]:
         """What every rank has, in rank order; collective."""
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
 
 
 Phase = Callable[[str], AbstractContextManager[None]]
@@ -60,17 +84,15 @@ Phase = Callable[[str], AbstractContextManager[None]]
 class Suite:
     """One pass through the gates, on every rank alike; gates that need the trainer's forward are collective."""
 
-    def __init__(
-        self, engine: Engine, trainer: Trainer, world: World, mode: str, baseline: float, phase: Phase, sizes: Sizes
-    ) -> None:
+    def __init__(self, engine: Engine, trainer: Trainer, world: World, setting: Setting, phase: Phase) -> None:
         self.engine = engine
         self.trainer = trainer
         self.world = world
-        self.mode = mode
-        self.baseline = baseline
+        self.setting = setting
+        self.sizes = setting.sizes
         self.phase = phase
-        self.sizes = sizes
         self.fingerprint: list[dict[str, Any]] = []
+        self.samples: list[dict[str, Any]] = []
         self._calls = 0
 
     # what the gates share ------------------------------------------------------------------------
@@ -84,14 +106,14 @@ class Suite:
         """This replica's own prompts: ranks of one tensor parallel group get the same."""
         return model.prompts(f"{label}/{self.replica}", count, length)
 
-    def generate(self, prompts: Sequence[tuple[int, ...]], **how: Any) -> list[list[Generated]]:
+    def generate(self, prompts: Sequence[tuple[int, ...]], **ask: Any) -> list[list[Generated]]:
         """A rollout; every call draws anew, ranks of one replica alike."""
         self._calls += 1
-        return self.engine.generate(prompts, seed=1_000_003 * self.replica + self._calls, **how)
+        return self.engine.generate(prompts, seed=1_000_003 * self.replica + self._calls, **ask)
 
-    def sample(self, prompts: Sequence[tuple[int, ...]], new: int) -> list[Generated]:
+    def sample(self, prompts: Sequence[tuple[int, ...]], new: int, how: Sampling = PLAIN) -> list[Generated]:
         """One sampled continuation per prompt."""
-        return [outputs[0] for outputs in self.generate(prompts, new=new)]
+        return [outputs[0] for outputs in self.generate(prompts, new=new, how=how)]
 
     def compare(self, sequences: Sequence[Generated]) -> list[Agreement]:
         """The engine's logprobs of `sequences` against the trainer's, per rank; collective."""
@@ -112,11 +134,12 @@ class Suite:
     # the pass ------------------------------------------------------------------------------------
 
     def run(self, sabotage: str = "") -> Iterator[Gate]:
-        """Measure gates 2 to 10 and yield each when it is known; `sabotage` names what to break (see `sabotage.MODES`)."""
+        """Measure gates 2 to 12 and yield each when it is known; `sabotage` names what to break (see `sabotage.MODES`)."""
         self.steps: list[Step] = []
-        yield self._timed("2", self.greedy)
+        yield self._timed("2", lambda: self.greedy(off=sabotage == "layer-off"))
         three, sequences = self._measured("3", lambda: self.before_training(noisy=sabotage == "noisy-logprobs"))
         yield three
+        yield self._timed("12", lambda: self.same_seed(other=sabotage == "other-seed"))
         awake = sabotage == "no-sleep"
         yield self._timed(
             "4",
@@ -128,8 +151,9 @@ class Suite:
         yield self._timed("6", lambda: self.sleeping(awake=awake))
         yield self._timed("7", lambda: self.batch(dropped=sabotage == "drop-sequence"))
         yield self._timed("8", self.training)
-        yield self._timed("9", self.graphs)
+        yield self._timed("9", lambda: self.graphs(stale=sabotage == "stale-graph"))
         yield self._timed("10", lambda: self.ranks(neighbours=sabotage == "wrong-rank"))
+        yield self._timed("11", lambda: self.sampler(SAMPLERS.get(sabotage, PLAIN)))
 
     def _timed(self, ident: str, measure: Callable[[], Gate]) -> Gate:
         return self._measured(ident, lambda: (measure(), None))[0]
@@ -142,13 +166,12 @@ class Suite:
 
     # the gates -----------------------------------------------------------------------------------
 
-    def greedy(self) -> Gate:
+    def greedy(self, off: bool) -> Gate:
         """Gate 2; its answers at the initial weights are also what two runs of different modes are compared by."""
         prompts = self.prompts("greedy", self.sizes.prompts, self.sizes.length)
-        answers = [
-            outputs[0] for outputs in self.generate(prompts, new=self.sizes.new // 2, greedy=True, top=gates.TOP)
-        ]
-        likely = self.trainer.top(answers, gates.TOP)
+        answers = [outputs[0] for outputs in self.generate(prompts, new=self.sizes.new // 2, how=GREEDY, top=gates.TOP)]
+        with self.trainer.one_layer_off() if off else nullcontext():
+            likely = self.trainer.top(answers, gates.TOP)
         positions = mutual = 0
         for answer, trainers in zip(answers, likely, strict=True):
             for token, ours, theirs in zip(answer.tokens, answer.top, trainers, strict=True):
@@ -175,6 +198,18 @@ class Suite:
         agreements = self.compare(reported)
         self.reference = Agreement.worst(agreements).mean
         return gates.before_training(agreements), sequences
+
+    def same_seed(self, other: bool) -> Gate:
+        """Gate 12, at the initial weights: what is drawn here is also what two processes are compared by."""
+        prompts = self.prompts("seed", max(self.sizes.prompts // 2, 2), self.sizes.length)
+        drawn = []
+        for again in (False, True):
+            self.engine.reset_prefix_cache()  # a cached prefix takes another kernel, and rounds otherwise
+            seed = 1_000_003 * self.replica - 1 - (again and other)
+            answers = self.engine.generate(prompts, new=self.sizes.new // 2, seed=seed % 2**32)
+            drawn.append([{"tokens": outputs[0].tokens, "logprobs": outputs[0].logprobs} for outputs in answers])
+        self.samples = drawn[0]
+        return gates.same_seed(self.world.gather(Repeat.of(*drawn)))
 
     def weight_sync(self, sequences: Sequence[Generated], skipped: bool, poisoned: int | None, awake: bool) -> Gate:
         """Gate 4, the way a training step goes: the engine sleeps, the trainer learns, the engine wakes, weights go over."""
@@ -206,30 +241,40 @@ class Suite:
         """Gate 6; `awake` makes sleep and wake do nothing."""
         prompts = self.prompts("sleep", 8, self.sizes.length)
         before = self._greedy_ids(prompts)
-        in_use = self.engine.memory()
+        in_use = self._memory()
         asleep = []
         same = 0
         for _ in range(CYCLES):
             if not awake:
                 self.engine.sleep()
-            asleep.append(self.engine.memory())
+            asleep.append(self._memory())
             if not awake:
                 self.engine.wake()
             after = self._greedy_ids(prompts)
             same += sum(a == b for a, b in zip(before, after, strict=True))
+        wrong, shards = self._wrong_shards(self.trainer.weights())
         mine = {
-            "baseline": self.baseline,
+            "wrong": wrong,
+            "shards": shards,
+            "baseline": self.setting.baseline,
             "awake": in_use,
             "asleep": asleep,
             "same": same,
             "compared": CYCLES * len(prompts),
         }
-        return gates.sleeping(self.world.gather(mine))
+        return gates.sleeping(self.world.gather(mine), self.setting.per_process, -(-self.world.size // self.world.gpus))
+
+    def _memory(self) -> float:
+        """What is in use while every rank is where this one is: another rank's engine may be on the same GPU."""
+        self.world.barrier()
+        in_use = self.engine.memory(self.setting.per_process)
+        self.world.barrier()
+        return in_use
 
     def _greedy_ids(self, prompts: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
         """Greedy answers from a cold prefix cache: a cached prefix takes another kernel, and rounds otherwise."""
         self.engine.reset_prefix_cache()
-        return [outputs[0].tokens for outputs in self.generate(prompts, new=self.sizes.new // 2, greedy=True)]
+        return [outputs[0].tokens for outputs in self.generate(prompts, new=self.sizes.new // 2, how=GREEDY)]
 
     def batch(self, dropped: bool) -> Gate:
         """Gate 7."""
@@ -258,15 +303,16 @@ class Suite:
         }
         return gates.training(self.world.gather(mine))
 
-    def graphs(self) -> Gate:
+    def graphs(self, stale: bool) -> Gate:
         """Gate 9: the same prompts through CUDA graphs, then through the eager forward of the same engine."""
         prompts = self.prompts("graphs", self.sizes.prompts, self.sizes.length)
-        ask = {"new": NEW_FOR_GRAPHS, "greedy": True, "top": gates.TOP}
+        ask = {"new": NEW_FOR_GRAPHS, "how": GREEDY, "top": gates.TOP}
         self.engine.reset_prefix_cache()
         start = self.engine.replays()
-        through_graphs = [outputs[0] for outputs in self.generate(prompts, **ask)]
+        with self.engine.stale_graphs() if stale else nullcontext():
+            through_graphs = [outputs[0] for outputs in self.generate(prompts, **ask)]
         mine: dict[str, Any] = {"replayed": self.engine.replays() - start}
-        if self.mode == "graphs":
+        if self.setting.mode == "graphs":
             self.engine.reset_prefix_cache()
             start = self.engine.replays()
             with self.engine.eager():
@@ -274,7 +320,7 @@ class Suite:
             mine["eager_replayed"] = self.engine.replays() - start
             ours, theirs = _decoded(through_graphs, eagerly)
             mine |= {"agreement": Agreement.of(ours, theirs), "positions": len(prompts) * (NEW_FOR_GRAPHS - 1)}
-        return gates.graphs(self.mode, self.world.gather(mine))
+        return gates.graphs(self.setting.mode, self.world.gather(mine))
 
     def ranks(self, neighbours: bool) -> Gate:
         """Gate 10: a sync, then every rank says where it is, what it holds and what it generates."""
@@ -298,7 +344,13 @@ class Suite:
             "sampled": tuple(each.tokens for each in sampled),
             "prompts": [share[place] for place, each in enumerate(sampled) if each.prompt == common[share[place]]],
         }
-        return gates.ranks_agree(self.world.gather(mine), self.world.tp)
+        return gates.ranks_agree(self.world.gather(mine), self.world.tp, self.world.gpus)
+
+    def sampler(self, how: Sampling) -> Gate:
+        """Gate 11; `how` is what the engine is told, the trainer always takes the distribution as it is."""
+        prompts = self.prompts("sampler", self.sizes.sampled_prompts, self.sizes.length)
+        mine = self.trainer.draws(self.sample(prompts, self.sizes.new, how))
+        return gates.sampler(self.world.gather(mine)[:: self.world.tp])  # ranks of one replica drew the same tokens
 
     def _wrong_shards(self, weights: dict[str, torch.Tensor]) -> tuple[list[str], int]:
         """Which of this rank's live engine parameters are not, bit for bit, its shard of `weights`."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from verlock.smoke.rollout import Generated
 
 LEARNING_RATE = 1e-3
+NUCLEUS = 0.95
+AT_ONCE = 32  # sequences in one forward where all their logits are needed: 32 x 64 x 4096 in fp32 are 32 MiB
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,45 @@ class Trainer:
         with torch.no_grad():
             found: list[list[list[int]]] = self._logits(sequences).topk(k, dim=-1).indices.tolist()
         return found
+
+    def draws(self, sequences: Sequence[Generated]) -> dict[str, float]:
+        """What the sampled tokens are under this trainer's distributions, as sums: see `gates.sampler`."""
+        import torch
+
+        total = dict.fromkeys(("tokens", "score", "variance", "outside", "expected", "spread"), 0.0)
+        for start in range(0, len(sequences), AT_ONCE):
+            batch = sequences[start : start + AT_ONCE]
+            with torch.no_grad():
+                log = torch.log_softmax(self._logits(batch).double(), dim=-1)
+            tokens = torch.tensor([each.tokens for each in batch], device=self._device)
+            p = log.exp()
+            entropy = -(p * log).sum(-1)
+            ranked, order = p.sort(dim=-1, descending=True)
+            inside = ranked.cumsum(-1) - ranked < NUCLEUS  # the smallest set of tokens that holds so much
+            beyond = (ranked * ~inside).sum(-1)
+            drawn_inside = (inside & (order == tokens[..., None])).any(-1)
+            sums = {
+                "tokens": torch.ones_like(entropy),
+                "score": log.gather(-1, tokens[..., None]).squeeze(-1) + entropy,
+                "variance": (p * log**2).sum(-1) - entropy**2,
+                "outside": (~drawn_inside).double(),
+                "expected": beyond,
+                "spread": beyond * (1 - beyond),
+            }
+            for name, values in sums.items():
+                total[name] += float(values.sum())
+        return total
+
+    @contextmanager
+    def one_layer_off(self) -> Iterator[None]:
+        """Within this, the forward leaves the last layer out."""
+        inner = self._fsdp.module.model
+        layers = inner.layers
+        inner.layers = layers[:-1]
+        try:
+            yield
+        finally:
+            inner.layers = layers
 
     def train(self, sequences: Sequence[Generated], steps: int, poisoned: int | None = None) -> list[Step]:
         """Take `steps` policy-gradient steps on one batch; the reward is the share of even ids.

@@ -1,4 +1,4 @@
-"""The ranks of a run, as torchrun's environment variables name them."""
+"""The ranks of a run, as torchrun's environment variables name them, and which GPU each of them has."""
 
 from __future__ import annotations
 
@@ -9,16 +9,37 @@ if TYPE_CHECKING:
     import torch
 
 
+def take_place(gpus: int) -> None:
+    """Give this rank its GPU where ranks have to share them; call it before torch is imported.
+
+    NCCL refuses two ranks on one GPU only when both say they are on the same host. Here each says it is a host of its own and
+    they talk over the loopback interface: the layout of several nodes with one GPU each, LOCAL_RANK 0 in all of them.
+
+    Args:
+        gpus: how many GPUs the run has; ranks go round them in turn.
+    """
+    rank = int(os.environ["RANK"])
+    if int(os.environ["WORLD_SIZE"]) <= gpus:
+        return
+    os.environ["NCCL_HOSTID"] = f"rank{rank}"
+    os.environ["NCCL_SOCKET_IFNAME"] = "lo"
+    os.environ["LOCAL_RANK"] = "0"
+    if gpus > 1:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[rank % gpus]
+
+
 class Ranks:
     """This process among the others; making one joins the default process group (NCCL on GPUs, gloo on the CPU)."""
 
-    def __init__(self, device: str, tp: int) -> None:
+    def __init__(self, device: str, tp: int, gpus: int) -> None:
         import torch.distributed as dist
 
         self.rank = int(os.environ["RANK"])
         self.local_rank = int(os.environ["LOCAL_RANK"])
         self.size = int(os.environ["WORLD_SIZE"])
         self.tp = tp
+        self.gpus = min(gpus, self.size)
         self._device = device
         if device == "cuda":
             import torch

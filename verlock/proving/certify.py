@@ -1,0 +1,100 @@
+"""Making a certificate of a full pass, and what it is bound to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from verlock import __version__, paths
+from verlock.proving.passes import FULL, VERL, Part
+from verlock.smoke import gates
+from verlock.system import files
+from verlock.variant.certificate import file_name
+from verlock.variant.chosen import Chosen
+
+SCHEMA = 2
+
+
+def identity(chosen: Chosen, gpu: str, sealed: dict[str, Any]) -> dict[str, Any]:
+    """What a certificate is bound to: parts of a full pass add up only where all of it is the same.
+
+    Args:
+        chosen: which variant and Python.
+        gpu: the GPU's name.
+        sealed: the environment's receipt.
+    """
+    return {
+        "digest": chosen.digest,
+        "python": chosen.python,
+        "gpu": gpu,
+        "receipt": _receipt(sealed),
+        "gates": list(gates.NAMES),
+    }
+
+
+def write(
+    chosen: Chosen, bound: dict[str, Any], parts: dict[Part, dict[str, Any]], across: list[dict[str, Any]]
+) -> Path:
+    """Write the certificate of a full pass; returns its path.
+
+    Args:
+        chosen: which variant.
+        bound: what `identity` says.
+        parts: the launches as `parts.Kept` has them.
+        across: what was compared between launches, as `Pass.as_dict` gives it.
+
+    Raises:
+        ValueError: a part of the full pass is missing or is not green. Nothing is written then.
+    """
+    everything = [*(data["run"] for data in parts.values()), *across]
+    if set(parts) != set(FULL) or any(each["problem"] or each["sabotage"] for each in everything):
+        raise ValueError("only a full pass makes a certificate")
+    newest = max(parts.values(), key=lambda data: str(data["date"]))
+    runs = [_run(data) for part, data in parts.items() if part != VERL]
+    facts = next(data["run"]["facts"] for part, data in parts.items() if part != VERL)
+    verl = _run(parts[VERL])
+    count = max(run["gpus"] for run in runs)
+    gpu = {
+        "name": facts["gpu"],  # torch's name of the one that ran
+        "count": count,
+        "memory_mib": newest["memory_mib"],
+        "driver": ", ".join(sorted({data["driver"] for data in parts.values()})),
+    }
+    data = {
+        "schema": SCHEMA,
+        "verlock": __version__,
+        "variant": chosen.name,
+        "python": bound["python"],
+        "digest": bound["digest"],
+        "date": newest["date"],
+        "gpu": gpu,
+        "layouts": list(dict.fromkeys(gates.layout(run["ranks"], run["gpus"]) for run in runs)),
+        "versions": facts["versions"],
+        "engine": facts["engine"],
+        "cuda": facts["cuda"],
+        "nccl": facts["nccl"],
+        "receipt": bound["receipt"],
+        "standin": bool(verl["standin"]),
+        "seconds": round(sum(data["run"]["seconds"] for data in parts.values()), 1),
+        "runs": [*runs, *across],
+        "verl": verl,
+    }
+    name = file_name(facts["gpu"], count, bound["python"], chosen.first_python)
+    path = paths.CERTIFICATES / chosen.name / name
+    files.write_whole(path, json.dumps(data, indent=1) + "\n")
+    return path
+
+
+def _run(part: dict[str, Any]) -> dict[str, Any]:
+    """A launch as a certificate holds it: with its day and driver, without what only a comparison needs."""
+    left_out = ("facts", "fingerprint", "samples", "overrides")
+    kept = {key: value for key, value in part["run"].items() if key not in left_out}
+    return {**kept, "date": part["date"], "driver": part["driver"]}
+
+
+def _receipt(sealed: dict[str, Any]) -> dict[str, Any]:
+    """What of a receipt is the same on every machine and every day: no paths, and of what is missing the names."""
+    kept = {key: sealed.get(key) for key in ("patches", "source", "editable")}
+    base = {key: value for key, value in sealed["base"].items() if key in ("kind", "version")}
+    return {**kept, "base": base, "missing": sorted(sealed["missing"])}

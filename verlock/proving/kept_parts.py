@@ -1,0 +1,66 @@
+"""The parts of a full pass, kept until all of them are there: a run that was cut off goes on where it ended.
+
+`certificates/<variant>/parts/<gpu>-<part>.json`, one for each launch that was green. Parts add up only where all that a
+certificate is bound to is the same: digest, kind of GPU, interpreter, base, what is missing, and the gates there are.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from verlock import paths
+from verlock.proving.passes import FULL, Part, Pass
+from verlock.system import files
+from verlock.system.gpu import Gpus
+from verlock.variant.certificate import slug
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Kept:
+    """The parts of one variant that were proven under one identity."""
+
+    def __init__(self, variant: str, identity: Mapping[str, Any]) -> None:
+        """`identity` is what a certificate is bound to: see `certify.identity`."""
+        self._folder = paths.CERTIFICATES / variant / "parts"
+        self._identity = dict(identity)
+
+    def keep(self, part: Part, machine: Gpus, run: Pass) -> None:
+        """Keep one launch if it was green; a red one takes away what was kept of it before."""
+        path = self._path(part)
+        if run.problem():
+            path.unlink(missing_ok=True)
+            return
+        data = {
+            "identity": self._identity,
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "driver": machine.driver,
+            "memory_mib": machine.memory_mib,
+            "run": run.as_dict(),
+        }
+        files.write_whole(path, json.dumps(data, indent=1) + "\n")
+
+    def read(self) -> dict[Part, dict[str, Any]]:
+        """What is there of the full pass, in its order."""
+        found = {}
+        for part in FULL:
+            path = self._path(part)
+            data = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            if data.get("identity") == self._identity:
+                found[part] = data
+        return found
+
+    def clear(self) -> None:
+        """Take the parts away: they are in a certificate now."""
+        for part in FULL:
+            self._path(part).unlink(missing_ok=True)
+        if self._folder.is_dir() and not any(self._folder.iterdir()):
+            self._folder.rmdir()
+
+    def _path(self, part: Part) -> Path:
+        gpu = slug(self._identity["gpu"])
+        return self._folder / f"{gpu}-py{self._identity['python'].replace('.', '')}-{part.name}.json"

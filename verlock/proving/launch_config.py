@@ -1,0 +1,103 @@
+"""What a launch is told: the variables of its process, and the configuration that verlock/smoke reads."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from verlock import paths
+from verlock.proving.passes import Part
+from verlock.smoke import sabotage
+from verlock.system import process
+from verlock.system.gpu import Gpus
+from verlock.variant import lockfiles
+from verlock.variant.chosen import Chosen
+
+# What the versions in gate 1 are checked for: the packages whose mismatch has broken such environments.
+CHECKED = ("vllm", "verl", "torch", "transformers", "ray", "tensordict", "numpy", "triton", "xformers")
+HANG_LIMIT = 10.0  # seconds the sabotage `hang` is waited for
+
+
+def variables(chosen: Chosen) -> dict[str, str]:
+    """The environment variables inside the prefix: the recipe's, offline, without the user's own settings for vLLM and torch."""
+    kept = process.VARIANT.environment()
+    return {
+        # Everything is on this host: names, firewalls and other interfaces must not matter. Data still goes over NVLink.
+        "GLOO_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
+        **kept,
+        "PATH": os.pathsep.join([str(chosen.prefix / "bin"), kept.get("PATH", os.defpath)]),
+        "PYTHONPATH": str(paths.ROOT),
+        "PYTHONUNBUFFERED": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "WANDB_MODE": "disabled",
+        "HYDRA_FULL_ERROR": "1",
+        **chosen.recipe.vllm.environment,
+    }
+
+
+def caches(folder: Path) -> dict[str, str]:
+    """The environment variables that keep what is compiled in `folder`, which the launches of one run share."""
+    return {
+        "VLLM_CACHE_ROOT": str(folder / "vllm"),
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
+        "TRITON_CACHE_DIR": str(folder / "triton"),
+    }
+
+
+def configuration(chosen: Chosen, machine: Gpus, part: Part, folder: Path) -> dict[str, Any]:
+    """What `python -m verlock.smoke` reads: see verlock/smoke/__main__.py.
+
+    Args:
+        chosen: which environment.
+        machine: the GPUs.
+        part: which launch.
+        folder: the run's; the launch gets a folder of its own in it, and the model is written once for all.
+    """
+    recipe = chosen.recipe
+    pinned = {pin.name: pin.version for pin in lockfiles.pins(chosen.locks / lockfiles.REQUIREMENTS)}
+    pinned["vllm"] = recipe.vllm.version  # a variant built from source has no pin
+    return {
+        "folder": str(folder / part.name),
+        "model": str(folder / "model"),
+        "mode": part.mode,
+        "ranks": part.ranks,
+        "tp": part.tp,
+        "gpus": min(part.ranks, machine.count),
+        "sabotage": "",
+        "device": "cuda",
+        "driver": machine.driver,
+        "llm": recipe.vllm.llm,
+        "sleep_mode": recipe.vllm.sleep_mode,
+        "expected": {
+            "versions": {name: pinned[name] for name in CHECKED if name in pinned},
+            "engine": recipe.vllm.engine,
+            "cuda": recipe.cuda.version,
+            "min_driver": recipe.cuda.min_driver,
+            "cxx11abi": recipe.torch.cxx11abi,
+        },
+    }
+
+
+def sabotaged(config: dict[str, Any], mode: str) -> dict[str, Any]:
+    """The same configuration with something broken on purpose."""
+    limits = {"last": HANG_LIMIT} if mode in ("hang", sabotage.ALL) else {}
+    return {**config, "sabotage": mode, "limits": limits}
+
+
+def verl_configuration(chosen: Chosen, machine: Gpus, folder: Path) -> dict[str, Any]:
+    """What `python -m verlock.smoke.grpo` reads: see verlock/smoke/grpo.py. The arguments are those of `configuration`."""
+    return {
+        "folder": str(folder / "verl"),
+        "model": str(folder / "model"),
+        "version": chosen.recipe.verl.version,
+        "memory_gib": machine.memory_mib / 1024,
+        "flags": chosen.recipe.verl.flags,
+        "sabotage": "",
+    }

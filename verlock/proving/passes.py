@@ -1,0 +1,88 @@
+"""What a smoke run is made of: its parts, each one launch, and the pass through the gates that each of them gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from verlock.smoke import gates, sabotage
+from verlock.smoke.gates import Gate
+
+
+@dataclass(frozen=True)
+class Part:
+    """One launch of a smoke run: in which mode (eager, graphs, or verl for verl's own steps), and how the ranks are laid out."""
+
+    mode: str
+    ranks: int = 1
+    tp: int = 1
+
+    @property
+    def name(self) -> str:
+        """The part's name in paths."""
+        return f"{self.mode}-ranks{self.ranks}-tp{self.tp}"
+
+
+VERL = Part("verl")
+# One rank in both engine modes and verl's own steps; then two ranks as one tensor parallel replica, and as two replicas.
+FULL = (
+    Part("eager"),
+    Part("graphs"),
+    VERL,
+    Part("eager", ranks=2, tp=2),
+    Part("graphs", ranks=2, tp=2),
+    Part("eager", ranks=2, tp=1),
+)
+
+
+@dataclass
+class Pass:
+    """One pass through the gates: what was broken on purpose, and what every gate said."""
+
+    mode: str
+    tp: int
+    sabotage: str
+    gates: list[Gate]
+    seconds: float
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The pass's name in the report."""
+        ranks = self.details.get("ranks", 1)
+        layout = f", {gates.layout(ranks, self.details['gpus'])}, TP={self.tp}" if ranks > 1 else ""
+        again = " again" if "again" in self.details else ""
+        return f"{self.mode}{again}{layout}{f' --sabotage {self.sabotage}' if self.sabotage else ''}"
+
+    @property
+    def timing(self) -> str:
+        """How long it took, and what of that was the engine's start and the gates."""
+        measured = sum(gate.seconds for gate in self.gates)
+        engine = f"engine {self.details['engine_seconds']:.0f} s, " if "engine_seconds" in self.details else ""
+        return f"{self.seconds:.0f} s ({engine}gates {measured:.0f} s)"
+
+    @property
+    def red(self) -> list[Gate]:
+        """The gates that failed."""
+        return [gate for gate in self.gates if gate.verdict == gates.FAIL]
+
+    def problem(self) -> str:
+        """Empty when the pass is as it should be: all green, or under sabotage red in exactly the gate that is meant."""
+        if self.sabotage:
+            return sabotage.verdict(self.sabotage, self.gates)
+        return (
+            f"{self.label}: " + "; ".join(f"gate {gate.id}: {gate.sentence}" for gate in self.red) if self.red else ""
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The pass as JSON holds it."""
+        return {
+            "mode": self.mode,
+            "tp": self.tp,
+            "sabotage": self.sabotage,
+            "problem": self.problem(),
+            "seconds": round(self.seconds, 1),
+            "gates_seconds": round(sum(gate.seconds for gate in self.gates), 1),
+            "gates": [gate.as_dict() for gate in self.gates],
+            **self.details,
+        }

@@ -1,0 +1,140 @@
+"""`verlock status`: the table of what is proven, on the screen, as Markdown, and in the README."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from verlock import paths
+from verlock.errors import VerlockError
+from verlock.smoke import gates
+from verlock.variant import certificate
+from verlock.variant.chosen import Chosen, choose, names
+
+CERTIFIED, STALE, NEVER = "certified", "stale", "never"
+BEGIN, END = "<!-- status: begin, written by `verlock status --readme` -->", "<!-- status: end -->"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is proven of one variant for one Python."""
+
+    variant: str
+    python: str
+    digest: str
+    state: str
+    gpus: str = ""
+    date: str = ""
+    note: str = ""
+
+
+def rows() -> list[Row]:
+    """A row for every variant, and one more for each other Python that has a certificate."""
+    found = []
+    for name in names():
+        certificates = certificate.read(name)
+        try:
+            first, *others = choose(name).valid().pythons()
+        except VerlockError as error:
+            found.append(Row(name, "", "", NEVER, note=error.problem.splitlines()[0]))
+            continue
+        proven = {each["python"] for each in certificates}
+        shown = (first, *(each for each in others if each.python in proven))
+        found += [_row(chosen, [each for each in certificates if each["python"] == chosen.python]) for chosen in shown]
+    return found
+
+
+def _row(chosen: Chosen, certificates: list[dict[str, Any]]) -> Row:
+    variant, python = chosen.name, chosen.python
+    try:
+        current = chosen.digest
+    except VerlockError:
+        return Row(variant, python, "", NEVER, note="not locked")
+    if not certificates:
+        return Row(variant, python, current, NEVER)
+    valid = [each for each in certificates if each["digest"] == current]
+    shown = valid or certificates[:1]
+    gpus = ", ".join(dict.fromkeys(map(_where, shown)))
+    notes = dict.fromkeys(note for each in shown for note in _notes(each))
+    return Row(
+        variant, python, current, CERTIFIED if valid else STALE, gpus, str(shown[0]["date"])[:10], ", ".join(notes)
+    )
+
+
+def _where(proof: dict[str, Any]) -> str:
+    """On which GPUs, and with how many ranks on them where there were several."""
+    gpu = proof["gpu"]
+    ranks = [each for each in proof.get("layouts", []) if each != gates.layout(1, 1)]
+    return f"{gpu['count']} x {gpu['name'].removeprefix('NVIDIA ')}{f' ({ranks[-1]})' if ranks else ''}"
+
+
+def _notes(proof: dict[str, Any]) -> list[str]:
+    """What a certificate does not vouch for, in the table's words."""
+    found = [f"{proof['receipt']['base']['kind']} base"]
+    if proof["standin"]:
+        found.append("verl's step with an sdpa stand-in for flash-attn")
+    return found
+
+
+def show(*, markdown: bool = False, write_readme: bool = False) -> int:
+    """Print what is proven of each variant, as a table or as Markdown; or bring the README's table up to date."""
+    if write_readme:
+        readme = paths.ROOT / "README.md"
+        readme.write_text(in_readme(readme.read_text(encoding="utf-8")), encoding="utf-8")
+        return 0
+    if markdown:
+        print(as_markdown())
+        return 0
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table()
+    for column in ("variant", "python", "digest", "state", "proven on", "date", "note"):
+        table.add_column(column, no_wrap=column != "note")
+    colours = {CERTIFIED: "green", STALE: "yellow", NEVER: "dim"}
+    for row in rows():
+        cells = [escape(each) for each in (row.gpus, row.date, row.note)]
+        table.add_row(row.variant, row.python, row.digest[:12], f"[{colours[row.state]}]{row.state}[/]", *cells)
+    out = Console(highlight=False)
+    (out if out.is_terminal else Console(highlight=False, width=150)).print(table)
+    return 0
+
+
+def as_markdown() -> str:
+    """The table as the README holds it, and below it what each engine build is known not to do."""
+    lines = [
+        "| variant | vLLM | engine | verl | Python | state | proven on | note |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows():
+        try:
+            loaded = choose(row.variant).recipe
+        except VerlockError:
+            lines.append(f"| `{row.variant}` | | | | | {row.state} | | {row.note} |")
+            continue
+        pythons = row.python if row.python != loaded.python[0] else ", ".join(loaded.python)
+        proven = f"{row.gpus}, {row.date}" if row.gpus else ""
+        engine = f"{loaded.vllm.engine}{', patched' if loaded.patch else ''}"
+        cells = (
+            f"`{row.variant}`",
+            loaded.vllm.version,
+            engine,
+            loaded.verl.version,
+            pythons,
+            row.state,
+            proven,
+            row.note,
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    known = [f"- `{name}`: {limit.says} ({limit.link})" for name in names() for limit in certificate.limits(name)]
+    return "\n".join([*lines, *(["", "Known limits:", "", *known] if known else [])])
+
+
+def in_readme(text: str) -> str:
+    """`text` with today's table between its markers; without markers it is returned as it is."""
+    if BEGIN not in text or END not in text:
+        return text
+    before, rest = text.split(BEGIN, 1)
+    _, after = rest.split(END, 1)
+    return f"{before}{BEGIN}\n{as_markdown()}\n{END}{after}"
