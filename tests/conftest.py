@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,33 @@ def edit():
         path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
     return replace
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path, monkeypatch):
+    """A nvidia-smi that shows the GPUs it is told to: name, memory and driver each, and a UUID where one matters."""
+    folder = tmp_path / "nvidia-smi"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
+        monkeypatch.delenv(name, raising=False)
+
+    def show(*gpus):
+        code = f"#!{sys.executable}\nimport sys\nrows = []\n"
+        for index, (name, memory, driver, *uuid) in enumerate(gpus):
+            row = {"index": index, "uuid": uuid[0] if uuid else f"GPU-{index:08x}", "name": name}
+            code += f"rows.append({ {**row, 'memory.total': memory, 'driver_version': driver}!r})\n"
+        code += (
+            "(asked,) = [each.partition('=')[2] for each in sys.argv if each.startswith('--query-gpu=')]\n"
+            "assert '--format=csv,noheader,nounits' in sys.argv\n"
+            "for row in rows:\n    print(*(row[field] for field in asked.split(',')), sep=', ')\n"
+        )
+        return says(code)
+
+    def says(code):
+        path = folder / "nvidia-smi"
+        path.write_text(code)
+        path.chmod(0o755)
+
+    show.says = says
+    return show

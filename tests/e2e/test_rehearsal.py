@@ -4,18 +4,20 @@ Only vLLM and the GPU are stood in for (tests/rehearsal.py). Needs a built envir
 VERLOCK_REHEARSAL names.
 """
 
-import json
 import os
 from pathlib import Path
 
 import pytest
 
-from verlock import launch, project, recipe
+from verlock.proving import launch_config, smoke_launch
+from verlock.proving.passes import Part
 from verlock.smoke import gates, sabotage
+from verlock.system.gpu import Gpus
+from verlock.variant import receipt
+from verlock.variant.chosen import choose
 
 pytestmark = pytest.mark.e2e
 
-PREFIX = Path(os.environ.get("VERLOCK_REHEARSAL") or project.envs_dir() / "vllm073")
 SIZES = {
     "prompts": 4,
     "length": 32,
@@ -29,18 +31,22 @@ SIZES = {
 
 @pytest.fixture
 def rehearse(tmp_path, monkeypatch):
-    if not (PREFIX / "verlock.json").exists():
-        pytest.skip(f"no environment at {PREFIX}: `nox -s env-vllm073` makes it")
+    chosen = choose("vllm073")
+    if given := os.environ.get("VERLOCK_REHEARSAL"):
+        monkeypatch.setenv("VERLOCK_ENVS", str(Path(given).absolute().parent))
+        sealed = receipt.read(Path(given))
+        chosen = choose(sealed["variant"], sealed["python"])
+        assert chosen.prefix.resolve() == Path(given).resolve(), "VERLOCK_REHEARSAL is not where that variant belongs"
+    if not (chosen.prefix / receipt.NAME).exists():
+        pytest.skip(f"no environment at {chosen.prefix}: `nox -s env-{chosen.name}` makes it")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    loaded = recipe.load(json.loads((PREFIX / "verlock.json").read_text())["variant"])
-    monkeypatch.setattr(launch, "HANG_LIMIT", 4.0)
+    monkeypatch.setattr(launch_config, "HANG_LIMIT", 4.0)
 
     def run(ranks, mode, tp=1, sabotaged="", gpus=None, **more):
-        machine = launch.Machine("none", gpus or ranks, 0, "580.159.04")
-        part = launch.Part(mode, ranks, tp)
-        config = launch.configuration(loaded, loaded.default_python, machine, part, tmp_path / "run")
+        machine = Gpus("none", gpus or ranks, 0, "580.159.04")
+        config = launch_config.configuration(chosen, machine, Part(mode, ranks, tp), tmp_path / "run")
         if sabotaged:
-            config = launch.sabotaged(config, sabotaged)
+            config = launch_config.sabotaged(config, sabotaged)
         # compiled modules need the GPU's driver library
         config |= {
             "device": "cpu",
@@ -49,9 +55,9 @@ def rehearse(tmp_path, monkeypatch):
             "sizes": SIZES,
             **more,
         }
-        environment = launch.surroundings(loaded, PREFIX)
+        environment = launch_config.variables(chosen)
         environment["PYTHONPATH"] += os.pathsep + str(Path(__file__).parent.parent)
-        return launch.launch(PREFIX, environment, config)
+        return smoke_launch.gates_run(chosen, environment, config)
 
     return run
 

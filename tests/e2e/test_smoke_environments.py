@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from verlock import paths
-from verlock.proving import smoke_launch
+from verlock.proving import launch_config, smoke_launch
 from verlock.system import files
-from verlock.variant import lockfiles
+from verlock.variant import lockfiles, receipt
 from verlock.variant.chosen import choose, names
 
 pytestmark = pytest.mark.e2e
@@ -84,13 +83,17 @@ print("ok")
 """
 
 
+def built(variant):
+    chosen = choose(variant)
+    if not (chosen.prefix / receipt.NAME).exists():
+        pytest.skip(f"no environment at {chosen.prefix}: `nox -s env-{variant}` makes it")
+    return chosen
+
+
 def inside(variant, code, *arguments):
-    loaded = choose(variant).recipe
-    prefix = choose(loaded.name).prefix
-    if not (prefix / "verlock.json").exists():
-        pytest.skip(f"no environment at {prefix}: `nox -s env-{variant}` makes it")
-    command = [prefix / "bin" / "python", "-c", code, *arguments]
-    environment = smoke_launch.surroundings(loaded, prefix)
+    chosen = built(variant)
+    command = [chosen.interpreter, "-c", code, *arguments]
+    environment = launch_config.variables(chosen)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1:] == ["ok"], done.stdout[-2000:] + done.stderr[-4000:]
 
@@ -108,15 +111,11 @@ def test_verl_composes_the_step_and_the_stand_in_is_complete(variant, tmp_path):
 
 @pytest.mark.parametrize("variant", [name for name in names() if choose(name).recipe.patch])
 def test_unpatched_is_an_overlay_with_the_locks_original_files(variant, tmp_path):
-    loaded = choose(variant).recipe
-    prefix = choose(loaded.name).prefix
-    if not (prefix / "verlock.json").exists():
-        pytest.skip(f"no environment at {prefix}: `nox -s env-{variant}` makes it")
-    into = smoke_launch.take_back(loaded, loaded.python[0], prefix, tmp_path)
-    site = paths.site_packages(prefix, loaded.python[0])
-    touched = [each for patch in lockfiles.sources(choose(loaded.name).locks)["patches"] for each in patch["touches"]]
+    chosen = built(variant)
+    into = smoke_launch.take_back(chosen, tmp_path)
+    touched = [each for patch in lockfiles.sources(chosen.locks)["patches"] for each in patch["touches"]]
     assert touched
     for each in touched:
         assert files.sha256(into / each["path"]) == each["before"]
-        assert files.sha256(site / each["path"]) == each["after"]
-    assert (into / "vllm" / "_C.abi3.so").resolve() == (site / "vllm" / "_C.abi3.so").resolve()
+        assert files.sha256(chosen.site / each["path"]) == each["after"]
+    assert (into / "vllm" / "_C.abi3.so").resolve() == (chosen.site / "vllm" / "_C.abi3.so").resolve()

@@ -1,73 +1,54 @@
 """`verlock smoke` from outside: what it refuses, what it tells the inside, how it judges what comes back."""
 
 import json
-import os
-import stat
 import sys
 
 import pytest
 
-from verlock import certificate, launch, parts, project, prove, recipe
-from verlock.errors import DriverTooOld, GateFailed, NoGpu, ReceiptStale, SmokeCrashed, SmokeHung, VerlockError
-from verlock.smoke import gates, watchdog
+from verlock import paths
+from verlock.errors import (
+    DriverTooOld,
+    GateFailed,
+    NoGpu,
+    NotSealed,
+    ReceiptStale,
+    SmokeCrashed,
+    SmokeHung,
+    VerlockError,
+)
+from verlock.proving import launch_config, smoke_launch, smoke_run
+from verlock.proving.passes import FULL, VERL, Part
+from verlock.proving.smoke_run import Options
+from verlock.smoke import gates
+from verlock.system.gpu import Gpus
+from verlock.variant import receipt
+from verlock.variant.chosen import choose, names
 
 GPU = "NVIDIA H100 80GB HBM3"
+H100 = (GPU, 81559, "580.159.04")
 TIMES = {"timing_s/step": 2.0, "timing_s/gen": 1.6, "timing_s/update_actor": 0.2}
 
 
-@pytest.fixture
-def nvidia_smi(tmp_path, monkeypatch):
-    """A nvidia-smi that shows the GPUs it is told to."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-
-    def show(*rows):
-        script = folder / "nvidia-smi"
-        script.write_text("#!/bin/sh\n" + "".join(f"echo '{row}'\n" for row in rows))
-        script.chmod(script.stat().st_mode | stat.S_IXUSR)
-
-    return show
-
-
-@pytest.fixture
-def no_nvidia_smi(tmp_path, monkeypatch):
+def test_without_a_gpu_it_ends_at_once_and_says_what_it_needs(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-
-
-ROW = f"{GPU}, 81559, 580.159.04"
-
-
-def test_the_gpus_are_read_from_nvidia_smi(nvidia_smi):
-    nvidia_smi(ROW, ROW)
-    assert prove.find_gpus() == launch.Machine(GPU, 2, 81559, "580.159.04")
-
-
-@pytest.mark.parametrize(("visible", "count"), [("0", 1), ("0,1", 2), ("", None), ("-1", None)])
-def test_hidden_gpus_do_not_count(nvidia_smi, monkeypatch, visible, count):
-    nvidia_smi(ROW, ROW)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    found = prove.find_gpus()
-    assert (found.count if found else None) == count
-
-
-def test_a_nvidia_smi_without_a_driver_shows_no_gpu(nvidia_smi):
-    nvidia_smi("NVIDIA-SMI has failed because it could not communicate with the NVIDIA driver.")
-    assert prove.find_gpus() is None
-
-
-def test_without_a_gpu_it_ends_at_once_and_says_what_it_needs(no_nvidia_smi, tmp_path):
-    loaded = recipe.load("vllm073")
+    monkeypatch.setenv("VERLOCK_ENVS", str(tmp_path / "nowhere"))
     with pytest.raises(NoGpu, match=r"an NVIDIA GPU with driver 525\.60\.13 or newer .* none here") as caught:
-        prove.run(loaded, "3.10", tmp_path / "nowhere")
+        smoke_run.run(choose("vllm073"))
     assert caught.value.exit_code == 50
 
 
-def test_an_old_driver_is_refused(nvidia_smi, tmp_path):
-    nvidia_smi(f"{GPU}, 81559, 470.223.02")
-    with pytest.raises(DriverTooOld):
-        prove.run(recipe.load("vllm073"), "3.10", tmp_path)
+def test_an_old_driver_is_refused(nvidia_smi, monkeypatch, tmp_path):
+    nvidia_smi((GPU, 81559, "470.223.02"))
+    monkeypatch.setenv("VERLOCK_ENVS", str(tmp_path / "nowhere"))
+    with pytest.raises(DriverTooOld, match=r"470\.223\.02"):
+        smoke_run.run(choose("vllm073"))
+
+
+def test_without_an_environment_there_is_nothing_to_prove(nvidia_smi, monkeypatch, tmp_path):
+    nvidia_smi(H100)
+    monkeypatch.setenv("VERLOCK_ENVS", str(tmp_path / "nowhere"))
+    with pytest.raises(NotSealed):
+        smoke_run.run(choose("vllm073"))
 
 
 # with an inside that is a few lines of Python ------------------------------------------------------------
@@ -99,7 +80,7 @@ if "flags" in config:
     sys.exit(0)
 names = [str(n) for n in range(1, 13)]
 passed = [gates.Gate(n, RED.get(n, "pass"), "1", "1", "because" if n in RED else "").as_dict() for n in names]
-facts = {"versions": {"vllm": "0.7.3"}, "engine": "V0", "cuda": "12.4", "nccl": "2.21.5"}
+facts = {"versions": {"vllm": "0.7.3"}, "engine": "V0", "cuda": "12.4", "nccl": "2.21.5", "gpu": GPU}
 print_ = [{"tokens": [1, 2], "logprobs": [-1.0, -1.0]}]
 report = {"passes": [{"sabotage": config["sabotage"], "gates": passed}], "facts": facts, "fingerprint": print_,
           "phases": [["engine", 20.0, 300.0]], "engine_seconds": 20.0}
@@ -110,36 +91,41 @@ report = {"passes": [{"sabotage": config["sabotage"], "gates": passed}], "facts"
 @pytest.fixture
 def inside(tmp_path, monkeypatch, nvidia_smi):
     """An environment whose python does what the test says; certificates go to a scratch folder."""
-    nvidia_smi(ROW)
-    prefix = tmp_path / "prefix"
-    (prefix / "bin").mkdir(parents=True)
+    nvidia_smi(H100)
+    monkeypatch.setenv("VERLOCK_ENVS", str(tmp_path / "envs"))
+    monkeypatch.setattr(paths, "CERTIFICATES", tmp_path / "certificates")
+    monkeypatch.setattr(smoke_run.tempfile, "tempdir", str(tmp_path))
+    chosen = choose("vllm073")
     script = tmp_path / "inside.py"
-    python = prefix / "bin" / "python"
-    python.write_text(FAKE_PYTHON.format(python=sys.executable, root=str(project.ROOT), script=str(script)))
-    python.chmod(0o755)
-    monkeypatch.setattr(project, "CERTIFICATES", tmp_path / "certificates")
-    monkeypatch.setattr(prove.tempfile, "tempdir", str(tmp_path))
-    sealed = {
-        "digest": "d" * 64,
-        "base": {"kind": "host", "from": "/usr/bin/python3.10"},
-        "missing": {"flash-attn": "no such host"},
-        "patches": [],
-        "source": None,
-        "created": "2025-01-01",
-    }
-    monkeypatch.setattr(prove.receipt, "read", lambda prefix: sealed)
-    monkeypatch.setattr(prove.digest, "of", lambda variant, python: "d" * 64)
-    monkeypatch.setattr(certificate.digest, "of", lambda variant, python: "d" * 64)
-    monkeypatch.setattr(launch.lock, "pins", lambda path: [])
+    chosen.interpreter.parent.mkdir(parents=True)
+    chosen.interpreter.write_text(FAKE_PYTHON.format(python=sys.executable, root=str(paths.ROOT), script=str(script)))
+    chosen.interpreter.chmod(0o755)
 
-    def run(text=GREEN, red=(), metrics=TIMES, steps=SOUND, **how):
-        script.write_text(f"RED = {dict.fromkeys(red, 'fail')!r}\nMETRICS = {metrics!r}\nSTEPS = {steps!r}\n{text}")
-        options = prove.Options(json_path=tmp_path / "report.json", **how)
-        return prove.run(recipe.load("vllm073"), "3.10", prefix, options)
+    def seal(**other):
+        sealed = dict.fromkeys(receipt.KEYS, "") | {
+            "schema": receipt.SCHEMA,
+            "digest": chosen.digest,
+            "prefix": str(chosen.prefix),
+            "base": {"kind": "host", "version": "3.10.13", "from": "/usr/bin/python3.10"},
+            "missing": {"flash-attn": "no such host"},
+            "patches": [],
+            "source": None,
+            "editable": False,
+            "created": "2025-01-01",
+        }
+        receipt.write(chosen.prefix, sealed | other)
 
-    run.sealed = sealed
+    def run(text=GREEN, red=(), metrics=TIMES, steps=SOUND, gpu=GPU, **how):
+        told = {"RED": dict.fromkeys(red, "fail"), "METRICS": metrics, "STEPS": steps, "GPU": gpu}
+        script.write_text("".join(f"{name} = {value!r}\n" for name, value in told.items()) + text)
+        return smoke_run.run(choose("vllm073"), Options(json_path=tmp_path / "report.json", **how))
+
+    seal()
+    run.seal = seal
+    run.chosen = chosen
     run.certificates = tmp_path / "certificates" / "vllm073"
     run.report = lambda: json.loads((tmp_path / "report.json").read_text())
+    run.environments = lambda: [json.loads(path.read_text()) for path in tmp_path.glob("verlock-*/*/environment.json")]
     return run
 
 
@@ -151,7 +137,7 @@ def kept(inside):
     return sorted(path.name.removeprefix("h100-80gb-hbm3-py310-") for path in inside.certificates.glob("parts/*"))
 
 
-FULL = [f"{part.name}.json" for part in parts.FULL]
+ALL = {f"{part.name}.json" for part in FULL}
 
 
 def test_a_full_pass_writes_the_certificate(inside, capsys):
@@ -159,7 +145,7 @@ def test_a_full_pass_writes_the_certificate(inside, capsys):
     assert certificates(inside) == ["h100-80gb-hbm3x1.json"]
     assert kept(inside) == []
     data = json.loads((inside.certificates / "h100-80gb-hbm3x1.json").read_text())
-    assert data["digest"] == "d" * 64
+    assert data["digest"] == inside.chosen.digest
     assert data["gpu"] == {"name": GPU, "count": 1, "memory_mib": 81559, "driver": "580.159.04"}
     assert [(each["mode"], each["ranks"], each["tp"]) for each in data["runs"]] == [
         ("eager", 1, 1),
@@ -172,14 +158,14 @@ def test_a_full_pass_writes_the_certificate(inside, capsys):
     ]
     assert data["layouts"] == ["1 rank", "2 ranks sharing 1 GPU"]
     assert data["standin"] is True
-    assert data["receipt"]["base"] == {"kind": "host"}
+    assert data["receipt"]["base"] == {"kind": "host", "version": "3.10.13"}
     assert data["receipt"]["missing"] == ["flash-attn"]
-    assert str(project.ROOT) not in json.dumps(data)
+    assert str(paths.ROOT) not in json.dumps(data)
     assert "flash-attn is not installed" in capsys.readouterr().out
 
 
 def test_two_ranks_take_two_gpus_where_there_are_two(inside, nvidia_smi):
-    nvidia_smi(ROW, ROW, ROW)
+    nvidia_smi(H100, H100, H100)
     assert inside() == 0
     assert certificates(inside) == ["h100-80gb-hbm3x2.json"]
     data = json.loads((inside.certificates / "h100-80gb-hbm3x2.json").read_text())
@@ -190,7 +176,7 @@ def test_two_ranks_take_two_gpus_where_there_are_two(inside, nvidia_smi):
     "how", [{"mode": "eager"}, {"verl": False}, {"ranks": 1}, {"ranks": 2}, {"ranks": 2, "tp": 1}, {"unpatched": True}]
 )
 def test_less_than_everything_is_no_certificate(inside, monkeypatch, tmp_path, how):
-    monkeypatch.setattr(launch, "take_back", lambda *arguments: tmp_path / "over")
+    monkeypatch.setattr(smoke_launch, "take_back", lambda *arguments: tmp_path / "over")
     assert inside(**how) == 0
     assert certificates(inside) == []
     assert bool(kept(inside)) is not ("unpatched" in how)
@@ -221,17 +207,17 @@ def test_what_is_proven_is_not_run_again_unless_asked_for(inside, capsys):
 )
 def test_parts_of_another_environment_do_not_add_up(inside, other):
     inside(ranks=1)
-    inside.sealed.update(other)
+    inside.seal(**other)
     inside(ranks=2)
     assert certificates(inside) == []
 
 
 def test_parts_of_another_gpu_do_not_add_up(inside, nvidia_smi):
     inside(ranks=1)
-    nvidia_smi("NVIDIA H200, 143771, 580.159.04")
-    inside(ranks=2)
+    nvidia_smi(("NVIDIA H200", 143771, "580.159.04"))
+    inside(ranks=2, gpu="NVIDIA H200")
     assert certificates(inside) == []
-    inside(ranks=1)
+    inside(ranks=1, gpu="NVIDIA H200")
     assert certificates(inside) == ["h200x1.json"]
 
 
@@ -243,6 +229,19 @@ def test_a_launch_that_is_red_is_kept_no_longer(inside):
     assert kept(inside) == ["graphs-ranks1-tp1.json", "verl-ranks1-tp1.json"]
 
 
+def test_a_launch_that_crashed_is_kept_no_longer(inside):
+    inside(ranks=1)
+    with pytest.raises(SmokeCrashed):
+        inside(ranks=1, mode="eager", text="sys.exit(3)")
+    assert kept(inside) == ["graphs-ranks1-tp1.json", "verl-ranks1-tp1.json"]
+
+
+def test_a_launch_that_no_full_pass_has_is_not_kept(inside):
+    assert inside(ranks=2, tp=1, mode="graphs") == 0
+    assert inside(ranks=4, mode="eager") == 0
+    assert kept(inside) == []
+
+
 def test_engines_that_answer_differently_are_no_certificate(inside):
     text = GREEN.replace("[-1.0, -1.0]", "[-1.0, -1.0 if config['mode'] == 'eager' else -9.0]")
     with pytest.raises(GateFailed, match="with CUDA graphs and one without answer the same prompts differently"):
@@ -251,17 +250,17 @@ def test_engines_that_answer_differently_are_no_certificate(inside):
 
 
 def test_the_plan_has_what_was_asked_for():
-    plan = prove.Options().plan()
-    assert plan == list(parts.FULL)
-    assert prove.Options(ranks=4, tp=1).plan() == [launch.Part("eager", 4, 1)]
-    assert prove.Options(ranks=2, tp=1, mode="graphs").plan() == [launch.Part("graphs", 2, 1)]
-    assert prove.Options(mode="verl").plan() == [parts.VERL]
-    assert prove.Options(sabotage="all", ranks=2).plan() == [launch.Part("graphs", 2, 2), parts.VERL]
-    assert prove.Options(sabotage="all", verl=False).plan() == [launch.Part("graphs")]
-    assert prove.Options(sabotage="verl-skip-sync").plan() == [parts.VERL]
+    plan = Options().plan()
+    assert plan == list(FULL)
+    assert Options(ranks=4, tp=1).plan() == [Part("eager", 4, 1)]
+    assert Options(ranks=2, tp=1, mode="graphs").plan() == [Part("graphs", 2, 1)]
+    assert Options(mode="verl").plan() == [VERL]
+    assert Options(sabotage="all", ranks=2).plan() == [Part("graphs", 2, 2), VERL]
+    assert Options(sabotage="all", verl=False).plan() == [Part("graphs")]
+    assert Options(sabotage="verl-skip-sync").plan() == [VERL]
     with pytest.raises(VerlockError, match="breaks CUDA graphs"):
-        prove.Options(sabotage="stale-graph", mode="eager").plan()
-    assert {part.mode for part in prove.Options(unpatched=True).plan()} == {"eager"}
+        Options(sabotage="stale-graph", mode="eager").plan()
+    assert {part.mode for part in Options(unpatched=True).plan()} == {"eager"}
 
 
 def test_a_red_gate_fails_by_name_and_certifies_nothing(inside):
@@ -327,7 +326,7 @@ def test_a_death_in_one_launch_loses_none_of_the_others(inside, capsys):
     out = capsys.readouterr().out
     assert "vllm073: eager" in out
     assert "2 ranks sharing 1 GPU" in out
-    assert sorted(kept(inside)) == sorted(set(FULL) - {"graphs-ranks1-tp1.json"})
+    assert sorted(kept(inside)) == sorted(ALL - {"graphs-ranks1-tp1.json"})
     assert inside(ranks=1, mode="graphs") == 0
     assert certificates(inside) == ["h100-80gb-hbm3x1.json"]
 
@@ -358,19 +357,24 @@ def test_the_inside_sees_the_recipes_environment_and_not_the_users(inside, monke
     monkeypatch.setenv("VLLM_ATTENTION_BACKEND", "XFORMERS")
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     monkeypatch.setenv("PYTHONPATH", "/somewhere")
-    seen = {}
-    monkeypatch.setattr(
-        launch.watchdog,
-        "supervise",
-        lambda command, environment, *rest: seen.update(environment) or watchdog.Outcome(9, 0.0),
-    )
-    with pytest.raises(SmokeCrashed):
-        inside()
-    assert seen["VLLM_USE_V1"] == "0"
-    assert seen["PYTHONPATH"] == str(project.ROOT)
-    assert not {"VLLM_ATTENTION_BACKEND", "PYTORCH_CUDA_ALLOC_CONF"} & set(seen)
-    assert seen["VLLM_CACHE_ROOT"].startswith(str(tmp_path))
-    assert seen["PATH"].startswith(str(tmp_path / "prefix" / "bin"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(GateFailed):  # what is green leaves no folder to look into
+        inside(red=["5"], metrics={}, ranks=1)
+    eager, graphs, verl = inside.environments()
+    for seen in (eager, graphs, verl):
+        assert seen["VLLM_USE_V1"] == "0"
+        assert seen["PYTHONPATH"] == str(paths.ROOT)
+        assert not {"VLLM_ATTENTION_BACKEND", "PYTORCH_CUDA_ALLOC_CONF"} & set(seen)
+        assert seen["VLLM_CACHE_ROOT"].startswith(str(tmp_path))
+        assert seen["PATH"].startswith(f"{inside.chosen.prefix}/bin:")
+        assert (seen["CUDA_VISIBLE_DEVICES"], seen["CUDA_DEVICE_ORDER"]) == ("0", "PCI_BUS_ID")
+    assert eager["VLLM_CACHE_ROOT"] == graphs["VLLM_CACHE_ROOT"] == verl["VLLM_CACHE_ROOT"]
+
+
+def test_an_order_of_gpus_that_the_user_set_stays(nvidia_smi, monkeypatch):
+    assert launch_config.variables(choose("vllm073"))["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
+    assert launch_config.variables(choose("vllm073"))["CUDA_DEVICE_ORDER"] == "FASTEST_FIRST"
 
 
 @pytest.mark.parametrize(
@@ -386,34 +390,37 @@ def test_what_one_seed_gives_in_two_processes_is_told(inside, capsys, second, sa
     assert kept(inside) == ["eager-ranks1-tp1.json"]
 
 
-def test_an_environment_made_from_another_lock_is_not_proven(inside, monkeypatch):
-    monkeypatch.setattr(prove.digest, "of", lambda variant, python: "e" * 64)
-    with pytest.raises(ReceiptStale):
+def test_an_environment_made_from_another_lock_is_not_proven(inside):
+    inside.seal(digest="e" * 64)
+    with pytest.raises(ReceiptStale, match="`nox -s env-vllm073` brings it up to date"):
         inside()
+    assert kept(inside) == []
 
 
-def test_less_than_all_parts_is_never_written_as_a_certificate(inside):
-    inside(mode="eager")
-    bound = certificate.identity("3.10", "d" * 64, GPU, inside.sealed)
-    known = parts.Kept("vllm073", bound).read()
-    assert len(known) == 3
-    with pytest.raises(ValueError, match="only a full pass"):
-        certificate.write(recipe.load("vllm073"), bound, known, [])
-
-
-@pytest.mark.parametrize("variant", recipe.names())
+@pytest.mark.parametrize("variant", names())
 def test_every_recipe_has_what_the_inside_is_told(variant, tmp_path):
-    loaded = recipe.load(variant)
-    machine = launch.Machine(GPU, 1, 81559, "580.1")
-    told = launch.configuration(loaded, loaded.default_python, machine, launch.Part("eager"), tmp_path)
+    chosen = choose(variant)
+    told = launch_config.configuration(chosen, Gpus(GPU, 1, 81559, "580.1"), Part("eager"), tmp_path)
     expected = told["expected"]
-    assert expected["versions"]["vllm"] == loaded.vllm.version
+    assert expected["versions"]["vllm"] == chosen.recipe.vllm.version
     assert {"vllm", "verl", "torch", "transformers", "ray"} <= set(expected["versions"])
-    assert expected["cxx11abi"] is False
-    assert expected["engine"] == loaded.vllm.engine
+    assert expected["cxx11abi"] is chosen.recipe.torch.cxx11abi
+    assert expected["engine"] == chosen.recipe.vllm.engine
     facts = {
         "driver": "580.1",
         "imports": {},
         **{key: expected[key] for key in ("engine", "cuda", "cxx11abi", "versions")},
     }
     assert gates.environment(facts, expected).verdict == gates.PASS
+
+
+@pytest.mark.parametrize(("ranks", "there", "used"), [(1, 4, 1), (2, 4, 2), (2, 1, 1), (4, 2, 2)])
+def test_the_inside_is_told_how_many_gpus_it_has(tmp_path, ranks, there, used):
+    machine = Gpus(GPU, there, 81559, "580.1")
+    assert launch_config.configuration(choose("vllm073"), machine, Part("eager", ranks), tmp_path)["gpus"] == used
+
+
+def test_verl_is_told_the_memory_of_one_gpu_and_the_recipes_flags(tmp_path):
+    chosen = choose("vllm073")
+    told = launch_config.verl_configuration(chosen, Gpus(GPU, 2, 81920, "580.1"), tmp_path)
+    assert (told["memory_gib"], told["flags"]) == (80.0, chosen.recipe.verl.flags)

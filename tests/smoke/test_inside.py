@@ -174,4 +174,4 @@ def test_an_error_note_holds_its_traceback(tmp_path):
         report.write_error(tmp_path, 3, "engine", error)
     (note,) = report.errors(tmp_path)
     assert (note["rank"], note["phase"], note["error"]) == (3, "engine", "ValueError: no such rank")
-    assert "test_smoke_inside" in note["traceback"]
+    assert "test_inside.py" in note["traceback"]

@@ -30,10 +30,11 @@ class Kept:
         self._identity = dict(identity)
 
     def keep(self, part: Part, machine: Gpus, run: Pass) -> None:
-        """Keep one launch if it was green; a red one takes away what was kept of it before."""
-        path = self._path(part)
+        """Keep one launch of the full pass if it was green; a red one takes away what was kept of it before."""
+        if part not in FULL:
+            return
         if run.problem():
-            path.unlink(missing_ok=True)
+            self.drop(part)
             return
         data = {
             "identity": self._identity,
@@ -42,7 +43,11 @@ class Kept:
             "memory_mib": machine.memory_mib,
             "run": run.as_dict(),
         }
-        files.write_whole(path, json.dumps(data, indent=1) + "\n")
+        files.write_whole(self._path(part), json.dumps(data, indent=1) + "\n")
+
+    def drop(self, part: Part) -> None:
+        """Take away what was kept of one launch: it was made again, and is not green any more."""
+        self._path(part).unlink(missing_ok=True)
 
     def read(self) -> dict[Part, dict[str, Any]]:
         """What is there of the full pass, in its order."""
@@ -57,7 +62,7 @@ class Kept:
     def clear(self) -> None:
         """Take the parts away: they are in a certificate now."""
         for part in FULL:
-            self._path(part).unlink(missing_ok=True)
+            self.drop(part)
         if self._folder.is_dir() and not any(self._folder.iterdir()):
             self._folder.rmdir()
 

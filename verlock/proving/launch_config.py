@@ -26,6 +26,7 @@ def variables(chosen: Chosen) -> dict[str, str]:
         # Everything is on this host: names, firewalls and other interfaces must not matter. Data still goes over NVLink.
         "GLOO_SOCKET_IFNAME": "lo",
         "NCCL_SOCKET_IFNAME": "lo",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as nvidia-smi counts; CUDA's own order puts the fastest first
         **kept,
         "PATH": os.pathsep.join([str(chosen.prefix / "bin"), kept.get("PATH", os.defpath)]),
         "PYTHONPATH": str(paths.ROOT),

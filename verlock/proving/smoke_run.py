@@ -117,7 +117,10 @@ def run(chosen: Chosen, options: Options | None = None) -> int:
         console.say(f"proven by an earlier run, and not run again: {', '.join(part.name for part in known)}")
     proof = Proof(chosen, machine, options)
     for part in plan:
-        for each in proof.launch(part):
+        found = proof.launch(part)
+        if options.proves and not found:
+            kept.drop(part)
+        for each in found:
             show(chosen.name, [each])
             if options.proves:
                 kept.keep(part, machine, each)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+
+from verlock.errors import NoGpu
 
 _KERNEL_DRIVER = Path("/proc/driver/nvidia/version")
 _PATIENCE = 10  # seconds that nvidia-smi may take: it hangs where a GPU fell off the bus
@@ -36,31 +39,60 @@ def driver() -> str | None:
 
 
 def find() -> Gpus | None:
-    """What nvidia-smi shows, cut down to CUDA_VISIBLE_DEVICES; None where there is no GPU."""
-    rows = _ask("name,memory.total,driver_version")
-    if not rows:
+    """What nvidia-smi shows, cut down to CUDA_VISIBLE_DEVICES; None where there is no GPU.
+
+    Name, memory and driver are those of the first one that is left. Indices are taken as nvidia-smi counts: CUDA counts so with
+    CUDA_DEVICE_ORDER=PCI_BUS_ID.
+
+    Raises:
+        NoGpu: a GPU is there, but cannot be used as one: a MIG slice, or one whose memory nvidia-smi does not tell.
+    """
+    seen = _visible(_ask("index,uuid,name,memory.total,driver_version"), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    if not seen:
         return None
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    count = (
-        len(rows) if visible is None else len([each for each in visible.split(",") if each.strip() not in ("", "-1")])
-    )
-    name, memory, version = rows[0]
-    return Gpus(name, count, int(memory), version) if count else None
+    _, _, name, memory, version = seen[0]
+    if not memory.isdecimal() or not int(memory):
+        raise NoGpu(
+            f"nvidia-smi says {memory} for the memory of {name}, and a run shares it out by that figure",
+            "use a GPU whose memory nvidia-smi tells in MiB; nothing was tested",
+        )
+    return Gpus(name, len(seen), int(memory), version)
+
+
+def _visible(rows: list[list[str]], wanted: str | None) -> list[list[str]]:
+    """The rows that CUDA_VISIBLE_DEVICES leaves, in its order: as in CUDA the first entry that names none ends the list."""
+    if wanted is None or not rows:
+        return rows
+    found = []
+    for entry in map(str.strip, wanted.split(",")):
+        if entry.startswith("MIG-"):
+            raise NoGpu(f"CUDA_VISIBLE_DEVICES names a MIG slice, {entry}", "name a whole GPU; nothing was tested")
+        # the start of a UUID is enough where only one GPU has it
+        named = [row for row in rows if row[0] == entry or (entry.startswith("GPU-") and row[1].startswith(entry))]
+        if len(named) != 1:
+            break
+        found += named
+    return found
 
 
 def _ask(fields: str) -> list[list[str]]:
     """nvidia-smi's rows for some fields; none where it is not there, fails or hangs."""
     if not shutil.which("nvidia-smi"):
         return []
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_PATIENCE,
+        child = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors="replace"
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except OSError:
         return []
-    rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines()]
-    return [row for row in rows if len(row) == fields.count(",") + 1 and all(row)] if done.returncode == 0 else []
+    try:
+        said, _ = child.communicate(timeout=_PATIENCE)
+    except subprocess.TimeoutExpired:
+        # One that is stuck in the driver does not die: it is not waited for, as subprocess.run would.
+        child.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(timeout=1)
+        return []
+    rows = [[cell.strip() for cell in line.split(",")] for line in said.splitlines()]
+    return [row for row in rows if len(row) == fields.count(",") + 1 and all(row)] if child.returncode == 0 else []
