@@ -17,7 +17,7 @@ from verlock.launch import Machine, Part, Pass
 from verlock.smoke.report import write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 VERL = Part("verl")
 # One rank in both engine modes and verl's own steps; then two ranks as one tensor parallel replica, and as two replicas.
@@ -44,10 +44,16 @@ class Kept:
         self._folder = project.CERTIFICATES / variant / "parts"
         self._identity = dict(identity)
 
-    def keep(self, part: Part, machine: Machine, run: Pass) -> None:
-        """Keep one launch if it was green; a red one takes away what was kept of it before."""
+    def keep(self, part: Part, machine: Machine, runs: Sequence[Pass]) -> None:
+        """Keep one launch if it was green; one that is red, or crashed, takes away what was kept of it before.
+
+        Args:
+            part: which launch.
+            machine: where it ran.
+            runs: its pass, and that of its repetition if there was one; none where it crashed.
+        """
         path = self._path(part)
-        if run.problem():
+        if not runs or any(run.problem() for run in runs):
             path.unlink(missing_ok=True)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +62,7 @@ class Kept:
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "driver": machine.driver,
             "memory_mib": machine.memory_mib,
-            "run": run.as_dict(),
+            "run": runs[0].as_dict(),
         }
         write_json(path, data)
 

@@ -137,10 +137,10 @@ def run(recipe: Recipe, python: str, prefix: Path, options: Options | None = Non
         console.say(f"proven by an earlier run, and not run again: {', '.join(part.name for part in known)}")
     proof = Proof(recipe, python, prefix, machine, options)
     for part in plan:
-        for each in proof.launch(part):
-            show(recipe.name, [each])
-            if options.proves:
-                kept.keep(part, machine, each)
+        found = proof.launch(part)
+        show(recipe.name, found)
+        if options.proves:
+            kept.keep(part, machine, found)
     across = _across(kept.read()) if options.proves else []
     show(recipe.name, across)
     if any(each.problem() for each in across):
