@@ -73,7 +73,7 @@ with initialize_config_dir(str(Path(verl.__file__).parent / "trainer" / "config"
 rollout = config.actor_rollout_ref.rollout
 # verl before 0.5.0 asserts this when its engine is built
 assert rollout.enforce_eager or not rollout.free_cache_engine
-assert config.trainer.total_training_steps == 2 and config.trainer.n_gpus_per_node == 1
+assert config.trainer.total_training_steps == 3 and config.trainer.n_gpus_per_node == 1
 grpo.prepare(folder)
 import pandas
 rows = pandas.read_parquet(folder / "train.parquet")

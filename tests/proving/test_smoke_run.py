@@ -227,6 +227,9 @@ def test_a_launch_that_is_red_is_kept_no_longer(inside):
     with pytest.raises(GateFailed):
         inside(ranks=1, mode="eager", red=["5"])
     assert kept(inside) == ["graphs-ranks1-tp1.json", "verl-ranks1-tp1.json"]
+    with pytest.raises(SmokeCrashed):
+        inside(text="sys.exit(3)", ranks=1, mode="graphs")
+    assert kept(inside) == ["verl-ranks1-tp1.json"]
 
 
 def test_a_launch_that_crashed_is_kept_no_longer(inside):

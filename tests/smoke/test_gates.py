@@ -335,8 +335,8 @@ TIMES = {"timing_s/step": 2.0, "timing_s/gen": 1.6, "timing_s/update_actor": 0.2
 
 def verl(code=0, metrics=TIMES, standin=False, synced=(0.004, 0.004), stale=0.8, steps=None):
     seen = [{"step": place + 1, "synced": vars(agreement(mean))} for place, mean in enumerate(synced)]
-    if len(seen) > 1:
-        seen[1]["stale"] = vars(agreement(stale))
+    for step in seen[1:]:
+        step["stale"] = vars(agreement(stale))
     return gates.grpo({"code": code, "metrics": metrics, "standin": standin, "steps": seen if steps is None else steps})
 
 
@@ -354,6 +354,16 @@ def test_grpo_sees_a_sync_that_is_left_out_and_one_that_would_not_show():
     assert "did not carry the new weights" in verl(synced=(0.004, math.nan)).sentence
     assert "would not show" in verl(stale=0.03).sentence
     assert "would not show" in verl(stale=math.nan).sentence
+    # verl 0.3's first step has a learning rate of 0, and changes nothing
+    idle, learned = vars(agreement(0.004)), vars(agreement(0.8))
+    steps = [
+        {"step": 1, "synced": idle},
+        {"step": 2, "synced": idle, "stale": idle},
+        {"step": 3, "synced": idle, "stale": learned},
+    ]
+    assert verl(steps=steps).verdict == PASS
+    assert "did not carry" in verl(steps=[*steps[:2], {**steps[2], "synced": learned}]).sentence
+    assert verl(steps=steps[:2]).verdict == FAIL
     assert "1 steps were seen" in verl(synced=(0.004,)).sentence
     assert "0 steps were seen" in verl(synced=()).sentence
     broken = verl(steps=[{"step": 1, "error": "LookupError: 3 of 32 responses"}])

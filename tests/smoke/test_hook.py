@@ -92,13 +92,13 @@ def worker_class():
     return Worker
 
 
-def train(folder, skip_sync=False, steps=2, worker=None):
+def train(folder, skip_sync=False, rates=(0.5, 0.5), worker=None):
     kind = worker or worker_class()
     hook.install(kind, str(folder), skip_sync)
     one = kind()
-    for _ in range(steps):
+    for rate in rates:
         one.compute_log_prob(one.generate_sequences([3, 4, 10, 11]))
-        one.actor += 0.5
+        one.actor += rate
     seen = hook.read(folder)
     return gates.grpo({"code": 0, "metrics": TIMES, "standin": False, "steps": seen}), seen
 
@@ -117,6 +117,13 @@ def test_a_sync_that_is_skipped_turns_it_red(tmp_path):
     assert gate.verdict == gates.FAIL
     assert "did not carry the new weights over" in gate.sentence
     assert seen[0]["synced"]["mean"] == pytest.approx(0.001)  # the first sync is what fills the engine at all
+
+
+@pytest.mark.parametrize(("skip_sync", "verdict"), [(False, gates.PASS), (True, gates.FAIL)])
+def test_a_first_step_that_does_not_learn_hides_nothing(tmp_path, skip_sync, verdict):
+    gate, seen = train(tmp_path, skip_sync, rates=(0.0, 0.5, 0.5))
+    assert len(seen) == 3
+    assert gate.verdict == verdict, gate.sentence
 
 
 def test_the_dispatchers_mark_stays_on_the_methods(tmp_path):

@@ -119,6 +119,11 @@ def test_the_model_is_written_once_and_whole(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def test_the_seconds_until_each_rollout_are_told():
+    assert grpo._since(100.0, {"step": 1, "began": 142.26}) == {"step": 1, "began": 42.3}
+    assert grpo._since(100.0, {"step": 0, "error": "KeyError"}) == {"step": 0, "error": "KeyError"}
+
+
 def test_the_reward_is_the_share_of_even_words():
     scope = {}
     exec(grpo.REWARD, scope)

@@ -18,7 +18,7 @@ from verlock.system.gpu import Gpus
 from verlock.variant.certificate import slug
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 class Kept:
@@ -29,25 +29,27 @@ class Kept:
         self._folder = paths.CERTIFICATES / variant / "parts"
         self._identity = dict(identity)
 
-    def keep(self, part: Part, machine: Gpus, run: Pass) -> None:
-        """Keep one launch of the full pass if it was green; a red one takes away what was kept of it before."""
+    def keep(self, part: Part, machine: Gpus, runs: Sequence[Pass]) -> None:
+        """Keep one launch of the full pass if it was green; red or crashed, it takes away what was kept of it before.
+
+        Args:
+            part: which launch.
+            machine: where it ran.
+            runs: its pass, and that of its repetition if there was one; none where it crashed.
+        """
         if part not in FULL:
             return
-        if run.problem():
-            self.drop(part)
+        if not runs or any(run.problem() for run in runs):
+            self._path(part).unlink(missing_ok=True)
             return
         data = {
             "identity": self._identity,
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "driver": machine.driver,
             "memory_mib": machine.memory_mib,
-            "run": run.as_dict(),
+            "run": runs[0].as_dict(),
         }
         files.write_whole(self._path(part), json.dumps(data, indent=1) + "\n")
-
-    def drop(self, part: Part) -> None:
-        """Take away what was kept of one launch: it was made again, and is not green any more."""
-        self._path(part).unlink(missing_ok=True)
 
     def read(self) -> dict[Part, dict[str, Any]]:
         """What is there of the full pass, in its order."""

@@ -118,12 +118,9 @@ def run(chosen: Chosen, options: Options | None = None) -> int:
     proof = Proof(chosen, machine, options)
     for part in plan:
         found = proof.launch(part)
-        if options.proves and not found:
-            kept.drop(part)
-        for each in found:
-            show(chosen.name, [each])
-            if options.proves:
-                kept.keep(part, machine, each)
+        show(chosen.name, found)
+        if options.proves:
+            kept.keep(part, machine, found)
     across = _across(kept.read()) if options.proves else []
     show(chosen.name, across)
     if any(each.problem() for each in across):

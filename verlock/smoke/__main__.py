@@ -14,8 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from verlock.smoke import gates, sabotage
+from verlock.smoke import facts, gates, sabotage
 from verlock.smoke.report import Report, write_error
+from verlock.smoke.suite import Phase, Setting, Sizes, Suite
 from verlock.smoke.watchdog import Heartbeat
 from verlock.smoke.world import Ranks, take_place
 
@@ -56,19 +57,44 @@ def _leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _run(config: dict[str, Any], folder: Path, heart: Heartbeat, phase: Any) -> None:
+def _run(config: dict[str, Any], folder: Path, heart: Heartbeat, phase: Phase) -> None:
+    report = Report(folder, writes=int(os.environ["RANK"]) == 0)
+    suite = _made(config, phase, report)
+    asked = config["sabotage"]
+    for number, mode in enumerate(sabotage.passes(asked, config["mode"])):
+        if number:
+            with phase("gate restart"):
+                suite.restart()
+        report.begin(mode)
+        package = next(iter(config["expected"]["versions"]))
+        with sabotage.other_version(package, folder) if mode == "other-version" else nullcontext(), phase("gate 1"):
+            report.add(_environment(config, suite.engine.kind, report))
+        for gate in suite.run(mode):
+            report.add(gate)
+        if not number:
+            report.data |= {"fingerprint": suite.fingerprint, "samples": suite.samples}
+    report.data["phases"] = [[name, seconds, limit] for name, seconds, limit in heart.phases]
+    report.write()
+    if asked == sabotage.ALL:
+        report.begin("hang", [gates.Gate.from_dict(gate) for gate in report.data["passes"][0]["gates"]])
+    with phase("last barrier"):
+        while asked in ("hang", sabotage.ALL) and suite.world.rank == suite.world.size - 1:
+            time.sleep(1.0)
+        suite.world.barrier()
+
+
+def _made(config: dict[str, Any], phase: Phase, report: Report) -> Suite:
+    """Trainer and engine of this rank, ready to be measured."""
     with phase("imports"):
         import torch  # noqa: F401
         import transformers
 
-        from verlock.smoke import facts, memory, model, rollout
-        from verlock.smoke.suite import Setting, Sizes, Suite
+        from verlock.smoke import memory, model, rollout
         from verlock.smoke.trainer import Trainer
 
         transformers.logging.set_verbosity_error()
         module, name = config.get("engine", "verlock.smoke.rollout:Vllm").split(":")
         make_engine = getattr(importlib.import_module(module), name)
-    report = Report(folder, writes=int(os.environ["RANK"]) == 0)
     with phase("trainer"):
         world = Ranks(config["device"], config["tp"], config["gpus"])
         checkpoint = Path(config["model"])
@@ -89,46 +115,20 @@ def _run(config: dict[str, Any], folder: Path, heart: Heartbeat, phase: Any) -> 
                 tp=config["tp"],
                 mode=config["mode"],
                 sleep_mode=config["sleep_mode"],
-                extra=config.get("llm", {}),
+                extra=config["llm"],
             )
         )
         report.data["engine_seconds"] = time.monotonic() - start
-
-    def first(sabotaged: str) -> gates.Gate:
-        package = next(iter(config["expected"]["versions"]))
-        with (
-            phase("gate 1"),
-            sabotage.other_version(package, folder) if sabotaged == "other-version" else nullcontext(),
-        ):
-            start = time.monotonic()
-            known = facts.gather(engine.kind, config["driver"], config.get("imports", facts.IMPORTS))
-            report.data.setdefault("facts", known)
-            gate = gates.environment(known, config["expected"])
-            return replace(gate, seconds=time.monotonic() - start)
-
     setting = Setting(config["mode"], baseline, per_process, Sizes(**config.get("sizes", {})))
-    suite = Suite(engine, trainer, world, setting, phase)
-    asked = config.get("sabotage", "")
-    for number, mode in enumerate(sabotage.passes(asked, config["mode"])):
-        if number:
-            with phase("gate restart"):
-                suite.restart()
-        report.begin(mode)
-        report.add(first(mode))
-        for gate in suite.run(mode):
-            report.add(gate)
-        if not number:
-            report.data["fingerprint"] = suite.fingerprint
-            report.data["samples"] = suite.samples
-    report.data["phases"] = [[name, seconds, limit] for name, seconds, limit in heart.phases]
-    report.write()
-    hangs = asked in ("hang", sabotage.ALL)
-    if asked == sabotage.ALL:
-        report.begin("hang", [gates.Gate.from_dict(gate) for gate in report.data["passes"][0]["gates"]])
-    with phase("last barrier"):
-        while hangs and world.rank == world.size - 1:
-            time.sleep(1.0)
-        world.barrier()
+    return Suite(engine, trainer, world, setting, phase)
+
+
+def _environment(config: dict[str, Any], engine: str, report: Report) -> gates.Gate:
+    """Gate 1; what the first pass found goes into the report."""
+    start = time.monotonic()
+    known = facts.gather(engine, config["driver"], config.get("imports", facts.IMPORTS))
+    report.data.setdefault("facts", known)
+    return replace(gates.environment(known, config["expected"]), seconds=time.monotonic() - start)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Two GRPO steps of verl itself: `python -m verlock.smoke.grpo CONFIG` runs verl.trainer.main_ppo on generated prompts.
+"""Three GRPO steps of verl itself: `python -m verlock.smoke.grpo CONFIG` runs verl.trainer.main_ppo on generated prompts.
 
-What runs is an overlay of verl in which the workers' file ends with a call of `hook.install`: the second step's rollout must be
-of the weights that the first one made, carried over by verl's own sync. Its engine captures no more sizes of CUDA graphs than
-that of the gates.
+What runs is an overlay of verl in which the workers' file ends with a call of `hook.install`: the rollout after a step that
+learned must be of the weights that it made, carried over by verl's own sync. Its engine captures no more sizes of CUDA graphs
+than that of the gates.
 
 verl's actor imports flash_attn.bert_padding and asks transformers for flash_attention_2. Where flash-attn is not installed, the
 steps run with a stand-in: `sdpa` in its place in the overlay, and a flash_attn whose functions refuse to be called. That is
@@ -34,7 +34,9 @@ LIMIT = 300.0  # seconds; 90 to 120 were measured on an H100
 ENGINE_GIB = 3.0
 PROMPTS = 64
 BATCH = 8
-STEPS = 2
+# verl 0.3.0.post1 takes its first step with a learning rate of 0 (`get_constant_schedule_with_warmup` counts from 0 even without
+# a warmup): the weights change in the second, and the third one's rollout shows whether they arrived.
+STEPS = 3
 # AdamW's first step moves every weight by about this much: on a CPU that put logprobs of what was drawn before 0.8 nats off.
 LEARNING_RATE = 1e-4
 WORKERS = "workers/fsdp_workers.py"

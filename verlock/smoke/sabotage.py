@@ -48,7 +48,7 @@ MODES: dict[str, Mode] = {
     "top-p": Mode("the engine samples with top_p 0.95", "11"),
     "other-seed": Mode("the second of two rollouts with one seed has another", "12"),
     "hang": Mode("the last rank never arrives at the last barrier", "watchdog"),
-    "verl-skip-sync": Mode("at verl's second step the weights of the first stay in its engine", "verl", verl=True),
+    "verl-skip-sync": Mode("from verl's second step on its engine keeps the weights of the first", "verl", verl=True),
 }
 ALL = "all"
 
