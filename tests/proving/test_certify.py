@@ -173,8 +173,8 @@ def test_it_is_bound_to_lock_python_gpu_and_gates(monkeypatch):
 def test_kept_parts_come_back_as_they_were_kept_and_only_under_their_identity(scratch):
     kept = Kept("vllm073", certify.identity(choose("vllm073"), GPU, SEALED))
     machine = Gpus(GPU, 1, 81559, "580.159.04")
-    kept.keep(VERL, machine, passed(VERL))
-    kept.keep(FULL[0], machine, passed(FULL[0]))
+    kept.keep(VERL, machine, [passed(VERL)])
+    kept.keep(FULL[0], machine, [passed(FULL[0])])
     assert list(kept.read()) == [FULL[0], VERL]
     found = kept.read()[VERL]
     assert (found["driver"], found["memory_mib"], found["run"]["mode"]) == ("580.159.04", 81559, "verl")

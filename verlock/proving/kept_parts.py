@@ -64,7 +64,7 @@ class Kept:
     def clear(self) -> None:
         """Take the parts away: they are in a certificate now."""
         for part in FULL:
-            self.drop(part)
+            self._path(part).unlink(missing_ok=True)
         if self._folder.is_dir() and not any(self._folder.iterdir()):
             self._folder.rmdir()
 
