@@ -71,6 +71,7 @@ def _environment_commands(commands: Commands) -> None:
     create.add_argument(
         "--editable", action="store_true", help="install a variant built from source from an editable checkout"
     )
+    _site_wheel(create)
     create.add_argument("--quiet", action="store_true", help="say only warnings and errors")
     create.set_defaults(run=_create)
 
@@ -108,6 +109,7 @@ def _proof_commands(commands: Commands) -> None:
     )
     smoke.add_argument("--unpatched", action="store_true", help="with the patches taken back: what are they for?")
     smoke.add_argument("--no-verl", action="store_true", help="leave verl's own GRPO steps out")
+    _site_wheel(smoke)
     smoke.add_argument("--json", type=Path, metavar="FILE", help="write the whole report there")
     smoke.set_defaults(run=_smoke)
 
@@ -147,10 +149,35 @@ def _variant(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--python", metavar="X.Y", help="a Python other than the variant's first")
 
 
+def _site_wheel(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--site-wheel",
+        action="append",
+        metavar="PACKAGE=FILE",
+        help="a wheel of your own in the place of that artefact, for each that shall have one; `none` for none; "
+        "without it those that are there stay",
+    )
+
+
+def _asked_site_wheels(arguments: argparse.Namespace) -> dict[str, Path] | None:
+    """What `--site-wheel` names, else the environment variable; None where neither does."""
+    given = os.environ.get("VERLOCK_SITE_WHEELS", "")
+    if not arguments.site_wheel and not given:
+        return None  # at once: most runs find nothing to do
+    from verlock.env import site_wheels
+
+    return site_wheels.asked(arguments.site_wheel, given)
+
+
 def _create(arguments: argparse.Namespace) -> int:
     from verlock.env import create
 
-    options = create.Options(base=arguments.base, strict=arguments.strict, editable=arguments.editable)
+    options = create.Options(
+        base=arguments.base,
+        strict=arguments.strict,
+        editable=arguments.editable,
+        site_wheels=_asked_site_wheels(arguments),
+    )
     return create.run(arguments.variant, options, arguments.python)
 
 
@@ -174,7 +201,7 @@ def _smoke(arguments: argparse.Namespace) -> int:
 
     chosen = python_choice.to_make(arguments.variant, arguments.python, "auto")
     smoke_run.needs(chosen)  # before an environment of 7 GB is made for nothing
-    create.make(chosen, create.Options())
+    create.make(chosen, create.Options(site_wheels=_asked_site_wheels(arguments)))
     options = smoke_run.Options(
         ranks=arguments.ranks,
         mode=arguments.mode,
@@ -232,7 +259,9 @@ def _list(arguments: argparse.Namespace) -> int:
         for chosen in pythons:
             try:
                 sealed = receipt.read(chosen.prefix)
-                built.append(f"{chosen.python} ({sealed['base']['kind']}{', incomplete' if sealed['missing'] else ''})")
+                notes = [sealed["base"]["kind"], *(["incomplete"] if sealed["missing"] else [])]
+                notes += [f"site wheel {package}" for package in sealed["site_wheels"]]
+                built.append(f"{chosen.python} ({', '.join(notes)})")
             except NotSealed:
                 continue
         print(f"{name:<10} {summary:<48} built: {', '.join(built) or 'no'}")

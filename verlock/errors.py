@@ -274,6 +274,12 @@ class FileRefused(VerlockError):
     exit_code = 60
 
 
+class SiteWheelRefused(VerlockError):
+    """A site wheel is not there, is no wheel, or does not fit: says wanted and got."""
+
+    exit_code = 61
+
+
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _REFUSED = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.EBUSY, errno.ENAMETOOLONG, errno.EMFILE}

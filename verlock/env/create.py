@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class Options:
     base: str = "auto"  # conda, host or auto
     strict: bool = False
     editable: bool = False
+    site_wheels: Mapping[str, Path] | None = None  # package -> wheel of the user's own; None: those that are there
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Making:
     owned: dict[str, str] = field(default_factory=dict)  # files of the base that no package owns
     wheels: dict[str, tuple[Path, str]] = field(default_factory=dict)  # from outside the index: file, sha256
     missing: dict[str, str] = field(default_factory=dict)  # artefact -> why
+    site_wheels: dict[str, dict[str, str]] = field(default_factory=dict)  # artefact -> file, version, sha256
     source: dict[str, Any] | None = None  # what was built from a git commit
     patches: list[dict[str, Any]] = field(default_factory=list)
     receipt: dict[str, Any] = field(default_factory=dict)
@@ -56,6 +58,10 @@ def make(chosen: Chosen, options: Options) -> None:
     """Make one environment if it is not there already, and say where it is. Raises VerlockError."""
     start = time.monotonic()
     prefix = chosen.prefix
+    if options.site_wheels:
+        from verlock.env import site_wheels
+
+        options = replace(options, site_wheels=site_wheels.keep(chosen, options.site_wheels))
     prefix.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(prefix.parent, os.W_OK):
         sealed, verb = _of_others(chosen, options), "up to date"
@@ -79,6 +85,9 @@ def _present(chosen: Chosen, options: Options) -> dict[str, Any] | None:
     except NotSealed:
         return None
     same = sealed["digest"] == chosen.digest and sealed["editable"] == options.editable
+    if options.site_wheels is not None:
+        wanted = {package: kept.parent.name for package, kept in options.site_wheels.items()}
+        same = same and wanted == {package: entry["sha256"] for package, entry in sealed["site_wheels"].items()}
     return sealed if same and options.base in ("auto", sealed["base"]["kind"]) else None
 
 
@@ -140,10 +149,10 @@ def _inspected(chosen: Chosen, sealed: dict[str, Any]) -> dict[str, Any] | None:
 
 def _make(chosen: Chosen, options: Options, present: dict[str, Any] | None) -> dict[str, Any]:
     """Make it, unless it proves to be whole. What can be refused is refused before an environment there is touched."""
-    from verlock.env import python_base
+    from verlock.env import python_base, site_wheels
     from verlock.variant import lockfiles
 
-    making = Making(chosen, options)
+    making = Making(chosen, options, site_wheels=present["site_wheels"] if present else {})
     for name in (lockfiles.REQUIREMENTS, lockfiles.BUILD_REQUIREMENTS):
         lockfiles.pins(chosen.locks / name)
     summary = chosen.recipe.summary
@@ -151,6 +160,7 @@ def _make(chosen: Chosen, options: Options, present: dict[str, Any] | None) -> d
         present = _inspected(chosen, present)
     if present is not None and not (present["missing"].keys() - _fetched(making).missing.keys()):
         return present  # whole, and as complete as it can be now
+    making.site_wheels = site_wheels.entries(chosen, options.site_wheels)
     console.say(f"{chosen.name}: {summary}\n  {chosen.prefix}, Python {chosen.python}, digest {chosen.digest[:12]}")
     first, *rest = STEPS
     _take(making, first)
@@ -181,17 +191,20 @@ def _base(making: Making, step: console.Step) -> None:
 
 def _artefacts(making: Making, step: console.Step) -> None:
     _fetched(making, lambda text: setattr(step, "detail", text))
-    found = [f"{name} verified" for name in making.wheels]
+    found = [f"{name} {'site wheel' if name in making.site_wheels else 'verified'}" for name in making.wheels]
     step.detail = ", ".join([*found, *(f"{name} MISSING" for name in making.missing)]) or "none"
 
 
 def _fetched(making: Making, tell: Callable[[str], None] = lambda text: None) -> Making:
-    """Note file and sha256 of each artefact that can be fetched, or is in the cache already, and for the others why not."""
-    from verlock.env import artefacts
+    """Note file and sha256 of each artefact: the site wheel's, else what can be fetched or is cached; or why there is none."""
+    from verlock.env import artefacts, site_wheels
 
     chosen = making.chosen
     making.wheels, making.missing = {}, {}
     for artefact in chosen.recipe.artefact:
+        if artefact.package in making.site_wheels:
+            making.wheels[artefact.package] = site_wheels.file(making.site_wheels[artefact.package])
+            continue
         file = artefact.file_for(chosen.recipe.torch, chosen.python)
         try:
             if file is None:
@@ -276,7 +289,8 @@ def _patches(making: Making, step: console.Step) -> None:
 def _check(making: Making, step: console.Step) -> None:
     from verlock.env import import_check
 
-    step.detail = import_check.run(making.chosen, receipt.Ran.of(making.base, making.missing))
+    ran = receipt.Ran.of(making.base, making.missing, making.site_wheels)
+    step.detail = import_check.run(making.chosen, ran, making.site_wheels)
 
 
 def _seal(making: Making, step: console.Step) -> None:
@@ -306,6 +320,7 @@ def _seal(making: Making, step: console.Step) -> None:
         "conda": [path.stem for path in installed.conda_records(chosen.prefix)],
         "packages": packages,
         "missing": making.missing,
+        "site_wheels": making.site_wheels,
         "patches": making.patches,
         "source": making.source,
         "editable": making.options.editable,
@@ -335,6 +350,8 @@ STEPS: dict[str, Callable[[Making, console.Step], None]] = {
 def _report(chosen: Chosen, sealed: dict[str, Any], verb: str, seconds: float) -> None:
     base, prefix = sealed["base"], chosen.prefix
     console.say(f"{chosen.name} is {verb}: {prefix} (base: {base['kind']}, Python {base['version']}, {seconds:.1f} s)")
+    for line in receipt.said(sealed["site_wheels"]):
+        console.say(f"  {line}")
     for package, reason in sealed["missing"].items():
         console.warn(f"INCOMPLETE, {package} is missing: {reason}")
     if sealed["missing"]:

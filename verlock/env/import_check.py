@@ -3,18 +3,22 @@
 What depends on this machine is tried every time: whether the compiled objects of torch and vLLM find all their symbols takes
 a second. What depends on nothing but the installed bytes is proven once: importing everything takes 15 to 20 s without byte
 code, and is left out when this machine did it before, or a certificate in the clone shows that it ran on a GPU, for the same
-digest on the same base and interpreter with the same artefacts missing.
+digest on the same base and interpreter with the same artefacts missing and the same site wheels.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
+from collections.abc import Mapping
 
 from verlock import paths
+from verlock.env import installed
 from verlock.errors import CheckFailed
 from verlock.system import files, process, uv
+from verlock.variant import record
 from verlock.variant.chosen import Chosen
 from verlock.variant.receipt import Ran
 
@@ -35,22 +39,27 @@ for path in sorted(glob.glob(f"{site}/vllm/**/*.so", recursive=True) + glob.glob
             raise SystemExit(f"{os.path.relpath(path, site)}: {error}")
 print("VERLOCK", loaded)
 """
+_NEWER_SYSTEM = re.compile(r"version .(GLIBC|GLIBCXX|CXXABI)_\S+ not found")
 _IMPORT = "import torch, vllm, verl; print('VERLOCK', vllm.__version__, verl.__version__, torch.__version__)"
 
 
-def run(chosen: Chosen, ran: Ran) -> str:
+def run(chosen: Chosen, ran: Ran, site_wheels: Mapping[str, Mapping[str, str]] | None = None) -> str:
     """Check an environment that is all but sealed; returns what was found, for people.
 
     Args:
         chosen: which environment.
         ran: what else, beside its digest, decides whether an earlier proof is one for this environment.
+        site_wheels: the receipt's entry, so that a failure of the user's own wheel is said to be one.
 
     Raises:
         InstallError: requirements of installed packages are not met.
         CheckFailed: compiled objects do not load, imports fail, or versions are not those of the recipe.
     """
     uv.check(chosen.interpreter)
-    (loaded,) = _ask(chosen, _LOAD, "the compiled objects of torch and vllm do not load")
+    try:
+        (loaded,) = _ask(chosen, _LOAD, "the compiled objects of torch and vllm do not load")
+    except CheckFailed as error:
+        raise _of_site_wheel(chosen, error, site_wheels or {}) from None
     rest = f"{files.sha256(chosen.interpreter.resolve())} {ran}"
     proof = paths.cache_dir() / "imports" / f"{chosen.digest}-{hashlib.sha256(rest.encode()).hexdigest()[:16]}"
     if proof.exists():
@@ -65,6 +74,30 @@ def run(chosen: Chosen, ran: Ran) -> str:
     proof.parent.mkdir(parents=True, exist_ok=True)
     proof.touch()
     return f"vllm {vllm}, verl {verl}, torch {torch} import"
+
+
+def _of_site_wheel(chosen: Chosen, error: CheckFailed, site_wheels: Mapping[str, Mapping[str, str]]) -> CheckFailed:
+    """The error that names the site wheel to whose file the failure belongs; `error` itself where it is none's."""
+    last = error.problem.splitlines()[-1].strip()
+    path, _, reason = last.partition(": ")
+    for package, entry in site_wheels.items():
+        if path in _recorded(chosen, package):
+            torch = chosen.recipe.torch
+            wanted = f"for torch {torch.version} with cxx11abi {str(torch.cxx11abi).upper()} and Python {chosen.python}"
+            if _NEWER_SYSTEM.search(reason):
+                wanted = "on a system whose C and C++ libraries are no newer than this one's"
+            return CheckFailed(
+                f"the site wheel of {package} does not load here: {entry['file']}\n    {path}: {reason}",
+                f"it must be built {wanted}; nothing was sealed, and `--site-wheel none` goes back to the locked artefacts",
+            )
+    return error
+
+
+def _recorded(chosen: Chosen, package: str) -> set[str]:
+    """The files of an installed package, relative to site-packages."""
+    _, folder = installed.packages(chosen.site)[package]
+    with (folder / record.NAME).open(encoding="utf-8", newline="") as file:
+        return {row.path for row in record.rows(file)}
 
 
 def _ask(chosen: Chosen, code: str, failure: str) -> list[str]:
@@ -88,8 +121,9 @@ def _certificate(chosen: Chosen, ran: Ran) -> str | None:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             sealed = content["receipt"]
-            same = content["digest"] == chosen.digest and Ran.of(sealed["base"], sealed["missing"]) == ran
-        except (ValueError, KeyError, TypeError):
+            shown = Ran.of(sealed["base"], sealed["missing"], sealed.get("site_wheels"))
+            same = content["digest"] == chosen.digest and shown == ran
+        except (ValueError, KeyError, TypeError, AttributeError):
             continue
         if same:
             return f"certificates/{chosen.name}/{path.name}"

@@ -130,12 +130,17 @@ def replacing(prefix: Path) -> Iterator[None]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def aside_of(prefix: Path) -> Path:
+    """Where the environment that was at `prefix` waits until its replacement is done."""
+    return prefix.with_name(f".{prefix.name}.old")
+
+
 def clear(prefix: Path) -> Path | None:
     """Put aside what is there (returns where, to be deleted or put back), and begin an empty folder, marked as verlock's.
 
     Raises NoBase for a folder that verlock did not make: it may hold somebody's work.
     """
-    aside = prefix.with_name(f".{prefix.name}.old")
+    aside = aside_of(prefix)
     if aside.exists():  # a killed run's
         shutil.rmtree(aside)
     empty = not prefix.exists() or (prefix.is_dir() and not any(prefix.iterdir()))

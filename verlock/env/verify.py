@@ -105,9 +105,11 @@ def run(chosen: Chosen, *, as_json: bool, strict: bool) -> int:
     if any(item.kind != "receipt stale" for item in damage):
         receipt.distrust(prefix)  # so that `create` looks closer, even where size and time tell nothing
     if as_json:
-        report = {"prefix": str(prefix), "digest": sealed["digest"], "missing": sealed["missing"]}
+        report = {"prefix": str(prefix), **{key: sealed[key] for key in ("digest", "missing", "site_wheels")}}
         print(json.dumps({**report, "damage": [asdict(item) for item in damage]}, indent=1))
     raise_for(sealed["variant"], prefix, damage)
+    for line in receipt.said(sealed["site_wheels"]):
+        console.say(line)
     for package, reason in sealed["missing"].items():
         if strict:
             raise errors.Incomplete(f"{prefix} lacks {package}: {reason}", "make it reachable and create again")

@@ -76,6 +76,7 @@ def write(
         "nccl": facts["nccl"],
         "receipt": bound["receipt"],
         "standin": bool(verl["standin"]),
+        "flash_attn": facts.get("flash_attn", {}),
         "seconds": round(sum(data["run"]["seconds"] for data in parts.values()), 1),
         "runs": [*runs, *across],
         "verl": verl,
@@ -97,4 +98,4 @@ def _receipt(sealed: dict[str, Any]) -> dict[str, Any]:
     """What of a receipt is the same on every machine and every day: no paths, and of what is missing the names."""
     kept = {key: sealed.get(key) for key in ("patches", "source", "editable")}
     base = {key: value for key, value in sealed["base"].items() if key in ("kind", "version")}
-    return {**kept, "base": base, "missing": sorted(sealed["missing"])}
+    return {**kept, "base": base, "missing": sorted(sealed["missing"]), "site_wheels": sealed["site_wheels"]}

@@ -7,7 +7,7 @@ from typing import Any
 
 from verlock import paths
 from verlock.errors import VerlockError
-from verlock.smoke import gates
+from verlock.smoke import gates, kernels
 from verlock.variant import certificate
 from verlock.variant.chosen import Chosen, choose, names
 
@@ -73,6 +73,10 @@ def _notes(proof: dict[str, Any]) -> list[str]:
     found = [f"{proof['receipt']['base']['kind']} base"]
     if proof["standin"]:
         found.append("verl's step with an sdpa stand-in for flash-attn")
+    for package, entry in proof["receipt"].get("site_wheels", {}).items():
+        partial = kernels.said(proof.get("flash_attn", {})) if package == "flash-attn" else ""
+        version = entry["version"].partition("+")[0]
+        found.append(f"{package} {version}, site wheel {entry['sha256'][:8]}{f', {partial}' if partial else ''}")
     return found
 
 

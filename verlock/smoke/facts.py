@@ -8,6 +8,8 @@ import platform
 from collections.abc import Sequence
 from typing import Any
 
+from verlock.smoke import kernels
+
 # The second and third are compiled: a wrong C++ ABI or CUDA shows as an undefined symbol at their import.
 IMPORTS = ("vllm", "vllm._C", "vllm.cumem_allocator", "verl", "verl.trainer.main_ppo", "ray", "tensordict")
 OPTIONAL = ("flash_attn",)
@@ -39,6 +41,45 @@ def imports(modules: Sequence[str]) -> dict[str, str]:
     return result
 
 
+def flash_attn_kernels() -> dict[str, list[int]]:
+    """Which of flash-attn's kernels work on this GPU, forward and backward: dtype -> head sizes.
+
+    A wheel may be built with a few of them only. Nothing where there is no GPU or no flash_attn.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    try:
+        from flash_attn import flash_attn_varlen_func
+    # Its compiled part can raise anything while it loads, and `imports` reports that.
+    except Exception:
+        return {}
+    return {
+        dtype: [head for head in kernels.HEADS if _works(flash_attn_varlen_func, dtype, head)]
+        for dtype in kernels.DTYPES
+    }
+
+
+def _works(attention: Any, dtype: str, head: int) -> bool:
+    """Try one sequence of 16 tokens with 2 heads. It draws no random numbers: the gates depend on the generator's state."""
+    import torch
+
+    q, k, v = (
+        torch.ones(16, 2, head, dtype=getattr(torch, dtype), device="cuda", requires_grad=True) for _ in range(3)
+    )
+    ends = torch.tensor([0, 16], dtype=torch.int32, device="cuda")
+    try:
+        with torch.enable_grad():
+            out = attention(q, k, v, ends, ends, 16, 16, causal=True)
+            out.sum().backward()
+        torch.cuda.synchronize()
+    # A kernel that was left out raises whatever its stub raises.
+    except Exception:
+        return False
+    return all(bool(each.isfinite().all()) for each in (out, q.grad, k.grad, v.grad))
+
+
 def gather(engine: str, driver: str, modules: Sequence[str]) -> dict[str, Any]:
     """Everything gate 1 looks at: see `gates.environment`.
 
@@ -59,4 +100,5 @@ def gather(engine: str, driver: str, modules: Sequence[str]) -> dict[str, Any]:
         "nccl": ".".join(map(str, torch.cuda.nccl.version())) if torch.cuda.is_available() else "",
         "cxx11abi": bool(torch._C._GLIBCXX_USE_CXX11_ABI),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+        "flash_attn": flash_attn_kernels(),
     }

@@ -35,12 +35,8 @@ def root() -> Path:
 
 def kept(filename: str, sha256: str) -> Path | None:
     """The file of that name and hash, or None."""
-    path = root() / sha256 / filename
-    if path.exists():
-        if files.sha256(path) == sha256:
-            return path
-        console.warn(f"{path} is damaged and is made anew")
-        path.unlink()
+    if found := cached(filename, sha256):
+        return found
     given = os.environ.get("VERLOCK_ARTEFACTS", "")
     local = Path(given) / filename
     if given and "://" not in given and local.exists():
@@ -51,9 +47,25 @@ def kept(filename: str, sha256: str) -> Path | None:
     return None
 
 
+def cached(filename: str, sha256: str) -> Path | None:
+    """The file of that name and hash in the cache alone, or None."""
+    path = place(filename, sha256)
+    if path.exists():
+        if files.sha256(path) == sha256:
+            return path
+        console.warn(f"{path} is damaged and is dropped")
+        path.unlink()
+    return None
+
+
+def place(filename: str, sha256: str) -> Path:
+    """Where the file of that name and hash is kept, whether it is there or not."""
+    return root() / sha256 / filename
+
+
 def keep(file: Path, sha256: str) -> Path:
     """Move a verified file, which lies in a `scratch` folder, to its place. Two runs may do so at once: the bytes are equal."""
-    path = root() / sha256 / file.name
+    path = place(file.name, sha256)
     path.parent.mkdir(parents=True, exist_ok=True)
     return file.replace(path)
 

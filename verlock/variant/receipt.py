@@ -44,6 +44,7 @@ def read(prefix: Path) -> dict[str, Any]:
             f"{prefix} was moved: it was made at {receipt['prefix']}, and its scripts point there",
             "make it again where it is to be (VERLOCK_ENVS names the folder)",
         )
+    receipt.setdefault("site_wheels", {})  # a receipt of before there were any
     return receipt
 
 
@@ -54,7 +55,7 @@ def write(prefix: Path, receipt: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Ran:
-    """What of an environment its digest leaves open: on what base it stands, and which artefacts it lacks.
+    """What of an environment its digest leaves open: its base, which artefacts it lacks, and which are the user's own.
 
     A certificate vouches for one such combination, and so does a proof that everything imports.
     """
@@ -62,11 +63,23 @@ class Ran:
     base: str
     interpreter: str
     missing: tuple[str, ...]
+    site_wheels: tuple[str, ...] = ()  # each as "package sha256"
 
     @classmethod
-    def of(cls, base: Mapping[str, Any], missing: Iterable[str]) -> Ran:
-        """Of a receipt's entries `base` (kind, version) and `missing` (names)."""
-        return cls(str(base["kind"]), str(base["version"]), tuple(sorted(missing)))
+    def of(
+        cls, base: Mapping[str, Any], missing: Iterable[str], site_wheels: Mapping[str, Mapping[str, str]] | None = None
+    ) -> Ran:
+        """Of the entries `base` (kind, version), `missing` (names) and `site_wheels` of a receipt or certificate."""
+        own = sorted(f"{package} {entry['sha256']}" for package, entry in (site_wheels or {}).items())
+        return cls(str(base["kind"]), str(base["version"]), tuple(sorted(missing)), tuple(own))
+
+
+def said(site_wheels: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """A receipt's site wheels for people, one line each: package, version, begin of the sha256, file."""
+    return [
+        f"site wheel: {package} {entry['version']}, {entry['sha256'][:8]}, {entry['file']}"
+        for package, entry in sorted(site_wheels.items())
+    ]
 
 
 def distrust(prefix: Path) -> None:
