@@ -74,7 +74,7 @@ def _notes(proof: dict[str, Any]) -> list[str]:
     if proof["standin"]:
         found.append("verl's step with an sdpa stand-in for flash-attn")
     for package, entry in proof["receipt"].get("site_wheels", {}).items():
-        partial = kernels.said(proof.get("flash_attn", {})) if package == "flash-attn" else ""
+        partial = kernels.kernels_said(proof.get("flash_attn", {})) if package == "flash-attn" else ""
         version = entry["version"].partition("+")[0]
         found.append(f"{package} {version}, site wheel {entry['sha256'][:8]}{f', {partial}' if partial else ''}")
     return found
