@@ -18,6 +18,7 @@ GPU = "NVIDIA H100 80GB HBM3"
 SEALED = {
     "base": {"kind": "conda", "version": "3.10.13", "from": "/home/me/envs/vllm073"},
     "missing": {"flash-attn": "no such host"},
+    "site_wheels": {},
     "patches": [{"file": "a.patch"}],
     "source": None,
     "editable": False,
@@ -76,6 +77,7 @@ def test_it_holds_no_paths_and_nothing_that_only_a_comparison_needs():
         "editable": False,
         "base": {"kind": "conda", "version": "3.10.13"},
         "missing": ["flash-attn"],
+        "site_wheels": {},
     }
     for run in [*data["runs"], data["verl"]]:
         assert not {"facts", "fingerprint", "samples", "overrides"} & set(run)
@@ -93,6 +95,12 @@ def test_two_gpus_count_where_the_ranks_had_one_each():
     assert path.name == "h100-80gb-hbm3x2.json"
     assert data["gpu"]["count"] == 2
     assert data["layouts"] == ["1 rank", "2 ranks on 2 GPUs"]
+
+
+@pytest.mark.parametrize("kernels", [{}, {"bfloat16": [64, 128]}])
+def test_the_kernels_of_flash_attn_are_those_that_worked(monkeypatch, kernels):
+    monkeypatch.setitem(FACTS, "flash_attn", kernels)
+    assert written(launched())[1]["flash_attn"] == kernels
 
 
 def test_another_python_than_the_first_is_in_the_files_name():
@@ -153,6 +161,7 @@ def test_a_red_comparison_or_a_sabotage_is_never_written(scratch):
         ({"patches": []}, False),
         ({"editable": True}, False),
         ({"source": {"commit": "abc"}}, False),
+        ({"site_wheels": {"flash-attn": {"file": "a.whl", "version": "2.7.4", "sha256": "a" * 64}}}, False),
     ],
 )
 def test_it_is_bound_to_what_is_the_same_everywhere(other, same):

@@ -232,10 +232,11 @@ def test_a_launch_that_is_red_is_kept_no_longer(inside):
     assert kept(inside) == ["verl-ranks1-tp1.json"]
 
 
-def test_a_launch_that_crashed_is_kept_no_longer(inside):
+def test_a_launch_is_kept_only_if_its_repetition_was_green_too(inside):
     inside(ranks=1)
-    with pytest.raises(SmokeCrashed):
-        inside(ranks=1, mode="eager", text="sys.exit(3)")
+    text = "RED = {'5': 'fail'} if config['folder'].endswith('again') else {}\n" + GREEN
+    with pytest.raises(GateFailed):
+        inside(text=text, ranks=1, mode="eager", again=True)
     assert kept(inside) == ["graphs-ranks1-tp1.json", "verl-ranks1-tp1.json"]
 
 

@@ -79,6 +79,20 @@ def test_a_host_base_is_said(proven):
     assert row("vllm073").note == "host base"
 
 
+@pytest.mark.parametrize(
+    ("kernels", "said"),
+    [
+        ({"bfloat16": [64, 128]}, ", partial: bf16, head 64 and 128"),
+        ({dtype: [32, 64, 96, 128, 160, 192, 224, 256] for dtype in ("float16", "bfloat16")}, ""),
+    ],
+)
+def test_a_site_wheel_is_named_with_the_kernels_it_has(proven, kernels, said):
+    wheels = {"flash-attn": {"file": "a.whl", "version": "2.7.4+cu12", "sha256": "0123456789" * 6 + "0123"}}
+    sealed = {"base": {"kind": "conda", "version": "3.10.13"}, "missing": [], "site_wheels": wheels}
+    proven("vllm073", "now", receipt=sealed, flash_attn=kernels)
+    assert row("vllm073").note == f"conda base, flash-attn 2.7.4, site wheel 01234567{said}"
+
+
 def test_how_several_ranks_were_laid_out_is_said(proven):
     proven("vllm073", "now", layouts=["1 rank", "2 ranks sharing 1 GPU"])
     assert row("vllm073").gpus == "1 x H100 80GB HBM3 (2 ranks sharing 1 GPU)"
