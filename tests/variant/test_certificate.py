@@ -1,5 +1,7 @@
 """Certificates and the table of what is proven: certified, stale, never."""
 
+from __future__ import annotations
+
 import json
 import re
 
@@ -7,8 +9,8 @@ import pytest
 
 from verlock import paths
 from verlock.errors import RecipeError
-from verlock.variant import certificate, recipe_file
-from verlock.variant.chosen import names
+from verlock.variant import certificate
+from verlock.variant.chosen import choose, names
 
 H100 = "NVIDIA H100 80GB HBM3"
 
@@ -28,15 +30,14 @@ def test_the_file_name_says_on_what(gpu, count, python, name):
 
 @pytest.fixture
 def proven(tmp_path, monkeypatch):
-    """Certificates in a scratch folder, for variants whose digest is 'now'."""
+    """Certificates in a scratch folder: `now` of the digest that the variant has, else of another one."""
     monkeypatch.setattr(paths, "CERTIFICATES", tmp_path)
-    monkeypatch.setattr(certificate.digest, "of", lambda variant, python: "now")
 
     def add(
-        variant, digest, date="2025-05-01T10:00:00+00:00", gpu=H100, count=1, python="3.10", standin=False, base="conda"
+        variant, of, date="2025-05-01T10:00:00+00:00", gpu=H100, count=1, python="3.10", standin=False, base="conda"
     ):
         data = {
-            "digest": digest,
+            "digest": choose(variant, python).digest if of == "now" else "0" * 64,
             "date": date,
             "gpu": {"name": gpu, "count": count},
             "python": python,
@@ -98,6 +99,16 @@ def test_another_python_has_a_row_of_its_own(proven):
     assert row("vllm073", "3.11").state == "certified"
 
 
+def test_what_cannot_be_read_has_a_row_that_says_so(clone, proven, edit):
+    proven("vllm072", "now")
+    (clone / "locks/vllm072/requirements.txt").unlink()
+    edit(clone / "recipes/vllm071/recipe.toml", "summary", "sumary")
+    assert (row("vllm072").state, row("vllm072").note) == ("never", "not locked")
+    broken = row("vllm071", "")
+    assert broken.state == "never" and "recipes/vllm071/recipe.toml" in broken.note
+    assert row("vllm073").note == ""
+
+
 def test_the_readmes_table_is_replaced_between_its_markers(proven):
     proven("vllm073", "now")
     text = certificate.in_readme(f"# verlock\n{certificate.BEGIN}\nold\n{certificate.END}\nrest\n")
@@ -119,21 +130,6 @@ def test_the_table_is_printed(proven, capsys):
     assert "| `vllm073` |" in capsys.readouterr().out
 
 
-def test_the_readme_in_the_repository_is_current():
-    readme = paths.ROOT / "README.md"
-    if not readme.exists() or certificate.BEGIN not in readme.read_text(encoding="utf-8"):
-        pytest.skip("README.md has no table of certificates yet")
-    text = readme.read_text(encoding="utf-8")
-    assert certificate.in_readme(text) == text, "run `verlock status --readme`"
-
-
-@pytest.mark.parametrize("variant", names())
-def test_every_limit_says_where_it_was_seen_and_that_is_this_variants_own(variant):
-    folder = paths.CERTIFICATES / variant
-    for entry in recipe_file.toml(folder / "limits.toml")["limit"] if (folder / "limits.toml").exists() else []:
-        assert entry["seen"].startswith("https://") or (folder / entry["seen"]).is_file(), entry
-
-
 def test_limits_are_listed_with_their_source(proven, tmp_path):
     (tmp_path / "vllm073").mkdir()
     (tmp_path / "vllm073/limits.toml").write_text('[[limit]]\nsays = "No MLA."\nseen = "https://a"\n')
@@ -141,11 +137,3 @@ def test_limits_are_listed_with_their_source(proven, tmp_path):
     (tmp_path / "vllm073/limits.toml").write_text('[[limit]]\nsays = "No MLA."\n')
     with pytest.raises(RecipeError, match="each"):
         certificate.as_markdown()
-
-
-def test_the_certificates_in_the_repository_are_passes():
-    for path in sorted(paths.CERTIFICATES.glob("*/*.json")):
-        data = json.loads(path.read_text(encoding="utf-8"))
-        assert data["variant"] == path.parent.name
-        verdicts = {gate["verdict"] for each in [*data["runs"], data["verl"]] for gate in each["gates"]}
-        assert verdicts == {"pass"}, path

@@ -11,6 +11,7 @@ from pathlib import Path
 
 _KERNEL_DRIVER = Path("/proc/driver/nvidia/version")
 _PATIENCE = 10  # seconds that nvidia-smi may take: it hangs where a GPU fell off the bus
+_LONG_PATIENCE = 60  # the same where GPUs are asked for: eight of them without a persistent driver take half a minute
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,13 @@ def driver() -> str | None:
         text = ""
     if match := re.search(r"\b(\d{3,}\.\d+(\.\d+)?)\b", text):
         return match.group(1)
-    rows = _ask("driver_version")
+    rows = _ask("driver_version", _PATIENCE)
     return rows[0][0] if rows else None
 
 
 def find() -> Gpus | None:
     """What nvidia-smi shows, cut down to CUDA_VISIBLE_DEVICES; None where there is no GPU."""
-    rows = _ask("name,memory.total,driver_version")
+    rows = _ask("name,memory.total,driver_version", _LONG_PATIENCE)
     if not rows:
         return None
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -48,7 +49,7 @@ def find() -> Gpus | None:
     return Gpus(name, count, int(memory), version) if count else None
 
 
-def _ask(fields: str) -> list[list[str]]:
+def _ask(fields: str, patience: float) -> list[list[str]]:
     """nvidia-smi's rows for some fields; none where it is not there, fails or hangs."""
     if not shutil.which("nvidia-smi"):
         return []
@@ -58,7 +59,7 @@ def _ask(fields: str) -> list[list[str]]:
             capture_output=True,
             text=True,
             check=False,
-            timeout=_PATIENCE,
+            timeout=patience,
         )
     except (OSError, subprocess.TimeoutExpired):
         return []
