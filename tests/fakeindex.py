@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import hashlib
 import io
 import json
-import threading
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from verlock.system import loopback
+from verlock.variant import record
 
 JSON = "application/vnd.pypi.simple.v1+json"
 
@@ -68,14 +68,12 @@ def _wheel(name: str, version: str, requires: tuple[str, ...], tag: str, salt: s
         f"{info}/METADATA": metadata,
         f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: {tag}\n",
     }
-    rows = []
+    contents = {path: text.encode() for path, text in texts.items()}
+    own = f"{info}/{record.NAME}"
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as wheel:
-        for path, text in texts.items():
-            wheel.writestr(zipfile.ZipInfo(path), text)
-            digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
-            rows.append(f"{path},sha256={digest},{len(text)}")
-        wheel.writestr(zipfile.ZipInfo(f"{info}/RECORD"), "\n".join([*rows, f"{info}/RECORD,,", ""]))
+        for path, data in {**contents, own: record.text(contents.items(), own).encode()}.items():
+            wheel.writestr(zipfile.ZipInfo(path), data)
     return stream.getvalue()
 
 
@@ -84,12 +82,13 @@ def serve() -> Iterator[FakeIndex]:
     """Run an empty index."""
     index = FakeIndex()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(loopback.Handler):
         def do_GET(self) -> None:
             index.asked[self.path] = index.asked.get(self.path, 0) + 1
             parts = self.path.strip("/").split("/")
             if parts[0] == "simple" and parts[-1] in index.files:
-                self._send(json.dumps(index.page(parts[-1], self.headers.get("User-Agent", ""))).encode(), JSON)
+                page = index.page(parts[-1], self.headers.get("User-Agent", ""))
+                self._send(json.dumps(page).encode(), JSON)
             elif parts[0] == "files" and parts[-1] in index.files.get(parts[1], {}):
                 self._send(index.files[parts[1]][parts[-1]][0], "application/octet-stream")
             else:
@@ -99,29 +98,15 @@ def serve() -> Iterator[FakeIndex]:
 
         def _send(self, body: bytes, kind: str) -> None:
             wanted = self.headers.get("Range", "")
-            whole, status, start = len(body), 200, 0
-            if wanted.startswith("bytes="):
-                first, _, last = wanted.removeprefix("bytes=").partition("-")
-                start = int(first) if first else max(0, whole - int(last))
-                body = body[start : int(last) + 1 if first and last else whole]
-                status = 206
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.send_header("Accept-Ranges", "bytes")
-            if status == 206:
-                self.send_header("Content-Range", f"bytes {start}-{start + len(body) - 1}/{whole}")
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
+            if not wanted.startswith("bytes="):
+                self.answer(200, body, Content_Type=kind, Accept_Ranges="bytes")
+                return
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            start = int(first) if first else max(0, len(body) - int(last))
+            part = body[start : int(last) + 1 if first and last else len(body)]
+            span = f"bytes {start}-{start + len(part) - 1}/{len(body)}"
+            self.answer(206, part, Content_Type=kind, Accept_Ranges="bytes", Content_Range=span)
 
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    index.url = f"http://127.0.0.1:{server.server_port}/simple"
-    try:
+    with loopback.serve(Handler) as address:
+        index.url = f"{address}/simple"
         yield index
-    finally:
-        server.shutdown()

@@ -25,10 +25,22 @@ def test_plain_lines(capsys):
     ]
 
 
+def test_what_takes_long_is_announced_once_it_is_known(capsys):
+    with console.step("wheels") as step:
+        assert capsys.readouterr().err == "", "a step that has nothing to say yet says nothing"
+        step.announce("181 packages")
+        assert capsys.readouterr().err == "  wheels     181 packages ...\n"
+        step.detail = "181 packages, 3 fetched"
+        assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == "  wheels     181 packages, 3 fetched: 0.0 s\n"
+
+
 def test_quiet(capsys):
     console.set_quiet(True)
-    with console.step("wheels", "181 packages"):
+    with console.step("wheels", "181 packages") as step:
         console.say("working")
+        step.announce("182 packages")
+    assert step.detail == "182 packages"
     console.warn("but this")
     assert capsys.readouterr() == ("", "warning: but this\n")
 
@@ -45,7 +57,7 @@ def test_a_failing_step_does_not_look_done(capsys):
 def test_on_a_terminal():
     """Steps get a mark and warnings keep their brackets, which are no markup."""
     code = (
-        "from verlock import console\nwith console.step('wheels', '3 packages') as step: step.detail = '[b] packages'\n"
+        "from verlock import console\nwith console.step('wheels', '3 packages') as step: step.announce('[b] packages')\n"
         "console.warn('keep [this] text')"
     )
     parent, child = pty.openpty()

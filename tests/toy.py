@@ -122,6 +122,22 @@ def wheel(folder: Path, name: str, version: str, files: dict[str, bytes], *requi
     return path
 
 
+def install(site: Path, name: str, version: str, files: dict[str, bytes], *rows: list[str]) -> Path:
+    """Put an installed package into `site`, with these lines more in its RECORD; returns the folder of its metadata."""
+    info = site / f"{name}-{version}.dist-info"
+    info.mkdir(parents=True)
+    lines = []
+    for path, data in {**files, f"{info.name}/METADATA": b"Name: x\n"}.items():
+        target = site / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+        lines.append(record_line(path, data))
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows([*lines, *rows, [f"{info.name}/RECORD", "", ""]])
+    (info / "RECORD").write_text(table.getvalue(), encoding="utf-8")
+    return info
+
+
 def shared_object(folder: Path, name: str, code: str, *options: str) -> bytes:
     source, target = folder / f"{name}.c", folder / f"{name}.so"
     source.write_text(code)

@@ -8,7 +8,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from verlock.sources import source_wheel
+from verlock.variant import record
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -50,9 +50,8 @@ def donor_wheel(path: Path) -> Path:
         f"{info}/METADATA": b"Metadata-Version: 2.1\nName: toy\nVersion: 0.7.3\nRequires-Python: <3.13\n",
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: cp38-abi3-manylinux1_x86_64\n",
     }
-    rows = [",".join(map(str, [name, *source_wheel._row(data)])) for name, data in files.items()]
+    listing = record.text(files.items(), f"{info}/{record.NAME}")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as out:
-        rows.append(f"{info}/RECORD,,\n")
-        for name, data in {**files, f"{info}/RECORD": "\n".join(rows).encode()}.items():
+        for name, data in {**files, f"{info}/{record.NAME}": listing.encode()}.items():
             out.writestr(name, data)
     return path

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from datetime import date
+from pathlib import Path
 
 import pytest
 
-from verlock.conda import client, conda_command, engine
+from verlock.conda import CUTOFF, client, conda_command, engine
 from verlock.errors import InstallError, IntegrityError, NetworkError, ResolutionError
 
 A, B = "a" * 64, "b" * 64
@@ -68,8 +70,8 @@ def test_the_adapter_speaks_condas_command_line(tmp_path, monkeypatch, capsys):
     (fake / "repodata.json").write_text(json.dumps({"packages": virtual}))
     calls = []
 
-    def solve(specs, channels, **options):
-        calls.append((specs, channels, options))
+    def solve(*arguments):
+        calls.append(arguments)
         return [{"name": "git", "version": "2"}]
 
     monkeypatch.setattr(client, "solve", solve)
@@ -79,14 +81,53 @@ def test_the_adapter_speaks_condas_command_line(tmp_path, monkeypatch, capsys):
     assert conda_command.main(line) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["actions"]["FETCH"] == answer["actions"]["LINK"] == [{"name": "git", "version": "2"}]
-    (specs, channels, options) = calls[0]
+    ((specs, channels, given, offer),) = calls
     assert (specs, channels) == (["git", "python 3.10.*"], ["https://conda.anaconda.org/conda-forge"])
-    assert options["virtual"] == [("__archspec", "1", "x86_64"), ("__glibc", "2.28", "0")]
-    assert options["upgrade"] == ["git", "pip"]
+    assert given == [("__archspec", "1", "x86_64"), ("__glibc", "2.28", "0")]
+    assert offer == client.Offer(upgrade=["git", "pip"], mirrors=[])
+
+
+def test_what_conda_lock_cannot_pass_on_reaches_the_solve(tmp_path, monkeypatch):
+    """The cut-off comes as a virtual package, which the solve is not shown; the rest by environment variables."""
+    fake = tmp_path / "fake" / "noarch"
+    fake.mkdir(parents=True)
+    virtual = {
+        "a": {"name": "__unix", "version": "0", "build": "0"},
+        "b": {"name": CUTOFF, "version": "20250403", "build": "0"},
+    }
+    (fake / "repodata.json").write_text(json.dumps({"packages": virtual}))
+    calls = []
+    monkeypatch.setattr(client, "solve", lambda *arguments: calls.append(arguments) or [])
+    settings = {"REPODATA": "/repodata", "LOCKED": "/conda-lock.yml", "LOCKED_ONLY": "1", "MIRROR": "/mirror"}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"VERLOCK_CONDA_{name}", value)
+    monkeypatch.delenv("VERLOCK_CONDA_UPGRADE", raising=False)
+    assert (
+        conda_command.main(["create", "--channel", f"file://{fake.parent}", "--channel", "https://c.example/x", "git"])
+        == 0
+    )
+    ((_, channels, given, offer),) = calls
+    assert channels == ["https://c.example/x"] and given == [("__unix", "0", "0")]
+    assert offer == client.Offer(date(2025, 4, 3), Path("/repodata"), Path("/conda-lock.yml"), True, [], ["/mirror"])
+
+
+def test_an_offer_reaches_the_engine_as_plain_data(monkeypatch):
+    jobs = []
+    monkeypatch.setattr(
+        client, "_in_child", lambda action, **job: jobs.append((action, json.loads(json.dumps(job)))) or []
+    )
+    client.solve(["git"], ["https://c.example/x"], [("__unix", "0", "0")], client.Offer())
+    offer = client.Offer(date(2025, 4, 3), Path("/repodata"), Path("/lock"), True, ("git",), ("/mirror",))
+    client.solve(("git",), ("https://c.example/x",), [("__unix", "0", "0")], offer)
+    same = {"specs": ["git"], "channels": ["https://c.example/x"], "virtual": [["__unix", "0", "0"]]}
+    empty = {"cutoff": None, "repodata": None, "locked": None, "locked_only": False, "upgrade": [], "mirrors": []}
+    full = {"cutoff": "2025-04-03", "repodata": "/repodata", "locked": "/lock", "locked_only": True}
+    full |= {"upgrade": ["git"], "mirrors": ["/mirror"]}
+    assert jobs == [("solve", same | empty), ("solve", same | full)]
 
 
 def test_the_adapter_passes_errors_on(monkeypatch, capsys):
-    def solve(*arguments, **options):
+    def solve(*arguments):
         raise ResolutionError("no cowsay", "try another")
 
     monkeypatch.setattr(client, "solve", solve)

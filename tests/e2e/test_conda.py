@@ -19,6 +19,7 @@ import pytest
 
 from verlock import paths
 from verlock.conda import client
+from verlock.conda.client import Offer
 from verlock.errors import IntegrityError, NetworkError, ResolutionError
 from verlock.locking import resolvers
 from verlock.system import host_python, uv
@@ -219,21 +220,24 @@ def test_solving_over_http_prefers_what_is_locked(made, locked, served, tmp_path
     channel.stub(mine, "git", "2.99")
     channel.index(mine)
     virtual = [("__glibc", "2.28", "0")]
-    new = client.solve(["git"], [channel.URL], virtual=virtual, repodata=mine)
-    kept = client.solve(["git"], [channel.URL], virtual=virtual, repodata=mine, locked=locked)
-    freed = client.solve(["git"], [channel.URL], virtual=virtual, repodata=mine, locked=locked, upgrade=["git"])
-    assert [item[0]["version"] for item in (new, kept, freed)] == ["2.99", "2.55.0", "2.99"]
-    day = {"virtual": virtual, "cutoff": date(2025, 4, 3)}
-    dated = client.solve(["git"], [channel.URL], repodata=mine, locked=locked, **day)
-    assert dated[0]["version"] == "2.55.0", "a lock names no build times, and its pins are stayed with all the same"
-    assert client.solve(["git"], [url], locked=locked, **day)[0]["version"] == "2.55.0"
+
+    def git(*channels, **offer):
+        return client.solve(["git"], channels or [channel.URL], virtual, Offer(**offer))[0]
+
+    new = git(repodata=mine)
+    kept = git(repodata=mine, locked=locked)
+    freed = git(repodata=mine, locked=locked, upgrade=["git"])
+    assert [item["version"] for item in (new, kept, freed)] == ["2.99", "2.55.0", "2.99"]
+    day = {"locked": locked, "cutoff": date(2025, 4, 3)}
+    dated = git(repodata=mine, **day)
+    assert dated["version"] == "2.55.0", "a lock names no build times, and its pins are stayed with all the same"
+    assert git(url, **day)["version"] == "2.55.0"
     with pytest.raises(ResolutionError, match="git"):
-        client.solve(["git"], [url], locked=locked, virtual=virtual, cutoff=date(2025, 4, 2))
-    assert client.solve(["git"], [url], virtual=virtual)[0]["version"] == "2.55.0"
-    only = client.solve(["git"], [channel.URL], virtual=virtual, locked=locked, locked_only=True)
-    assert only[0]["url"].startswith(channel.URL)
+        git(url, locked=locked, cutoff=date(2025, 4, 2))
+    assert git(url)["version"] == "2.55.0"
+    assert git(locked=locked, locked_only=True)["url"].startswith(channel.URL)
     with pytest.raises(ResolutionError, match="cowsay"):
-        client.solve(["cowsay"], [channel.URL], virtual=virtual, repodata=mine)
+        client.solve(["cowsay"], [channel.URL], virtual, Offer(repodata=mine))
 
 
 def test_virtual_packages_are_the_recipes_not_this_machines(made, tmp_path):
@@ -241,9 +245,9 @@ def test_virtual_packages_are_the_recipes_not_this_machines(made, tmp_path):
     shutil.copytree(made, mine)
     channel.stub(mine, "modern", "1", depends=("__glibc >=2.29",))
     channel.index(mine)
-    assert client.solve(["modern"], [channel.URL], virtual=[("__glibc", "2.31", "0")], repodata=mine)
+    assert client.solve(["modern"], [channel.URL], [("__glibc", "2.31", "0")], Offer(repodata=mine))
     with pytest.raises(ResolutionError, match="__glibc"):
-        client.solve(["modern"], [channel.URL], virtual=[("__glibc", "2.28", "0")], repodata=mine)
+        client.solve(["modern"], [channel.URL], [("__glibc", "2.28", "0")], Offer(repodata=mine))
 
 
 def test_the_child_dies_and_it_is_told(made, locked, tmp_path, monkeypatch):

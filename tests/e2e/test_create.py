@@ -174,10 +174,11 @@ KILLS = [
     ("verlock.env.python_base", "install", "after"),
     ("verlock.system.uv", "sync", "before"),
     ("verlock.system.uv", "sync", "after"),
-    ("verlock.env.create", "_patched", "after"),
-    ("verlock.env.import_check", "run", "after"),
+    ("verlock.env.create", "STEPS['artefacts']", "after"),
+    ("verlock.env.create", "STEPS['patches']", "after"),
+    ("verlock.env.create", "STEPS['check']", "after"),
     ("verlock.variant.receipt", "fingerprint", "before"),
-    ("verlock.variant.receipt", "os.fsync", "before"),
+    ("verlock.system.files", "os.fsync", "before"),
     ("verlock.variant.receipt", "write", "after"),
 ]
 
@@ -291,6 +292,16 @@ def test_a_missing_optional_artefact_is_visible_everywhere_and_completed_later(f
     assert not fresh.receipt()["missing"]
     fresh.verify("--strict")
     assert "up to date" in fresh.create("--strict")
+
+
+def test_what_is_whole_needs_no_artefact_once_more(fresh):
+    """Its files were touched, and neither cache nor mirror has the wheel by now: it is whole all the same."""
+    wheel = fresh.artefact(optional=False)
+    fresh.create(VERLOCK_ARTEFACTS=str(wheel.parent))
+    shutil.rmtree(fresh.folder / "cache/artefacts")
+    os.utime(fresh.site / BYTES)
+    assert "toy is ready" in fresh.create("--strict")
+    assert "toy is up to date" in fresh.create("--strict")
 
 
 def test_an_artefact_that_is_not_optional_is_an_error(fresh):

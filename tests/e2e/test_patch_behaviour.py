@@ -13,7 +13,7 @@ import pytest
 
 from verlock.sources import git_apply, patches
 from verlock.system import files
-from verlock.variant import lockfiles
+from verlock.variant import lockfiles, receipt
 from verlock.variant.chosen import choose, names
 
 pytestmark = pytest.mark.e2e
@@ -40,20 +40,19 @@ REFUSALS = {
 @cache
 def site_of(variant: str) -> Path:
     """site-packages of the built environment; skips where there is none."""
-    prefix = choose(variant).prefix
-    if not (prefix / "verlock.json").exists():
-        pytest.skip(f"{prefix} is not built (nox -s env-{variant}; VERLOCK_ENVS says where environments are)")
-    return next(prefix.glob("lib/python3.*/site-packages"))
+    chosen = choose(variant)
+    if not (chosen.prefix / receipt.NAME).exists():
+        pytest.skip(f"{chosen.prefix} is not built (nox -s env-{variant}; VERLOCK_ENVS says where environments are)")
+    return chosen.site
 
 
 def released(variant: str, folder: Path) -> Path:
     """The files as released: ours with the patches taken back, proven by the lock's hashes."""
-    loaded = choose(variant).recipe
-    paths = list(FILES.values())
-    stage = git_apply.Stage(site_of(variant), paths, folder)
-    for file in reversed(patches.read(loaded)):
+    chosen = choose(variant)
+    stage = git_apply.Stage(site_of(variant), list(FILES.values()), folder)
+    for file in reversed(patches.read(chosen.recipe)):
         assert stage.run(file.data, "--reverse") is None
-    for entry in lockfiles.sources(choose(loaded.name).locks)["patches"]:
+    for entry in lockfiles.sources(chosen.locks)["patches"]:
         for touched in entry["touches"]:
             assert files.sha256_if_there(folder / touched["path"]) == touched["before"]
     return folder
@@ -64,7 +63,7 @@ def run(variant: str, folder: Path) -> list[dict]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    python = choose(variant).prefix / "bin/python"
+    python = choose(variant).interpreter
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     kept |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo"}
     kept |= {"CUDA_VISIBLE_DEVICES": "", "VLLM_USE_V1": "0", "VLLM_CONFIGURE_LOGGING": "0", "OMP_NUM_THREADS": "1"}
@@ -102,8 +101,8 @@ def does_its_work(case: str, results: list[dict]) -> None:
 
 @pytest.mark.parametrize("variant", CASES)
 def test_patched(variant):
-    loaded = choose(variant).recipe
-    states = patches.states(loaded, site_of(variant), lockfiles.sources(choose(loaded.name).locks))
+    chosen = choose(variant)
+    states = patches.states(chosen.recipe, site_of(variant), lockfiles.sources(chosen.locks))
     assert {state.outcome for state in states} == {patches.Outcome.APPLIED}
     results = run(variant, site_of(variant))
     for case in CASES[variant]:

@@ -17,23 +17,22 @@ from verlock.errors import NotSealed
 from verlock.variant import receipt
 from verlock.variant.chosen import choose, names
 
-VARIANTS = [(name, python) for name in names() for python in choose(name).recipe.python]
+VARIANTS = [chosen for name in names() for chosen in choose(name).pythons()]
 TORCH = {"vllm083": "2.6.0"}
 
 
-@pytest.fixture(params=VARIANTS, ids="-".join)
+@pytest.fixture(params=VARIANTS, ids=lambda chosen: f"{chosen.name}-{chosen.python}")
 def built(request):
-    """(recipe, Python, prefix) of an environment that is built from today's lock."""
-    name, python = request.param
-    loaded = choose(name).recipe
-    prefix = choose(loaded.name, python).prefix
+    """A variant and Python whose environment is built from today's lock."""
+    chosen = request.param
+    again = f"nox -s env-{chosen.name}"
     try:
-        sealed = receipt.read(prefix)
+        sealed = receipt.read(chosen.prefix)
     except NotSealed:
-        pytest.skip(f"{prefix.name} is not built: nox -s env-{name}")
-    if sealed["digest"] != choose(name, python).digest:
-        pytest.skip(f"{prefix.name} was made from another lock: nox -s env-{name}")
-    return loaded, python, prefix
+        pytest.skip(f"{chosen.prefix.name} is not built: {again}")
+    if sealed["digest"] != chosen.digest:
+        pytest.skip(f"{chosen.prefix.name} was made from another lock: {again}")
+    return chosen
 
 
 def command(*words):
@@ -44,23 +43,21 @@ def command(*words):
 
 def test_versions(built):
     """Of the code that is imported, not of the metadata beside it."""
-    loaded, _, prefix = built
     code = "import torch, vllm, verl; print('VERSIONS', torch.__version__, vllm.__version__, verl.__version__)"
-    done = subprocess.run([prefix / "bin/python", "-c", code], capture_output=True, text=True, check=False, cwd="/")
+    done = subprocess.run([built.interpreter, "-c", code], capture_output=True, text=True, check=False, cwd="/")
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("VERSIONS")]
     torch, vllm, verl = line.split()[1:]
-    assert torch.partition("+")[0] == TORCH.get(loaded.name, "2.5.1")
-    assert (vllm, verl) == (loaded.vllm.version, loaded.verl.version)
+    assert torch.partition("+")[0] == TORCH.get(built.name, "2.5.1")
+    assert (vllm, verl) == (built.recipe.vllm.version, built.recipe.verl.version)
 
 
 def test_it_verifies_and_one_changed_byte_is_found_and_nothing_is_made_anew(built):
-    loaded, python, prefix = built
-    words = (loaded.name, "--python", python)
+    prefix, words = built.prefix, (built.name, "--python", built.python)
     done = command("verify", *words)
     assert done.returncode == 0, done.stderr
 
-    victim = paths.site_packages(prefix, python) / "verl/__init__.py"
+    victim = built.site / "verl/__init__.py"
     kept = victim.with_name("verlock-test-kept")
     before = (prefix / receipt.NAME).read_bytes()
     victim.rename(kept)  # the file itself, which uv's cache shares, is moved away and back: only a copy is changed

@@ -17,33 +17,34 @@ from verlock import paths
 from verlock.errors import NetworkError, SourceUnavailable
 from verlock.sources import git_commit, wheel_store
 from verlock.system import files
-from verlock.variant import lockfiles
+from verlock.variant import lockfiles, receipt
 from verlock.variant.chosen import choose
 
 pytestmark = pytest.mark.e2e
 
-V1 = choose("v1").recipe
-LOCKED = lockfiles.sources(choose(V1.name).locks)["wheel"]
+CHOSEN = choose("v1")
+V1 = CHOSEN.recipe
+LOCKED = lockfiles.sources(CHOSEN.locks)["wheel"]
 BUILD = """
-import json, sys
+import sys
 from pathlib import Path
-from verlock import build, recipe
-v1 = choose("v1").recipe
-print(build.wheel(v1, Path(sys.argv[1]), v1.lock_dir() / "build-requirements.txt", None))
+from verlock.sources import source_wheel
+from verlock.variant.chosen import choose
+v1 = choose("v1")
+print(source_wheel.wheel(v1.recipe, Path(sys.argv[1]), v1.pip_layer().build_requirements, None))
 """
 
 
 def pythons() -> list[Path]:
-    """Interpreters of the built v1 environments, the default Python's first."""
-    found = [choose(V1.name, python).prefix / "bin/python" for python in V1.python]
-    return [python for python in found if (python.parent.parent / "verlock.json").exists()]
+    """Interpreters of the built v1 environments, that of the variant's first Python first."""
+    return [chosen.interpreter for chosen in CHOSEN.pythons() if (chosen.prefix / receipt.NAME).exists()]
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """Two wheels of the same inputs: other day, folder, HOME, time zone, locale, umask, and another Python where there is one."""
     if not pythons():
-        pytest.skip(f"{choose(V1.name).prefix} is not built (nox -s env-v1): setup.py needs its torch")
+        pytest.skip(f"{CHOSEN.prefix} is not built (nox -s env-v1): setup.py needs its torch")
     try:
         git_commit.store(V1.source)
         donor = wheel_store.precompiled(V1.source.precompiled, V1.python[0])
@@ -118,9 +119,7 @@ def test_the_patch_is_in_and_everything_else_is_the_commits(built, tmp_path):
     (wheel, _), _ = built
     git_commit.checkout(V1.source, tmp_path)
     touched = {
-        item["path"]: item["after"]
-        for entry in lockfiles.sources(choose(V1.name).locks)["patches"]
-        for item in entry["touches"]
+        item["path"]: item["after"] for entry in lockfiles.sources(CHOSEN.locks)["patches"] for item in entry["touches"]
     }
     with zipfile.ZipFile(wheel) as ours:
         ours.extractall(tmp_path / "out")

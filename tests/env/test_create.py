@@ -5,12 +5,17 @@ from __future__ import annotations
 import errno
 import fcntl
 import multiprocessing
+import os
+import re
 import time
 
 import pytest
 
-from verlock.env import artefacts, create
+from verlock import paths
+from verlock.env import artefacts, create, verify
 from verlock.env.create import Options
+from verlock.errors import ArtefactMissing, LockError, NetworkError, RecipeError
+from verlock.system import uv
 from verlock.variant import receipt
 from verlock.variant.chosen import choose
 
@@ -41,9 +46,10 @@ def remade(monkeypatch):
     """Notes what would be made, in the place of making it."""
     calls = []
 
-    def make(variant, python, prefix, current, options, present):
+    def make(chosen, options, present):
         calls.append(present)
-        return receipt.read(prefix) if present is None and (prefix / receipt.NAME).exists() else present
+        sealed = chosen.prefix / receipt.NAME
+        return receipt.read(chosen.prefix) if present is None and sealed.exists() else present
 
     monkeypatch.setattr(create, "_make", make)
     return calls
@@ -129,6 +135,145 @@ def test_another_python_is_another_prefix(prefix, remade, clone, monkeypatch):
         (clone / "locks/vllm073/py312").mkdir(exist_ok=True)
         (clone / f"locks/vllm073/py312/{name}").write_text("")
     monkeypatch.setattr(create, "_report", lambda *arguments: None)  # nothing was made that could be reported
-    create.run("vllm073", Options(python="3.12"))
+    create.run("vllm073", Options(), "3.12")
     assert remade == [None]
     assert (prefix.parent / ".vllm073-py312.lock").exists()
+
+
+class TestWalk:
+    """The steps themselves are stand-ins here; tests/e2e/test_create.py takes them for real."""
+
+    @pytest.fixture
+    def walk(self, monkeypatch):
+        """Notes the steps that are taken and what stands at the prefix meanwhile; one of them may fail."""
+        taken = []
+
+        def of(failing=None):
+            def step(name):
+                def take(making, shown):
+                    taken.append((name, (making.chosen.prefix / "file").exists()))
+                    if name == failing:
+                        raise KeyboardInterrupt
+                    making.receipt = {"base": {"kind": "host", "version": "3.10.1"}, "missing": {}}
+                    shown.detail = f"did {name}"
+
+                return take
+
+            monkeypatch.setattr(create, "STEPS", {name: step(name) for name in create.STEPS})
+            return taken
+
+        return of
+
+    def test_all_steps_are_taken_in_their_order_and_only_the_first_beside_what_was_there(self, prefix, walk, capsys):
+        names = list(create.STEPS)
+        change(prefix, digest="other")
+        taken = walk()
+        assert create.run("vllm073", Options()) == 0
+        assert taken == [(name, name == names[0]) for name in names]
+        said = capsys.readouterr().err
+        assert [line.split()[0] for line in said.splitlines() if " did " in line] == names
+        assert "vllm073 is ready" in said and not (prefix / "file").exists()
+        assert [path.name for path in prefix.parent.iterdir() if "old" in path.name] == []
+
+    @pytest.mark.parametrize("failing", list(create.STEPS))
+    def test_whatever_step_fails_what_was_there_comes_back(self, prefix, walk, failing):
+        change(prefix, digest="other")
+        taken = walk(failing)
+        with pytest.raises(KeyboardInterrupt):
+            create.run("vllm073", Options())
+        assert [name for name, _ in taken] == list(create.STEPS)[: len(taken)] and taken[-1][0] == failing
+        assert (prefix / "file").read_text() == "text" and receipt.read(prefix)["digest"] == "other"
+        assert [path.name for path in prefix.parent.iterdir() if path != prefix] == [".vllm073.lock"]
+
+    @pytest.mark.parametrize("name", ["requirements.txt", "build-requirements.txt"])
+    def test_a_lock_that_cannot_be_read_is_refused_before_the_first_step(self, prefix, walk, clone, edit, name):
+        edit(clone / "locks/vllm073" / name, "", "unhashed==1\n")
+        taken = walk()
+        with pytest.raises(LockError, match="unhashed has no hash"):
+            create.run("vllm073", Options())
+        assert taken == [] and (prefix / "file").exists()
+
+    def test_a_recipe_that_is_not_valid_is_refused_before_the_first_step(self, prefix, walk, clone, edit):
+        change(prefix, digest="other")
+        edit(clone / "recipes/vllm073/recipe.toml", "summary =", "sumary =")
+        taken = walk()
+        with pytest.raises(RecipeError, match="sumary"):
+            create.run("vllm073", Options())
+        assert taken == [] and (prefix / "file").exists()
+
+    @pytest.mark.parametrize("strict", [False, True])
+    def test_what_is_whole_after_all_is_neither_made_nor_fetched(self, prefix, walk, monkeypatch, strict):
+        """Its files were touched; that the cache of artefacts is empty and no network there by now is no matter."""
+        monkeypatch.setattr(verify, "inspect", lambda chosen: [])
+        monkeypatch.setattr(artefacts, "fetch", lambda *arguments: pytest.fail("fetched an artefact"))
+        os.utime(prefix / "file", (1, 1))
+        taken = walk()
+        assert create.run("vllm073", Options(strict=strict)) == 0
+        assert taken == [] and receipt.read(prefix)["fingerprint"] == receipt.fingerprint(prefix)
+
+    @pytest.mark.parametrize("there", [False, True])
+    def test_what_lacks_an_artefact_is_made_again_only_where_that_can_be_fetched(
+        self, prefix, walk, monkeypatch, there
+    ):
+        def fetch(file, tell):
+            if not there:
+                raise NetworkError("nobody answers")
+            return prefix / "wheel"
+
+        monkeypatch.setattr(artefacts, "reachable", lambda url, sha256: True)  # it seemed so
+        monkeypatch.setattr(artefacts, "fetch", fetch)
+        change(prefix, missing={"flash-attn": "no network"})
+        taken = walk()
+        assert create.run("vllm073", Options()) == 0
+        assert len(taken) == (len(create.STEPS) if there else 0)
+        assert (prefix / "file").exists() != there
+
+    def test_damage_is_named_dropped_from_the_cache_and_healed(self, prefix, walk, monkeypatch, capsys):
+        change(prefix, packages={"torch": {}, "vllm": {}})
+        kinds = [("torch", "a"), ("vllm, 0001-X.patch", "b"), ("conda:pip", "c"), ("", "d")]
+        damage = [verify.Damage("file changed", package, path) for package, path in kinds]
+        dropped = []
+        monkeypatch.setattr(verify, "inspect", lambda chosen: damage + damage[3:] * 8)
+        monkeypatch.setattr(uv, "forget", dropped.append)
+        os.utime(prefix / "file", (1, 1))
+        taken = walk()
+        create.run("vllm073", Options())
+        assert dropped == [{"torch", "vllm"}] and len(taken) == len(create.STEPS)
+        said = capsys.readouterr().err
+        assert said.count("healing file changed") == 10 and "healing 2 more" in said
+
+
+class TestArtefacts:
+    """What can be fetched is noted with its hash, and why the rest cannot."""
+
+    @pytest.fixture
+    def making(self, clone):
+        return create.Making(choose("vllm073"), Options())
+
+    def test_what_can_be_fetched_is_noted_with_its_hash(self, making, monkeypatch, tmp_path):
+        monkeypatch.setattr(artefacts, "fetch", lambda file, tell: tell("1 of 2 MB") or tmp_path / "x.whl")
+        said = []
+        create._fetched(making, said.append)
+        (artefact,) = making.chosen.recipe.artefact
+        file = artefact.file_for(making.chosen.recipe.torch, "3.10")
+        assert making.wheels == {"flash-attn": (tmp_path / "x.whl", file.sha256)} and making.missing == {}
+        assert said == ["1 of 2 MB"]
+
+    def test_what_cannot_is_noted_with_the_reason_and_under_strict_an_error(self, making, monkeypatch):
+        def fetch(*arguments):
+            raise NetworkError("nobody answers", "name a folder")
+
+        monkeypatch.setattr(artefacts, "fetch", fetch)
+        assert create._fetched(making).missing == {"flash-attn": "nobody answers"} and making.wheels == {}
+        with pytest.raises(ArtefactMissing, match="nobody answers"):
+            create._fetched(create.Making(making.chosen, Options(strict=True)))
+
+
+def test_the_readme_names_the_steps_in_their_order():
+    """Its sentence tells each step by one word, with what it does in brackets."""
+    text = " ".join((paths.ROOT / "README.md").read_text(encoding="utf-8").split())
+    (told,) = re.findall(r"goes from a lock to a sealed environment in (\w+) steps, each checked: (.+?)\. ", text)
+    number, sentence = told
+    steps = [part.split()[-1] for part in re.sub(r" \([^)]*\)", "", sentence).split(",")]
+    assert steps == list(create.STEPS)
+    assert number == ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"][len(steps) - 1]

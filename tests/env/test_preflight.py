@@ -10,23 +10,10 @@ import pytest
 
 from verlock.env import preflight
 from verlock.errors import DiskTooSmall, DriverTooOld, PlatformMismatch
-from verlock.system import uv
+from verlock.system import gpu, uv
 from verlock.variant.chosen import choose
 
 Usage = namedtuple("Usage", "total used free")
-TIGER = (
-    "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023\n"
-    "GCC version:  gcc version 11.4.0 (Ubuntu 11.4.0-1ubuntu1~22.04)\n"
-)
-OPEN = (
-    "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build  (dvs-builder@U22-I3-AF01-10-1)  "
-    "Tue Jan 13 22:10:34 UTC 2026\nGCC version:  gcc version 13.3.0 (Ubuntu 13.3.0-6ubuntu2~24.04)\n"
-)
-SHORT = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.82  Wed Oct 27 21:21:55 UTC 2021\nGCC version:  \n"
-CLANG = (
-    "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build  (root@host)  \n"
-    "GCC version:  clang version 18.1.8\n"
-)
 
 
 @pytest.fixture
@@ -34,43 +21,24 @@ def loaded():
     return choose("vllm073").recipe
 
 
-@pytest.fixture
-def no_gpu(tmp_path, monkeypatch):
-    """Neither a kernel driver nor nvidia-smi; returns the folder on PATH and the file of the driver."""
-    monkeypatch.setattr(preflight, "_KERNEL_DRIVER", tmp_path / "version")
-    (tmp_path / "bin").mkdir()
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    return tmp_path
+def test_the_driver_is_asked_for_only_where_there_is_a_gpu(monkeypatch):
+    monkeypatch.setattr(preflight, "system", lambda recipe: None)
+    monkeypatch.setattr(preflight, "disk", lambda chosen: None)
+    monkeypatch.setattr(gpu, "driver", lambda: None)
+    preflight.run(choose("vllm073"))
+    monkeypatch.setattr(gpu, "driver", lambda: "470.82")
+    with pytest.raises(DriverTooOld, match=r"470\.82"):
+        preflight.run(choose("vllm073"))
 
 
-def smi(folder, script):
-    path = folder / "bin/nvidia-smi"
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-
-
-@pytest.mark.parametrize(
-    ("text", "version"), [(TIGER, "535.104.05"), (OPEN, "580.159.04"), (SHORT, "470.82"), (CLANG, "570.86.15")]
-)
-def test_the_kernel_s_word_on_the_driver(no_gpu, text, version):
-    (no_gpu / "version").write_text(text)
-    assert preflight.driver() == version
-
-
-def test_no_gpu(no_gpu):
-    assert preflight.driver() is None
-
-
-def test_nvidia_smi_where_the_kernel_says_nothing(no_gpu):
-    smi(no_gpu, "echo 546.33; echo 546.33")
-    assert preflight.driver() == "546.33"
-
-
-@pytest.mark.parametrize("script", ["echo NVIDIA-SMI has failed; exit 9", "exit 0", "/bin/sleep 20"])
-def test_nvidia_smi_that_fails_or_hangs(no_gpu, monkeypatch, script):
-    monkeypatch.setattr(preflight, "_PATIENCE", 0.2)
-    smi(no_gpu, script)
-    assert preflight.driver() is None
+@pytest.mark.parametrize("part", ["system", "disk"])
+def test_each_part_is_asked(monkeypatch, part):
+    asked = []
+    for name in ("system", "disk"):
+        monkeypatch.setattr(preflight, name, lambda about, name=name: asked.append(name))
+    monkeypatch.setattr(gpu, "driver", lambda: None)
+    preflight.run(choose("vllm073"))
+    assert part in asked
 
 
 @pytest.mark.parametrize("version", ["525.60.13", "525.60.14", "525.105.17", "580.159.04", "1000.1"])
@@ -110,7 +78,8 @@ class TestDisk:
     """Free bytes and caches as each test needs them: the prefix at <tmp>/a, uv's cache at <tmp>/b."""
 
     @pytest.fixture
-    def disk(self, loaded, tmp_path, monkeypatch):
+    def disk(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("VERLOCK_ENVS", str(tmp_path / "a/envs"))
         (tmp_path / "a").mkdir()
         (tmp_path / "b").mkdir()
         monkeypatch.setattr(uv, "cache", lambda: tmp_path / "b/uv")
@@ -133,7 +102,7 @@ class TestDisk:
                 return result
 
             monkeypatch.setattr(preflight.Path, "stat", status)
-            preflight.disk(loaded, "3.10", tmp_path / "a/envs/vllm073")
+            preflight.disk(choose("vllm073"))
 
         return check
 
@@ -161,24 +130,25 @@ class TestDisk:
         disk(free=100e9, cache_free=2e9, cached=True)
 
 
-def test_the_real_cache_is_asked(loaded, tmp_path, monkeypatch):
+def test_the_real_cache_is_asked(tmp_path, monkeypatch):
     """An empty cache holds nothing of the lock: the real uv says so, without a network."""
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path))
     assert uv.cache() == tmp_path
-    lock = choose(loaded.name).locks / "requirements.txt"
-    assert not uv.cached(lock, "3.10", ["antlr4-python3-runtime"])
+    assert not uv.cached(choose("vllm073").pip_layer(), "3.10")
 
 
-def test_a_compiler_is_asked_for_where_the_engine_compiles(no_gpu, monkeypatch, capsys):
+def test_a_compiler_is_asked_for_where_the_engine_compiles(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("VERLOCK_ENVS", str(tmp_path / "envs"))
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
     monkeypatch.delenv("CC", raising=False)
-    preflight.compiler(choose("vllm073").recipe, no_gpu)
+    quiet, compiling = choose("vllm073"), choose("v1")
+    preflight.compiler(quiet)
     assert capsys.readouterr().err == ""
-    preflight.compiler(choose("v1").recipe, no_gpu)
+    preflight.compiler(compiling)
     assert "no C compiler" in capsys.readouterr().err
-    shutil.copy("/bin/true", no_gpu / "bin/gcc")
-    preflight.compiler(choose("v1").recipe, no_gpu)
-    assert capsys.readouterr().err == ""
-
-
-def test_versions_as_numbers():
-    assert preflight.numbers("525.60.13") == (525, 60, 13) < preflight.numbers("525.105")
+    for folder in (tmp_path / "path", compiling.prefix / "bin"):
+        folder.mkdir(parents=True)
+        shutil.copy("/bin/true", folder / "gcc")
+        preflight.compiler(compiling)
+        assert capsys.readouterr().err == ""
+        (folder / "gcc").unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 
@@ -16,15 +17,15 @@ from verlock.variant.chosen import choose
 
 
 @pytest.fixture
-def loaded(clone):
-    return choose("vllm073").recipe
+def chosen(clone):
+    return choose("vllm073")
 
 
 @pytest.fixture
-def prefix(tmp_path):
+def prefix(chosen):
     """The folder where an environment is to be."""
-    (tmp_path / "envs").mkdir()
-    return tmp_path / "envs/vllm073"
+    chosen.prefix.parent.mkdir()
+    return chosen.prefix
 
 
 @pytest.fixture
@@ -53,10 +54,10 @@ def old(prefix):
     (prefix / "old").write_text("old")
 
 
-def make(loaded, python, prefix, kind):
+def make(chosen, kind):
     """The base alone, as the first step of a run that then goes on to its end."""
-    with python_base.replacing(prefix):
-        return python_base.install(loaded, python, prefix, kind)
+    with python_base.replacing(chosen.prefix):
+        return python_base.install(chosen, kind)
 
 
 def names(folder):
@@ -92,9 +93,9 @@ def test_somebody_s_work_is_left_alone(prefix):
     assert names(prefix) == ["thesis.tex"] and names(prefix.parent) == ["vllm073"]
 
 
-def test_the_host_s_base(loaded, prefix, host):
+def test_the_host_s_base(chosen, prefix, host):
     old(prefix)
-    entry, files = make(loaded, "3.10", prefix, "host")
+    entry, files = make(chosen, "host")
     assert entry["kind"] == "host" and entry["version"] == "3.10.99"
     text = (prefix / "bin/activate").read_bytes()
     assert files == {"bin/activate": hashlib.sha256(text).hexdigest()}
@@ -102,55 +103,54 @@ def test_the_host_s_base(loaded, prefix, host):
     assert names(prefix.parent) == ["vllm073"]
 
 
-def test_values_are_quoted_for_the_shell(loaded, prefix, host):
-    odd = loaded.model_copy(
-        update={"vllm": loaded.vllm.model_copy(update={"environment": {"A": "it's $HOME", "B": "`x`"}})}
-    )
-    make(odd, "3.10", prefix, "host")
+def test_values_are_quoted_for_the_shell(chosen, prefix, host):
+    vllm = {**chosen.data["vllm"], "environment": {"A": "it's $HOME", "B": "`x`"}}
+    odd = dataclasses.replace(chosen, data={**chosen.data, "vllm": vllm})
+    make(odd, "host")
     assert """export A='it'"'"'s $HOME'\nexport B='`x`'\n""" in (prefix / "bin/activate").read_text()
 
 
-def test_auto_takes_the_host_s_where_no_channel_answers_and_says_so(loaded, prefix, host, monkeypatch, capsys):
+def test_auto_takes_the_host_s_where_no_channel_answers_and_says_so(chosen, prefix, host, monkeypatch, capsys):
     monkeypatch.setattr(client, "reachable", lambda lock, mirrors: False)
-    entry, _ = make(loaded, "3.10", prefix, "auto")
+    entry, _ = make(chosen, "auto")
     assert entry["kind"] == "host"
     assert "warning: conda.anaconda.org does not answer; base: host" in capsys.readouterr().err
 
 
-def test_auto_takes_the_host_s_where_the_network_ends_half_way(loaded, prefix, host, monkeypatch):
+def test_auto_takes_the_host_s_where_the_network_ends_half_way(chosen, prefix, host, monkeypatch):
     def install(lock, prefix, cache, *, mirrors):
         (prefix / "half").write_text("half")
         raise NetworkError("the channel went away")
 
     monkeypatch.setattr(client, "reachable", lambda lock, mirrors: True)
     monkeypatch.setattr(client, "install", install)
-    entry, files = make(loaded, "3.10", prefix, "auto")
+    entry, files = make(chosen, "auto")
     assert entry["kind"] == "host" and set(files) == {"bin/activate"}
     assert names(prefix) == [python_base.MARKER, "bin"]
 
 
 @pytest.mark.parametrize("kind", ["conda", "auto"])
-def test_no_base_at_all_takes_nothing_away(loaded, prefix, monkeypatch, kind):
+def test_no_base_at_all_takes_nothing_away(chosen, prefix, monkeypatch, kind):
     monkeypatch.setattr(client, "reachable", lambda lock, mirrors: False)
     monkeypatch.setattr(client, "install", refuse(NetworkError("nobody answers", "name a mirror")))
     monkeypatch.setattr(host_python, "find", lambda minor: None)
     old(prefix)
     with pytest.raises(NoBase) as caught:
-        make(loaded, "3.10", prefix, kind)
+        make(chosen, kind)
     assert "VERLOCK_CONDA_MIRROR" in caught.value.remedy or caught.value.remedy == "name a mirror"
     assert names(prefix) == ["old", receipt.NAME] and names(prefix.parent) == ["vllm073"]
 
 
 @pytest.mark.parametrize("error", [InstallError("the engine died"), KeyboardInterrupt()])
-def test_other_failures_take_nothing_away_either_and_are_not_hidden(loaded, prefix, host, monkeypatch, error):
+def test_other_failures_take_nothing_away_either_and_are_not_hidden(chosen, prefix, host, monkeypatch, error):
     monkeypatch.setattr(client, "install", refuse(error))
     old(prefix)
     with pytest.raises(type(error)):
-        make(loaded, "3.10", prefix, "conda")
+        make(chosen, "conda")
     assert "old" in names(prefix)
 
 
-def test_the_conda_base(loaded, prefix, monkeypatch):
+def test_the_conda_base(chosen, prefix, monkeypatch):
     """conda-meta vouches for its packages' files; the receipt for links, conda-meta itself and the rest."""
 
     def install(lock, prefix, cache, *, mirrors):
@@ -165,7 +165,7 @@ def test_the_conda_base(loaded, prefix, monkeypatch):
         meta.write_text(json.dumps({"name": "python", "paths_data": {"paths": paths}}))
 
     monkeypatch.setattr(client, "install", install)
-    entry, files = make(loaded, "3.10", prefix, "conda")
+    entry, files = make(chosen, "conda")
     assert entry == {"kind": "conda", "version": "3.10.20", "from": "conda-lock.yml"}
     assert set(files) == {"bin/python", "conda-meta/python-3.10.20-h1_0_cpython.json", "conda-meta/state"}
     assert files["bin/python"] == "link:python3.10"
@@ -173,10 +173,10 @@ def test_the_conda_base(loaded, prefix, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [InstallError("no wheels"), KeyboardInterrupt()])
-def test_a_failure_behind_the_base_takes_nothing_away_and_leaves_nothing(loaded, prefix, host, error):
+def test_a_failure_behind_the_base_takes_nothing_away_and_leaves_nothing(chosen, prefix, host, error):
     def fail():
         with python_base.replacing(prefix):
-            python_base.install(loaded, "3.10", prefix, "host")
+            python_base.install(chosen, "host")
             raise error
 
     with pytest.raises(type(error)):

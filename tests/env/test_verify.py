@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -16,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from verlock import errors, paths
-from verlock.env import verify
+from verlock.env import installed, verify
 from verlock.errors import NotSealed
 from verlock.system import files
-from verlock.variant import receipt, recipe
-from verlock.variant.chosen import choose
+from verlock.variant import receipt
+from verlock.variant.chosen import Chosen, choose
 
 ODD = 'vllm/it\'s, "odd" Ünï.py'
 PATCHED = "vllm/distributed/parallel_state.py"
@@ -29,10 +27,9 @@ PATCHED = "vllm/distributed/parallel_state.py"
 class Prefix:
     """An environment of two packages, one of them patched, and a conda layer of one."""
 
-    def __init__(self, root: Path, loaded: recipe.Recipe) -> None:
-        self.root = root
-        self.loaded = loaded
-        self.site = paths.site_packages(root, "3.10")
+    def __init__(self) -> None:
+        self.root = self.chosen.prefix
+        self.site = self.chosen.site
         self.site.mkdir(parents=True)
         self.package(
             "torch", "2.5.1", {"torch/__init__.py": b"torch\n", "torch/lib/libtorch.so": bytes(range(256)) * 20}
@@ -46,26 +43,18 @@ class Prefix:
         (self.site / "vllm/__pycache__/x.cpython-310.pyc").write_bytes(b"code")
         (self.site / PATCHED).write_bytes(b"patched\n")
         self.conda()
-        (root / "etc").mkdir()
-        (root / "etc/own").write_bytes(b"own\n")
-        (root / "lib64").symlink_to("lib")
+        (self.root / "etc").mkdir()
+        (self.root / "etc/own").write_bytes(b"own\n")
+        (self.root / "lib64").symlink_to("lib")
         self.seal()
 
+    @property
+    def chosen(self) -> Chosen:
+        """What this is an environment of, with the locks as they are now."""
+        return choose("vllm072")
+
     def package(self, name: str, version: str, files: dict[str, bytes]) -> Path:
-        info = self.site / f"{name}-{version}.dist-info"
-        info.mkdir(parents=True)
-        rows = []
-        for path, data in {**files, f"{info.name}/METADATA": b"Name: x\n"}.items():
-            target = self.site / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(data)
-            rows.append(toy.record_line(path, data))
-        table = io.StringIO()
-        csv.writer(table, lineterminator="\n").writerows(
-            [*rows, ["vllm/__pycache__/y.cpython-310.pyc", "", ""], [f"{info.name}/RECORD", "", ""]]
-        )
-        (info / "RECORD").write_text(table.getvalue(), encoding="utf-8")
-        return info
+        return toy.install(self.site, name, version, files, ["vllm/__pycache__/y.cpython-310.pyc", "", ""])
 
     def conda(self) -> None:
         """A conda package whose script was given its prefix at installation, so that its RECORD no longer fits."""
@@ -94,8 +83,8 @@ class Prefix:
 
     def seal(self) -> None:
         packages = {
-            name: {"version": version, "record": verify.record_digest(folder)}
-            for name, (version, folder) in verify.installed(self.site).items()
+            name: {"version": version, "record": installed.record_sha256(folder)}
+            for name, (version, folder) in installed.packages(self.site).items()
         }
         touched = {"path": PATCHED, "before": "0" * 64, "after": hashlib.sha256(b"patched\n").hexdigest()}
         owned = {"etc/own": files.sha256(self.root / "etc/own"), "lib64": "link:lib", "bin/pip3": "link:pip"}
@@ -108,7 +97,7 @@ class Prefix:
                 "prefix": str(self.root),
                 "variant": "vllm072",
                 "python": "3.10",
-                "digest": choose("vllm072").digest,
+                "digest": self.chosen.digest,
                 "base": {"kind": "conda"},
                 "conda": ["pip-25.0.1-py_0"],
                 "packages": packages,
@@ -120,22 +109,22 @@ class Prefix:
         )
 
     def damage(self) -> list[verify.Damage]:
-        return verify.inspect(self.loaded, "3.10", self.root)
+        return verify.inspect(self.chosen)
 
     def code(self, strict: bool = False) -> int:
         """The exit code of `verlock verify`."""
         try:
-            return verify.run(self.loaded, "3.10", self.root, as_json=False, strict=strict)
+            return verify.run(self.chosen, as_json=False, strict=strict)
         except errors.VerlockError as error:
             return error.exit_code
 
 
 @pytest.fixture
-def prefix(clone, tmp_path):
+def prefix(clone):
     (clone / "locks/vllm072/requirements.txt").write_text(
         "".join(f"{name} --hash=sha256:{'a' * 64}\n" for name in ("torch==2.5.1", "vllm==0.7.2", "pip==25.0.1"))
     )
-    return Prefix(tmp_path / "envs/vllm072", choose("vllm072").recipe)
+    return Prefix()
 
 
 def test_a_whole_prefix(prefix, capsys):
@@ -222,7 +211,7 @@ def test_the_worst_kind_decides_and_all_are_named(prefix, capsys):
     for kind in ("a file more", "a byte", "a package more"):
         DAMAGE[kind][1](prefix)
     with pytest.raises(errors.PackageAdded) as caught:
-        verify.run(prefix.loaded, "3.10", prefix.root, as_json=False, strict=False)
+        verify.run(prefix.chosen, as_json=False, strict=False)
     for words in (
         "package added: evil",
         "torch/__init__.py (torch): wanted",
@@ -319,7 +308,7 @@ def test_json_lists_all(prefix, capsys):
     for number in range(30):
         (prefix.site / f"extra{number}.py").write_bytes(b"")
     with pytest.raises(errors.FileAdded, match="and 10 more"):
-        verify.run(prefix.loaded, "3.10", prefix.root, as_json=True, strict=False)
+        verify.run(prefix.chosen, as_json=True, strict=False)
     report = json.loads(capsys.readouterr().out)
     assert len(report["damage"]) == 30 and report["damage"][0]["kind"] == "file added"
 
@@ -337,9 +326,14 @@ def test_a_record_with_an_empty_line(prefix):
     assert prefix.damage() == []
 
 
-def test_nothing_there(clone, tmp_path):
+def test_nothing_there(clone):
     with pytest.raises(NotSealed):
-        verify.inspect(choose("vllm072").recipe, "3.10", tmp_path / "nothing")
+        verify.inspect(choose("vllm072"))
+
+
+def test_a_broken_recipe_is_said_before_anything_is_hashed(prefix, clone, edit):
+    edit(clone / "recipes/vllm072/recipe.toml", "summary =", "sumary =")
+    assert prefix.code() == 11
 
 
 def test_every_kind_has_an_error_and_the_order_is_that_of_the_codes():
@@ -354,16 +348,11 @@ def test_shares_hold_every_file_once(sizes):
     assert sorted(path for share in shares for path in share) == sorted(path for _, path in files)
 
 
-def test_of_two_packages_with_one_file_the_last_by_name_owns_it(tmp_path):
-    prefix = Prefix(tmp_path / "prefix", choose("vllm072").recipe)
+def test_of_two_packages_with_one_file_the_last_by_name_owns_it(prefix):
+    script = prefix.root / "bin/fastapi"
     prefix.package("fastapi_cli", "0.0.7", {"../../../bin/fastapi": b"from fastapi_cli\n"})
-    assert verify.overruled(prefix.site) == set()
     prefix.package("fastapi", "0.115.12", {"../../../bin/fastapi": b"from fastapi\n"})  # written last, by chance
-    assert verify.overruled(prefix.site) == {"fastapi-cli"}
     prefix.seal()
-    assert [
-        item.path for item in verify.inspect(prefix.loaded, "3.10", prefix.root) if item.kind == "file changed"
-    ] == ["bin/fastapi"]
-    (prefix.root / "bin/fastapi").write_bytes(b"from fastapi_cli\n")
-    assert verify.overruled(prefix.site) == set()
-    assert not [item for item in verify.inspect(prefix.loaded, "3.10", prefix.root) if item.kind == "file changed"]
+    assert [item.path for item in prefix.damage() if item.kind == "file changed"] == ["bin/fastapi"]
+    script.write_bytes(b"from fastapi_cli\n")
+    assert not [item for item in prefix.damage() if item.kind == "file changed"]

@@ -208,9 +208,9 @@ def test_a_damaged_store_is_refused_with_what_to_do(mirrored, tmp_path, damage):
 def test_killed_while_fetching(mirrored, tmp_path):
     """The store is there in full or not at all."""
     code = (
-        "import os, sys; from verlock.sources import git_commit\n"
+        "import os, sys; from verlock.sources import git_commit; from verlock.variant.chosen import choose\n"
         "git_commit._verify = lambda *_: os._exit(9)\n"
-        "from verlock.variant import recipe; source = choose('v1').recipe.source.model_copy(update=eval(sys.argv[1]))\n"
+        "source = choose('v1').recipe.source.model_copy(update=eval(sys.argv[1]))\n"
         "git_commit.store(source)\n"
     )
     fields = {name: getattr(mirrored, name) for name in ("package", "commit", "tree", "url")}

@@ -1,8 +1,9 @@
-"""Patches on small trees made here: the five outcomes, hardlinks, kills, byte code, and the recipes' own patch files."""
+"""Patches on small trees made here: the five outcomes, hardlinks, kills and byte code."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import py_compile
 import re
@@ -13,17 +14,15 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from toysource import diff
 
 from verlock import paths
 from verlock.errors import IntegrityError, PatchPartlyApplied, PatchRejected, StaleLock
-from verlock.sources import git_apply, patches
+from verlock.sources import patches
 from verlock.sources.patches import Outcome
 from verlock.system import files
-from verlock.variant import lockfiles, recipe
-from verlock.variant.chosen import choose, names
+from verlock.variant import lockfiles, receipt, recipe, recipe_file, record
+from verlock.variant.chosen import choose
 
 ONE = "".join(f"line {number}\n" for number in range(1, 31))
 TWO = "import os\n\n\ndef rank():\n    return int(os.environ['RANK'])\n\n\ndef size():\n    return 1\n"
@@ -59,8 +58,9 @@ def variant(tmp_path: Path, *texts: str) -> recipe.Recipe:
         upstream = "433c4a49230a470f13657f06e7612cde86e4fb40"
         body += f'\n[[patch]]\nfile = "{number:04}-Toy.patch"\npackage = "pkg"\nwhy = "w"\nupstream = "{upstream}"\n'
     shutil.copytree(paths.RECIPES / "common", folder.parent / "common", dirs_exist_ok=True)
-    (folder / "recipe.toml").write_text(body)
-    return recipe.parse(folder / "recipe.toml")
+    (folder / recipe_file.NAME).write_text(body)
+    path = folder / recipe_file.NAME
+    return recipe.validate(recipe_file.read(path), path)
 
 
 @pytest.fixture
@@ -151,11 +151,8 @@ def test_already_fixed_upstream_is_told_by_the_record(toy, site):
     assert not state.exact
     info = site / "pkg-2.0.dist-info"
     info.mkdir()
-    rows = []
-    for name in ("two.py", "one.txt"):
-        digest = hashlib.sha256((site / "pkg" / name).read_bytes()).digest()
-        rows.append(f"pkg/{name},sha256={__import__('base64').urlsafe_b64encode(digest).rstrip(b'=').decode()},1\n")
-    (info / "RECORD").write_text("".join(rows))
+    came = [(f"pkg/{name}", (site / "pkg" / name).read_bytes()) for name in ("two.py", "one.txt")]
+    (info / record.NAME).write_text(record.text(came, f"{info.name}/{record.NAME}"))
     assert outcome(made, site, locked) is Outcome.FIXED_UPSTREAM
     with pytest.raises(PatchRejected, match="already fixed upstream by 433c4a49230a"):
         patches.apply(made, site, locked)
@@ -273,96 +270,34 @@ def test_byte_code_is_renewed(toy, site, python_runs):
     assert cached.exists() is python_runs  # compiled again, since it was there
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "no diff at all\n",
-        "--- /dev/null\n+++ b/new.py\n@@ -0,0 +1 @@\n+x\n",
-        "--- a/old.py\n+++ b/new.py\n@@ -1 +1 @@\n-x\n+y\n",
-        "--- a/../../etc/x\n+++ b/../../etc/x\n@@ -1 +1 @@\n-x\n+y\n",
-    ],
-)
-def test_refuses_what_is_no_change_in_place(text):
-    with pytest.raises(PatchRejected):
-        git_apply.split(text, "x.patch")
-
-
-lines = st.lists(
-    st.sampled_from(["a", "b", "", "    c", "- d", "+ e", "@@ -1 +1 @@", "--- a/x", "+++ b/x"]), min_size=0, max_size=40
-)
-
-
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(old=lines, new=lines)
-def test_each_hunk_is_a_patch_of_its_own(tmp_path_factory, old, new):
-    before, after = ("".join(f"{line}\n" for line in side) for side in (old, new))
-    if not before or not after or before == after:
-        return
-    hunks = git_apply.split(diff("x", before, after), "x.patch")
-    root, scratch = tmp_path_factory.mktemp("root"), tmp_path_factory.mktemp("scratch")
-    (root / "x").write_text(before)
-    stage = git_apply.Stage(root, ["x"], scratch)
-    for hunk in reversed(hunks):  # from the end, so that no offset is needed and git must find the very place
-        assert stage.run(hunk.text.encode()) is None
-    assert (scratch / "x").read_text() == after
-    assert (root / "x").read_text() == before
-
-
 def test_show(toy, site, tmp_path, monkeypatch, capsys):
     made, locked = toy
     monkeypatch.setenv("VERLOCK_ENVS", str(tmp_path / "envs"))
-    monkeypatch.setattr(paths, "LOCKS", tmp_path)
-    (tmp_path / "toy").mkdir()
-    patches.write_lock(tmp_path / "toy", locked)
-    assert patches.show(made, "3.10") == 0
+    monkeypatch.setattr(paths, "RECIPES", made.folder.parent)
+    monkeypatch.setattr(paths, "LOCKS", tmp_path / "locks")
+    chosen = choose(made.name)
+    chosen.locks.mkdir(parents=True)
+    (chosen.locks / lockfiles.SOURCES).write_text(json.dumps(locked))
+    assert patches.show(chosen) == 0
     out = capsys.readouterr().out
-    assert "which is not built" in out
+    assert f"in {chosen.prefix}, which is not built" in out
     assert "pkg/one.txt, pkg/two.py" in out
     assert "upstream  433c4a49230a470f13657f06e7612cde86e4fb40" in out
-    prefix = choose(made.name).prefix
-    target = prefix / "lib/python3.10/site-packages"
-    target.parent.mkdir(parents=True)
-    shutil.copytree(site, target)
-    monkeypatch.setattr("verlock.variant.receipt.read", lambda _: {"source": None})
+    chosen.site.parent.mkdir(parents=True)
+    shutil.copytree(site, chosen.site)
+    monkeypatch.setattr(receipt, "read", lambda _: {"source": None})
     for state in ("[not applied]", "[applied]"):
-        patches.show(made, "3.10")
+        patches.show(chosen)
         assert f"0001-Toy.patch  {state}" in capsys.readouterr().out
-        patches.apply(made, target, locked)
-    monkeypatch.setattr(
-        "verlock.variant.receipt.read", lambda _: {"source": {"checkout": str(site)}}
-    )  # an editable install
-    patches.show(made, "3.10")
+        patches.apply(made, chosen.site, locked)
+    # an editable install
+    monkeypatch.setattr(receipt, "read", lambda _: {"source": {"checkout": str(site)}})
+    patches.show(chosen)
     assert "[not applied]" in (out := capsys.readouterr().out)
     assert f"in {site}" in out
 
 
 def test_show_gives_the_link_of_a_patch_without_an_upstream_commit(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("VERLOCK_ENVS", str(tmp_path))
-    assert patches.show(choose("vllm073").recipe, "3.10") == 0
+    assert patches.show(choose("vllm073")) == 0
     assert "upstream  https://github.com/vllm-project/vllm/issues/21252" in capsys.readouterr().out
-
-
-PATCHED = [name for name in names() if choose(name).recipe.patch]
-
-
-@pytest.mark.parametrize("name", PATCHED)
-def test_the_recipes_patches_say_what_and_why(name):
-    loaded = choose(name).recipe
-    assert {file.name for file in (loaded.folder / "patches").iterdir()} == {patch.file for patch in loaded.patch}
-    for patch in loaded.patch:
-        text = loaded.patch_path(patch).read_text()
-        message, _, _ = text.partition("\n--- a/")
-        title, _, why = message.partition("\n\n")
-        assert patch.file[5:-6] == re.sub(r"[^A-Za-z0-9_]+", "-", title).strip("-")
-        assert (patch.upstream or patch.upstream_link.rpartition("/")[2]) in why
-        assert git_apply.split(text, patch.file)
-
-
-@pytest.mark.parametrize("name", PATCHED)
-def test_the_recipes_patches_are_the_locked_ones(name):
-    loaded = choose(name).recipe
-    for python in loaded.python:
-        folder = choose(loaded.name, python).locks
-        if not (folder / patches.LOCK).exists() and python != loaded.python[0]:
-            continue
-        patches._same_as_locked(loaded, patches.read(loaded), lockfiles.sources(folder))

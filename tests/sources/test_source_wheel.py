@@ -19,7 +19,8 @@ from verlock import paths
 from verlock.errors import BuildError, IntegrityError, StaleLock
 from verlock.sources import git_commit, patches, source_wheel, wheel_store
 from verlock.system import uv
-from verlock.variant import lockfiles, recipe
+from verlock.variant import lockfiles, recipe, recipe_file, record
+from verlock.variant.chosen import choose
 
 SETUP = """
 import os, zipfile
@@ -97,8 +98,9 @@ package = "toy"
 why = "w"
 """
     shutil.copytree(paths.RECIPES / "common", folder.parent / "common")
-    (folder / "recipe.toml").write_text(text)
-    return recipe.parse(folder / "recipe.toml")
+    path = folder / recipe_file.NAME
+    path.write_text(text)
+    return recipe.validate(recipe_file.read(path), path)
 
 
 @pytest.fixture
@@ -124,8 +126,8 @@ def tools(tmp_path, monkeypatch):
             for found in packages.glob(pattern):
                 (target / found.name).symlink_to(found)
 
-    monkeypatch.setattr(uv, "_run", install)
-    requirements = tmp_path / "build-requirements.txt"
+    monkeypatch.setattr(uv, "run", install)
+    requirements = tmp_path / lockfiles.BUILD_REQUIREMENTS
     requirements.write_text("setuptools==1\n")
     return requirements
 
@@ -150,11 +152,12 @@ def test_tree_patch_and_objects(toy, tools):
         assert b"Requires-Dist: torch==2.5.1" in wheel.read(f"{info}/METADATA")
         assert b"Root-Is-Purelib: false" in wheel.read(f"{info}/WHEEL")
         assert {"toy/kernels/__init__.py", "toy/notes.md", "toy/kernels/.gitkeep"} < set(wheel.namelist())
+        assert wheel.read("toy/notes.md") == b"packed too\n" and wheel.read("toy/kernels/.gitkeep") == b""
         assert "docs.md" not in wheel.namelist()
-        rows = dict(line.rsplit(",", 2)[:2] for line in wheel.read(f"{info}/RECORD").decode().splitlines())
+        rows = dict(record.rows(wheel.read(f"{info}/{record.NAME}").decode().splitlines()))
         assert set(rows) == set(wheel.namelist())
-        for name in set(rows) - {f"{info}/RECORD"}:
-            assert rows[name] == source_wheel._row(wheel.read(name))[0]
+        for name in set(rows) - {f"{info}/{record.NAME}"}:
+            assert rows[name] == hashlib.sha256(wheel.read(name)).hexdigest()
 
 
 def test_same_bytes_on_another_day_in_another_place(toy, tools, tmp_path, monkeypatch):
@@ -254,10 +257,14 @@ def test_objects_must_come_out_of_the_released_wheel(toy, tools, monkeypatch):
         make(toy, tools)
 
 
-def test_the_lock_names_it_all(toy, tools, monkeypatch):
+def test_the_lock_names_it_all(toy, tools, tmp_path, monkeypatch):
     made = make(toy, tools)
-    monkeypatch.setattr(type(toy), "lock_dir", lambda *_: tools.parent)
-    locked = source_wheel.lock(toy, "3.10")
+    monkeypatch.setattr(paths, "RECIPES", toy.folder.parent)
+    monkeypatch.setattr(paths, "LOCKS", tmp_path / "locks")
+    chosen = choose(toy.name)
+    chosen.locks.mkdir(parents=True)
+    shutil.copy(tools, chosen.locks / lockfiles.BUILD_REQUIREMENTS)
+    locked = source_wheel.lock(chosen)
     assert locked["wheel"] == {
         **lock_of(toy, made),
         "size": made.stat().st_size,
@@ -268,8 +275,8 @@ def test_the_lock_names_it_all(toy, tools, monkeypatch):
     (touched,) = locked["patches"][0]["touches"]
     with zipfile.ZipFile(made) as wheel:
         assert hashlib.sha256(wheel.read("toy/__init__.py")).hexdigest() == touched["after"]
-    patches.write_lock(tools.parent, locked)
-    assert lockfiles.sources(tools.parent) == locked
+    (chosen.locks / lockfiles.SOURCES).write_text(json.dumps(locked))
+    assert lockfiles.sources(chosen.locks) == locked
 
 
 @pytest.fixture
@@ -288,7 +295,7 @@ def test_editable(toy, tools, environment, tmp_path, monkeypatch):
         with zipfile.ZipFile(arguments[-1]) as wheel:
             return wheel.extractall(source_wheel._site_packages(environment))
 
-    monkeypatch.setattr(uv, "_run", also_install)
+    monkeypatch.setattr(uv, "run", also_install)
     checkout = source_wheel.editable(toy, environment, tools, {})
     assert checkout == tmp_path / "envs/toy-toy"
     ask = "import toy, toy.kernels; print(toy.__file__, toy.SIZE)"
@@ -301,8 +308,8 @@ def test_editable(toy, tools, environment, tmp_path, monkeypatch):
         "dir_info": {"editable": True},
         "url": checkout.as_uri(),
     }
-    digest, size = source_wheel._row((info / "direct_url.json").read_bytes())
-    assert f"{info.name}/direct_url.json,{digest},{size}\n" in (info / "RECORD").read_text()
+    sha256, size = record.entry((info / "direct_url.json").read_bytes())
+    assert f"{info.name}/direct_url.json,{sha256},{size}\n" in (info / record.NAME).read_text()
 
     (checkout / "toy/__init__.py").write_text("SIZE = 'mine'\n")
     assert source_wheel.editable(toy, environment, tools, {}) == checkout

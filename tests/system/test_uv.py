@@ -86,19 +86,38 @@ def told(tmp_path, monkeypatch):
 
 def test_sync_demands_hashes_and_wheels(told, tmp_path):
     wheel = tmp_path / "a b" / "flash_attn-2.8.3+cu12-py3-none-any.whl"
-    uv.sync(
-        tmp_path / "python",
-        tmp_path / "requirements.txt",
-        {"flash-attn": wheel},
-        sdists=["antlr4"],
-        build_requirements=tmp_path / "build.txt",
-        hashes={"flash-attn": "ab" * 32},
-    )
+    wheels = {"flash-attn": (wheel, "ab" * 32)}
+    layer = uv.PipLayer(tmp_path / "requirements.txt", tmp_path / "build.txt", ("antlr4",), wheels)
+    uv.sync(tmp_path / "python", layer)
     said = told("arguments").split()
+    assert said[said.index("--python") + 1] == str(tmp_path / "python")
     assert "--require-hashes" in said and said[said.index("--only-binary") + 1] == ":all:"
     assert said[said.index("--no-binary") + 1] == "antlr4"
+    assert said[said.index("--build-constraints") + 1 :] == [
+        str(tmp_path / "build.txt"),
+        str(tmp_path / "requirements.txt"),
+        "-",
+    ]
+    assert "--reinstall-package" not in said
     assert told("stdin") == f"flash-attn @ {wheel.as_uri()} --hash=sha256:{'ab' * 32}\n"
     assert " " not in wheel.as_uri()
+
+
+def test_sync_of_a_lock_alone_and_of_some_packages_once_more(told, tmp_path):
+    layer = uv.PipLayer(tmp_path / "requirements.txt", tmp_path / "build.txt")
+    uv.sync(tmp_path / "python", layer, again={"b", "a"})
+    said = told("arguments")
+    assert "--reinstall-package a --reinstall-package b" in said
+    assert "--no-binary" not in said and said.split()[-1] != "-" and told("stdin") == ""
+
+
+def test_what_is_cached_is_asked_offline_and_with_hashes(told, tmp_path, monkeypatch):
+    layer = uv.PipLayer(tmp_path / "requirements.txt", tmp_path / "build.txt", ("antlr4",))
+    assert uv.cached(layer, "3.10")
+    said = told("arguments").split()
+    assert {"--offline", "--dry-run", "--require-hashes", "--no-deps"} <= set(said)
+    assert said[said.index("--python-version") + 1] == "3.10" and said[said.index("--no-binary") + 1] == "antlr4"
+    assert said[said.index("-r") + 1] == str(tmp_path / "requirements.txt")
 
 
 def test_what_decides_is_kept_from_uv_and_what_leads_is_not(told, monkeypatch):

@@ -7,15 +7,14 @@ import json
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from verlock import paths
-from verlock.errors import LockError, RecipeError
-from verlock.system import files
-from verlock.variant import digest, recipe, recipe_file
+from verlock.errors import LockError
+from verlock.variant import digest, recipe
 from verlock.variant.chosen import choose, names
 
+VLLM072 = choose("vllm072").data
 PATCH = "recipes/vllm072/patches/0002-Take-the-local-rank-from-LOCAL_RANK.patch"
 
 
@@ -92,7 +91,8 @@ def changed(data, place):
 @pytest.fixture
 def form(clone):
     """The document of a merged recipe, on vllm072's locks."""
-    return lambda data, python="3.10": digest.form(data, "vllm072", python)
+    locks, patches = clone / "locks/vllm072", clone / "recipes/vllm072/patches"
+    return lambda data: digest.form(data, "3.10", locks, patches)
 
 
 @pytest.mark.parametrize("place", fields())
@@ -177,16 +177,18 @@ def test_comments_order_and_white_space_of_locks_do_not_count(clone):
     assert choose("vllm072").digest == before
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(bit=st.integers(0, 7), place=st.floats(0, 1, exclude_max=True))
-def test_every_bit_of_a_patch_counts(bit, place):
-    path = paths.ROOT / PATCH
-    data = bytearray(path.read_bytes())
+def test_every_bit_of_a_patch_counts(form, clone, bit, place):
+    path = clone / PATCH
+    whole = path.read_bytes()
+    before = form(VLLM072)
+    data = bytearray(whole)
     data[int(place * len(data))] ^= 1 << bit
-    item = {"file": path.name}
-    before = digest._patch("vllm072", item)
-    copy_of = paths.RECIPES / "vllm072/patches"
-    assert before == [path.name, files.sha256(copy_of / path.name)]
-    assert digest.hashlib.sha256(bytes(data)).hexdigest() != before[1]
+    path.write_bytes(data)
+    after = form(VLLM072)
+    path.write_bytes(whole)
+    assert before["patches"] != after["patches"] and digest.of_form(before) != digest.of_form(after)
 
 
 def test_a_changed_patch_counts_and_one_that_no_recipe_names_does_not(clone):
@@ -205,13 +207,22 @@ def test_a_missing_sources_lock_counts(clone):
     assert choose("vllm072").digest != before
 
 
-def test_another_python_has_another_digest_and_no_lock_is_said(clone):
-    for name in ("conda-lock.yml", "requirements.txt", "build-requirements.txt"):
+def test_another_python_has_another_digest(clone):
+    for name in ("conda-lock.yml", "requirements.txt", "build-requirements.txt", "sources.json"):
         target = clone / "locks/vllm073/py311" / name
         target.write_bytes((clone / "locks/vllm073" / name).read_bytes())
-    assert choose("vllm073", "3.11").digest != choose("vllm073", "3.10").digest, "its artefact is another file"
-    with pytest.raises(LockError, match=r"vllm073 has no conda-lock\.yml for Python 3\.13"):
-        choose("vllm073", "3.13").digest
+    chosen = choose("vllm073", "3.11")
+    assert chosen.digest != choose("vllm073").digest
+    patches = clone / "recipes/vllm073/patches"
+    first, other = (digest.form(each.data, each.python, each.locks, patches) for each in (choose("vllm073"), chosen))
+    assert {key for key in first if first[key] != other[key]} == {"python", "recipe"}, "its artefact is another file"
+
+
+@pytest.mark.parametrize("file", ["conda-lock.yml", "requirements.txt", "build-requirements.txt"])
+def test_a_lock_that_is_not_there_is_said(clone, file):
+    (clone / "locks/vllm073/py311" / file).unlink()
+    with pytest.raises(LockError, match=rf"locks/vllm073/py311/{re.escape(file)} is missing"):
+        choose("vllm073", "3.11").digest
 
 
 @pytest.mark.parametrize(
@@ -228,26 +239,14 @@ def test_a_lock_that_cannot_be_read_is_said(clone, file, content, said):
         choose("vllm073").digest
 
 
-@pytest.mark.parametrize("content", [b"nonsense", b"\xff", b"python = 3.1\n", b"python = []\n", b"summary = 'x'\n"])
-def test_a_recipe_that_cannot_be_read(clone, content):
-    (clone / "recipes/vllm073/recipe.toml").write_bytes(content)
-    with pytest.raises(RecipeError):
-        choose("vllm073").digest
-
-
 @pytest.mark.parametrize("variant", names())
 def test_the_digest_reads_the_recipe_as_the_model_does(variant):
     """Two readers of one recipe: what the plain one counts is what the validated one holds."""
     loaded = choose(variant).recipe
-    data = recipe_file.read(loaded.folder / "recipe.toml")
-    for python in loaded.python:
-        counted = digest._counted(digest._fitting(data, python))
+    for chosen in choose(variant).pythons():
+        counted = digest._counted(digest._fitting(chosen.data, chosen.python))
         assert counted["vllm"]["engine"] == loaded.vllm.engine
-        files = {item.package: item.file_for(loaded.torch, python) for item in loaded.artefact}
-        got = {item["package"]: item["file"][0]["sha256"] for item in counted.get("artefact", [])}
+        files = {item.package: item.file_for(loaded.torch, chosen.python) for item in loaded.artefact}
+        got = {package: file["sha256"] for package, file in digest.artefact_files(chosen.data, chosen.python)}
         assert got == {package: file.sha256 for package, file in files.items() if file}
-
-
-def test_of_file(tmp_path):
-    (tmp_path / "x").write_bytes(b"abc")
-    assert files.sha256(tmp_path / "x").startswith("ba7816bf")
+        assert got == {item["package"]: item["file"][0]["sha256"] for item in counted.get("artefact", [])}

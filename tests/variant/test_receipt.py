@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from verlock.errors import NotSealed
+from verlock.system import files
 from verlock.variant import receipt
 
 
@@ -32,7 +33,7 @@ def prefix(tmp_path):
 
 def test_what_is_written_is_read(prefix):
     assert receipt.read(prefix) == sealed(prefix)
-    assert [path.name for path in prefix.iterdir() if "draft" in path.name] == []
+    assert sorted(path.name for path in prefix.iterdir()) == ["lib", "lib64", receipt.NAME], "no draft is left"
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '"text"', "{}", '{"schema": 1}', "\x00" * 40])
@@ -52,7 +53,7 @@ def test_no_beginning_of_a_receipt_is_a_receipt(length):
 
 def test_a_half_written_draft_is_not_read_and_does_not_count(prefix):
     before = receipt.fingerprint(prefix)
-    (prefix / f".{receipt.NAME}.draft").write_text('{"schema": 1, "dig')
+    files.draft_of(prefix / receipt.NAME).write_text('{"schema": 1, "dig')
     assert receipt.read(prefix) == sealed(prefix) and receipt.fingerprint(prefix) == before
     (prefix / receipt.NAME).unlink()
     with pytest.raises(NotSealed, match="not a finished environment"):

@@ -158,8 +158,10 @@ def _make(chosen: Chosen, options: Options, present: dict[str, Any] | None) -> d
     summary = chosen.recipe.summary
     if present is not None and not _untouched(chosen.prefix, present):
         present = _inspected(chosen, present)
-    if present is not None and not (present["missing"].keys() - _fetched(making).missing.keys()):
-        return present  # whole, and as complete as it can be now
+    if present is not None:
+        missing = present["missing"].keys()
+        if not missing or not missing - _fetched(making).missing.keys():
+            return present  # whole, and as complete as it can be now
     making.site_wheels = site_wheels.entries(chosen, options.site_wheels)
     console.say(f"{chosen.name}: {summary}\n  {chosen.prefix}, Python {chosen.python}, digest {chosen.digest[:12]}")
     first, *rest = STEPS

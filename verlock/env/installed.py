@@ -24,7 +24,7 @@ class Expected:
 
 
 def packages(site: Path) -> dict[str, tuple[str, Path]]:
-    """Installed packages: normalised name -> (version, folder of its metadata). None where there is no `site`."""
+    """Installed packages: normalised name -> (version, folder of its metadata); nothing where there is no `site`."""
     found: dict[str, tuple[str, Path]] = {}
     if not site.is_dir():
         return found

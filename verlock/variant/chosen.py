@@ -74,7 +74,7 @@ class Chosen:
 
     def valid(self) -> Chosen:
         """Itself, where its recipe is valid. Raises RecipeError elsewhere."""
-        assert self.recipe
+        _ = self.recipe  # no assert: `python -O` would leave it out
         return self
 
     @cached_property
