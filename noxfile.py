@@ -1,8 +1,15 @@
-"""verlock's front: `nox -l` lists what there is to do. Needs nox and nothing else.
+"""verlock: locked verl x vLLM environments. What there is to do, in the order of use:
 
-Every session runs `python -m verlock` (or pytest, ruff, mypy) with one shared set of tools, which is installed from its hashed
-lock the first time it is needed.
+  an environment            env-VARIANT, verify, patches
+  proof on your GPU         smoke-VARIANT, status
+  what is locked, and why   lock, diff, why
+  work on verlock           tests, coverage, lint
+
+Options follow `--`: nox -s env-vllm073 -- --python 3.12 --base conda --strict
 """
+
+# Needs nox and nothing else. A session runs in a set of tools that is installed from its own hashed lock in locks/tools/ when
+# a session first needs it. Sessions are listed in the order in which they stand here.
 
 from __future__ import annotations
 
@@ -12,6 +19,7 @@ import os
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import nox
@@ -24,39 +32,46 @@ else:
 nox.needs_version = ">=2024.4.15"
 nox.options.sessions = ["tests"]
 nox.options.default_venv_backend = "none"
+nox.virtualenv.OPTIONAL_VENVS = {}  # else nox looks for uv at every run, though no session has a venv of nox's making
 
 ROOT = Path(__file__).parent
-TOOLS_LOCK = ROOT / "locks" / "tools" / "requirements.txt"
+WIDTH = 100  # columns of `nox -l`
 TOOLS = Path(os.environ.get("VERLOCK_TOOLS") or ROOT / ".nox" / "tools").absolute()
 
 
-def tools(session: nox.Session) -> Path:
-    """The folder with the tools' executables; made from its lock when the lock or this Python changed."""
-    wanted = hashlib.sha256(TOOLS_LOCK.read_bytes() + sys.version.encode()).hexdigest()
-    stamp = TOOLS / "verlock-tools"
+def tools(session: nox.Session, name: str = "requirements") -> Path:
+    """The folder with the executables of a set of tools; made from its lock when the lock or this Python changed.
+
+    The base set, which verlock runs on, is in TOOLS; `tests` is beside it in TOOLS-tests, and so on.
+    """
+    lock = ROOT / "locks" / "tools" / f"{name}.txt"
+    folder = TOOLS if name == "requirements" else TOOLS.with_name(f"{TOOLS.name}-{name}")
+    wanted = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()
+    stamp = folder / "verlock-tools"
     if stamp.exists() and stamp.read_text() == wanted:
-        return TOOLS / "bin"
-    TOOLS.parent.mkdir(parents=True, exist_ok=True)
-    with (TOOLS.parent / f".{TOOLS.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two sessions at once: the second finds the tools made
+        return folder / "bin"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # two sessions at once: the second finds the tools made
         if not (stamp.exists() and stamp.read_text() == wanted):
-            _make_tools(session, stamp, wanted)
-    return TOOLS / "bin"
+            _make_tools(session, lock, stamp, wanted)
+    return folder / "bin"
 
 
-def _make_tools(session: nox.Session, stamp: Path, wanted: str) -> None:
-    if TOOLS.exists() and not stamp.exists():
+def _make_tools(session: nox.Session, lock: Path, stamp: Path, wanted: str) -> None:
+    folder = stamp.parent
+    if folder.exists() and not stamp.exists():
         session.error(
-            f"{TOOLS} exists and was not made by verlock: move it away, or name another folder with VERLOCK_TOOLS"
+            f"{folder} exists and was not made by verlock: move it away, or name another folder with VERLOCK_TOOLS"
         )
-    session.log(f"installing verlock's tools into {TOOLS} (once)")
-    shutil.rmtree(TOOLS, ignore_errors=True)
-    TOOLS.mkdir()
+    session.log(f"installing tools from {lock.relative_to(ROOT)} into {folder} (once)")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     stamp.write_text("unfinished")
-    session.run(sys.executable, "-m", "venv", str(TOOLS), external=True, silent=True)
-    pip = [str(TOOLS / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-    session.run(*pip, "--require-hashes", "--only-binary", ":all:", "-r", str(TOOLS_LOCK), external=True)
-    stamp.write_text(wanted)  # last: without it the tools are made anew
+    session.run(sys.executable, "-m", "venv", str(folder), external=True, silent=True)
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    session.run(*pip, "--require-hashes", "--only-binary", ":all:", "-r", str(lock), external=True)
+    stamp.write_text(wanted)  # last: without it the tools are installed again
 
 
 def verlock(session: nox.Session, *arguments: str) -> None:
@@ -66,81 +81,107 @@ def verlock(session: nox.Session, *arguments: str) -> None:
         sys.exit(code)
 
 
+def module(session: nox.Session, name: str, *arguments: str) -> None:
+    """Run a module with the set of tools of that name."""
+    session.run(str(tools(session, name) / "python"), "-m", *arguments, external=True)
+
+
+def recipes() -> list[str]:
+    """The variants: each folder of recipes/ that has a recipe.toml."""
+    return sorted(path.parent.name for path in (ROOT / "recipes").glob("*/recipe.toml"))
+
+
 def summary(variant: str) -> str:
-    """A recipe's one-line summary; a broken recipe says so here, and in full when its session runs."""
+    """A recipe's summary, cut to what fits into a line of `nox -l`; a broken recipe says so, and more when its session runs."""
     try:
-        return str(tomllib.loads((ROOT / "recipes" / variant / "recipe.toml").read_text(encoding="utf-8"))["summary"])
+        text = str(tomllib.loads((ROOT / "recipes" / variant / "recipe.toml").read_text(encoding="utf-8"))["summary"])
     except (OSError, ValueError, KeyError):
-        return "its recipe.toml is broken: run this session to see where"
+        text = "its recipe.toml is broken: run this session to see where"
+    return textwrap.shorten(text, WIDTH - len(f"- env-{variant} [env] -> "), placeholder=" ...")
 
 
-def generate(variant: str) -> None:
-    """The sessions of one variant."""
+def environment(variant: str) -> None:
+    """The session that makes a variant's environment."""
 
-    def environment(session: nox.Session) -> None:
+    def run(session: nox.Session) -> None:
         verlock(session, "create", variant)
 
-    def smoke(session: nox.Session) -> None:
+    run.__doc__ = summary(variant)
+    nox.session(name=f"env-{variant}", default=False, tags=["env"])(run)
+
+
+def smoke(variant: str) -> None:
+    """The session that proves a variant."""
+
+    def run(session: nox.Session) -> None:
         verlock(session, "smoke", variant)
 
-    environment.__doc__ = f"{summary(variant)}: make its environment [-- --python 3.12 --base conda --strict]"
-    smoke.__doc__ = f"{summary(variant)}: prove FSDP + rollout on this GPU [-- --ranks 2 --sabotage MODE]"
-    nox.session(name=f"env-{variant}", default=False, tags=["env"])(environment)
-    nox.session(name=f"smoke-{variant}", default=False, tags=["smoke"])(smoke)
+    run.__doc__ = "Prove FSDP training and rollout on this GPU [-- --ranks 2 --sabotage all]"
+    nox.session(name=f"smoke-{variant}", default=False, tags=["smoke"])(run)
 
 
-for folder in sorted((ROOT / "recipes").glob("*/recipe.toml")):
-    generate(folder.parent.name)
+for each in recipes():
+    environment(each)
 
 
 @nox.session(default=False)
 def verify(session: nox.Session) -> None:
-    """Hold every installed file of an environment against its lock: -- VARIANT [--json]."""
+    """Compare every installed file of an environment with its lock: -- VARIANT [--json]"""
     verlock(session, "verify")
 
 
 @nox.session(default=False)
 def patches(session: nox.Session) -> None:
-    """Show a variant's patches, why they are needed and whether they are applied: -- VARIANT."""
+    """Show a variant's patches, why it needs them and whether they are applied: -- VARIANT"""
     verlock(session, "patches")
+
+
+for each in recipes():
+    smoke(each)
 
 
 @nox.session(default=False)
 def status(session: nox.Session) -> None:
-    """Show for each variant on which GPUs it was proven, and whether that proof still holds."""
+    """Show on which GPUs each variant was proven, and whether that still holds"""
     verlock(session, "status")
 
 
 @nox.session(default=False)
 def lock(session: nox.Session) -> None:
-    """Make the locks again from environments/ and recipes/ [-- VARIANT ... --check --upgrade PACKAGE --cutoff DATE]."""
+    """Make the locks again, or check them [-- VARIANT --check --upgrade PACKAGE --cutoff DATE]"""
     verlock(session, "lock")
 
 
 @nox.session(default=False)
 def diff(session: nox.Session) -> None:
-    """Show what changed in the locks between two git revisions, or since one [-- REV REV --markdown]."""
+    """Show what changed in the locks since a git revision, or between two [-- REV REV]"""
     verlock(session, "diff")
 
 
 @nox.session(default=False)
 def why(session: nox.Session) -> None:
-    """Say who asks for a package and why it is not newer: -- VARIANT PACKAGE."""
+    """Say who asks for a package and why it is not newer: -- VARIANT PACKAGE"""
     verlock(session, "why")
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the fast tests; the slow and real ones with [-- -m e2e]."""
+    """Run the fast tests; the slow and real ones with [-- -m e2e]"""
     arguments = session.posargs if "-m" in session.posargs else ["-m", "not e2e", *session.posargs]
-    session.run(str(tools(session) / "python"), "-m", "pytest", *arguments, external=True)
+    module(session, "tests", "pytest", *arguments)
+
+
+@nox.session(default=False)
+def coverage(session: nox.Session) -> None:
+    """Run the fast tests and list the modules, those with most lines not run first"""
+    module(session, "tests", "coverage", "run", "-m", "pytest", "-m", "not e2e", *session.posargs)
+    module(session, "tests", "coverage", "report")
 
 
 @nox.session(default=False)
 def lint(session: nox.Session) -> None:
-    """Check style and types, and that the locks are current."""
-    python = str(tools(session) / "python")
-    session.run(python, "-m", "ruff", "check", ".", external=True)
-    session.run(python, "-m", "ruff", "format", "--check", ".", external=True)
-    session.run(python, "-m", "mypy", external=True)
-    session.run(python, "-m", "verlock", "lock", "--check", external=True)
+    """Check style and types, and that the locks are current"""
+    module(session, "lint", "ruff", "check", ".")
+    module(session, "lint", "ruff", "format", "--check", ".")
+    module(session, "lint", "mypy")
+    module(session, "lint", "verlock", "lock", "--check")

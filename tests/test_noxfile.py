@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -63,7 +65,8 @@ def load(clone, monkeypatch):
             return register(function) if function else register
 
         nox = types.ModuleType("nox")
-        nox.session, nox.Session, nox.options = session, Session, types.SimpleNamespace()
+        nox.session, nox.Session = session, Session
+        nox.options, nox.virtualenv = types.SimpleNamespace(), types.SimpleNamespace()
         monkeypatch.setitem(sys.modules, "nox", nox)
         spec = importlib.util.spec_from_file_location("noxfile_under_test", clone / "noxfile.py")
         module = importlib.util.module_from_spec(spec)
@@ -81,7 +84,7 @@ def test_each_recipe_has_its_sessions_with_its_summary(load, clone):
         function, default = sessions[f"env-{name}"]
         assert not default and "vLLM" in function.__doc__ and f"smoke-{name}" in sessions
     assert "env-common" not in sessions
-    assert {"lock", "verify", "tests", "lint"} <= set(sessions)
+    assert {"lock", "verify", "tests", "coverage", "lint"} <= set(sessions)
     assert all(function.__doc__ for function, _ in sessions.values())
 
 
@@ -105,6 +108,49 @@ def test_a_broken_recipe_says_so_and_the_others_stay(load, clone, content):
     _, sessions = load()
     assert "its recipe.toml is broken" in sessions["env-vllm073"][0].__doc__
     assert "vLLM 0.7.2" in sessions["env-vllm072"][0].__doc__
+
+
+def test_the_docstring_names_the_sessions_in_the_order_of_the_list(load):
+    module, sessions = load()
+    listed = list(dict.fromkeys(re.sub(r"^(env|smoke)-.*", r"\1-VARIANT", name) for name in sessions))
+    groups = [line.rsplit("   ", 1)[1] for line in module.__doc__.splitlines() if line.startswith("  ")]
+    assert [name for group in groups for name in group.strip().split(", ")] == listed
+
+
+def test_a_long_summary_is_cut_to_the_width_of_the_list(load, clone, edit):
+    edit(clone / "recipes/vllm073/recipe.toml", "one patch", "one patch" + ", and much more to say" * 9)
+    _, sessions = load()
+    line = f"- env-vllm073 [env] -> {sessions['env-vllm073'][0].__doc__}"
+    assert line.endswith(" ...") and 80 < len(line) <= 100
+
+
+@pytest.mark.parametrize(
+    ("session", "folder"),
+    [
+        ("env-vllm073", "tools"),
+        ("verify", "tools"),
+        ("lock", "tools"),
+        ("tests", "tools-tests"),
+        ("coverage", "tools-tests"),
+        ("lint", "tools-lint"),
+    ],
+)
+def test_a_session_makes_the_set_of_tools_that_it_needs_and_no_other(load, clone, monkeypatch, session, folder):
+    module, sessions = load()
+    monkeypatch.setattr(module.subprocess, "call", lambda command, **options: 0)
+    made = Session()
+    sessions[session][0](made)
+    locks = {"tools": "requirements", "tools-tests": "tests", "tools-lint": "lint"}
+    assert [path.name for path in (clone / ".nox").iterdir() if path.is_dir()] == [folder]
+    assert made.ran[1][-1] == str(clone / f"locks/tools/{locks[folder]}.txt")
+    assert {Path(command[0]) for command in made.ran[1:]} == {clone / ".nox" / folder / "bin/python"}
+
+
+def test_other_sets_lie_beside_the_folder_of_verlock_tools(load, monkeypatch, tmp_path):
+    monkeypatch.setenv("VERLOCK_TOOLS", str(tmp_path / "mine"))
+    module, _ = load()
+    assert module.tools(Session()) == tmp_path / "mine/bin"
+    assert module.tools(Session(), "lint") == tmp_path / "mine-lint/bin"
 
 
 def test_tools_are_made_once_and_again_when_their_lock_changes(load, clone):
@@ -156,7 +202,7 @@ def test_a_session_leaves_with_verlock_s_own_exit_code(load, tmp_path, monkeypat
 
 def test_tests_are_the_fast_ones_unless_others_are_asked_for(load, monkeypatch, tmp_path):
     module, sessions = load()
-    monkeypatch.setattr(module, "tools", lambda session: tmp_path)
+    monkeypatch.setattr(module, "tools", lambda session, name: tmp_path)
     session = Session("-x")
     sessions["tests"][0](session)
     assert session.ran[0][-3:] == ("-m", "not e2e", "-x")
@@ -176,3 +222,31 @@ def test_the_real_nox_lists_all_with_a_broken_recipe(clone):
     assert any(line.startswith("- env-vllm073 [env] -> its recipe.toml is broken: run this session") for line in lines)
     assert any(line.startswith("- env-vllm072 [env] -> vLLM 0.7.2, V0 engine") for line in lines)
     assert any(line.startswith("* tests -> Run the fast tests") for line in lines)
+    sessions = [line for line in done.stdout.splitlines() if not line.startswith("Sessions defined in ")]
+    assert [line for line in sessions if len(line) > 100] == []
+    assert done.stdout.startswith("verlock: ") and not done.stderr
+
+
+@pytest.mark.skipif(NOX is None, reason="nox is neither on PATH nor beside this Python")
+def test_the_real_nox_says_nothing_of_its_own_before_a_session(clone, tmp_path):
+    """Where there is no uv, nox says so at every run, although it has no use for one here."""
+    tools = tmp_path / "tools"
+    (tools / "bin").mkdir(parents=True)
+    (tools / "bin/python").write_text("#!/bin/sh\necho status it is\n")
+    (tools / "bin/python").chmod(0o755)
+    code = (
+        "import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], 'rb').read() + sys.version.encode()).hexdigest())"
+    )
+    shebang = Path(NOX).read_text().splitlines()[0].removeprefix("#!")
+    stamp = subprocess.run(
+        [shebang, "-c", code, str(clone / "locks/tools/requirements.txt")], capture_output=True, text=True, check=True
+    )
+    (tools / "verlock-tools").write_text(stamp.stdout.strip())
+    variables = {**os.environ, "VERLOCK_TOOLS": str(tools), "PATH": "/usr/bin:/bin", "NO_COLOR": "1"}
+    done = subprocess.run(
+        [NOX, "-s", "status", "-f", str(clone / "noxfile.py")],
+        capture_output=True, text=True, check=False, cwd=clone, env=variables,
+    )  # fmt: skip
+    assert "status it is" in done.stdout, done.stderr
+    said = [line for line in done.stderr.splitlines() if not re.search("Running session|was successful", line)]
+    assert said == []

@@ -371,3 +371,28 @@ def test_conda_lock_renders_every_conda_layer(tmp_path):
         )  # fmt: skip
         rendered = (tmp_path / template.format(platform="linux-64")).read_text()
         assert rendered.count("https://") == len(lockfiles.conda_packages(path))
+
+
+def test_sets_of_tools_agree_and_move_only_when_asked(toy, index):
+    def versions(name):
+        lines = (toy.root / f"locks/tools/{name}.txt").read_text().splitlines()
+        return dict(line.split(" ")[0].split("==") for line in lines if line[:1].isalpha())
+
+    shutil.rmtree(toy.root / "locks/tools")
+    toy.write("environments/tools/requirements.in", "# cut-off: 2025-04-03\nbeta\n")
+    toy.write("environments/tools/docs.in", "-r requirements.in\nalpha\n")
+    assert toy.run("lock", "tools").returncode == 0
+    assert versions("requirements") == {"beta": "1.0"}
+    assert versions("docs") == {"alpha": "1.0", "beta": "1.0"}
+    before = (toy.root / "locks/tools/docs.txt").read_bytes()
+    for name in ("alpha", "beta"):
+        index.release(name, "1.0.5", "2025-02-01")
+    assert toy.run("lock", "tools").returncode == 0
+    assert (toy.root / "locks/tools/docs.txt").read_bytes() == before
+    assert toy.run("lock", "tools", "--upgrade", "beta").returncode == 0
+    assert versions("requirements") == {"beta": "1.0.5"}
+    assert versions("docs") == {"alpha": "1.0", "beta": "1.0.5"}
+    toy.write("environments/tools/docs.in", "-r requirements.in\nalpha\nbeta<1.0.5\n")
+    done = toy.run("lock", "tools")
+    assert done.returncode == 15 and "docs.in" in done.stderr
+    assert toy.run("lock", "tools", "--check").returncode == 13

@@ -103,10 +103,20 @@ def test_markdown_names_the_layer_when_it_is_not_pips():
 
 
 def test_a_universal_lock_keeps_both_versions_of_a_package():
-    tools = lock_diff.tree()[lockfiles.TOOLS, "pip"]
+    tools = lock_diff.tree()[lockfiles.TOOLS, "tests"]
     twice = [name for name, entry in tools.items() if "," in entry.version]
     assert "hypothesis" in twice
     assert len(tools["hypothesis"].hashes) > 2
+
+
+def test_each_set_of_tools_is_a_layer_and_other_files_are_none(clone):
+    (clone / "locks/tools/docs.txt").write_text(f"sphinx==9.0 --hash=sha256:{'a' * 64}\n")
+    (clone / "locks/tools/README.md").write_text("no lock\n")
+    (clone / "locks/v1/notes.txt").write_text("no lock\n")
+    tree = lock_diff.tree(paths.LOCKS)
+    assert tree[lockfiles.TOOLS, "docs"]["sphinx"].version == "9.0"
+    layers = {layer for place, layer in tree if place in (lockfiles.TOOLS, "v1")}
+    assert layers == {"pip", "tests", "lint", "docs", "conda", "build", "sources"}
 
 
 def test_unknown_revisions_are_told():

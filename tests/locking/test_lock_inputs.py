@@ -37,4 +37,4 @@ def test_an_include_that_is_missing_is_named_with_who_asks_for_it(clone):
 def test_a_tools_input_without_its_date_is_refused(clone, edit):
     edit(clone / "environments/tools/requirements.in", "# cut-off:", "# cutoff:")
     with pytest.raises(LockError, match="cut-off"):
-        lock_inputs.tools_header()
+        lock_inputs.tools_header(lockfiles.BASE_TOOLS)

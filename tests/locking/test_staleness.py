@@ -13,7 +13,8 @@ import pytest
 
 from verlock import paths
 from verlock.errors import StaleLock
-from verlock.locking import staleness
+from verlock.locking import lock_diff, lock_inputs, staleness
+from verlock.variant import lockfiles
 from verlock.variant.chosen import choose, names
 
 PIP_LAYER = ["build-requirements.txt", "requirements.txt"]
@@ -72,10 +73,45 @@ def test_missing_and_orphaned_locks_are_named(clone, edit):
     assert complaints() == ["locks/v1/py312", "locks/vllm083/conda-lock.yml", "locks/vllm099"]
 
 
-def test_a_changed_tools_input_makes_the_tools_stale(clone):
-    path = clone / "environments/tools/requirements.in"
-    path.write_text(path.read_text() + "six\n")
-    assert complaints("tools") == complaints() == ["locks/tools/requirements.txt"]
+def test_each_set_of_tools_has_a_lock_and_more_than_the_base_set():
+    names = lock_inputs.tools_sets()
+    assert names[0] == lockfiles.BASE_TOOLS and {"tests", "lint"} <= set(names)
+    sets = {name: lock_diff.tree()[lockfiles.TOOLS, "pip" if name == lockfiles.BASE_TOOLS else name] for name in names}
+    base = sets.pop(lockfiles.BASE_TOOLS)
+    assert "requests" in base and not {"pytest", "coverage", "ruff", "mypy"} & set(base)
+    for name, layer in sets.items():
+        assert len(layer) > len(base), name
+        differing = [package for package in base if layer[package].version != base[package].version]
+        assert differing == [], name
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (("environments/tools/lint.in", "ruff>=", "ruff>"), ["locks/tools/lint.txt"]),
+        (("locks/tools/requirements.txt", "requests==", "requests ==="), ["locks/tools/lint.txt", "locks/tools/tests.txt"]),
+        (
+            ("environments/tools/requirements.in", "requests>=", "requests>"),
+            ["locks/tools/lint.txt", "locks/tools/requirements.txt", "locks/tools/tests.txt"],
+        ),
+        (
+            ("environments/tools/requirements.in", "# cut-off: 2026", "# cut-off: 2025"),
+            ["locks/tools/lint.txt", "locks/tools/requirements.txt", "locks/tools/tests.txt"],
+        ),
+    ],
+)  # fmt: skip
+def test_a_set_of_tools_is_stale_by_its_own_file_and_by_the_base_set(clone, edit, change, named):
+    file, old, new = change
+    edit(clone / file, old, new)
+    assert complaints(lockfiles.TOOLS) == named
+
+
+def test_a_new_set_of_tools_is_a_new_file(clone):
+    (clone / "environments/tools/docs.in").write_text("-r requirements.in\nsphinx\n")
+    (clone / "environments/tools/lint.in").unlink()
+    assert complaints() == ["locks/tools/docs.txt", "locks/tools/lint.txt"]
+    with pytest.raises(StaleLock, match=r"lint\.txt belongs to no \.in file"):
+        staleness.check()
 
 
 def test_one_broken_recipe_does_not_hide_the_others(clone, edit):

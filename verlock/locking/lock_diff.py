@@ -82,16 +82,23 @@ def tree(folder: Path | None = None, *, revision: str | None = None) -> Tree:
     found: Tree = {}
     for name, text in _files(folder or paths.LOCKS, revision).items():
         place, _, file = name.rpartition("/")
-        if place and file in _LAYERS:
-            found[place, _LAYERS[file]] = _read(file, text, f"{revision or 'locks'}: {name}")
+        if place:
+            found[place, _layer(name)] = _read(file, text, f"{revision or 'locks'}: {name}")
     return found
+
+
+def _layer(name: str) -> str:
+    """The layer that a file below locks/ holds, empty for none; each further set of verlock's own tools is one."""
+    place, _, file = name.rpartition("/")
+    further = file.removesuffix(".txt") if place == lockfiles.TOOLS and file.endswith(".txt") else ""
+    return _LAYERS.get(file, further)
 
 
 def _files(folder: Path, revision: str | None) -> dict[str, str]:
     """The text of every lock by its path below locks/."""
     if revision is None:
-        files = [file for file in sorted(folder.rglob("*")) if file.name in _LAYERS]
-        return {file.relative_to(folder).as_posix(): file.read_text(encoding="utf-8") for file in files}
+        files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*"))}
+        return {name: file.read_text(encoding="utf-8") for name, file in files.items() if _layer(name)}
     import git
 
     try:
@@ -102,8 +109,8 @@ def _files(folder: Path, revision: str | None) -> dict[str, str]:
         top = commit.tree / "locks"
     except KeyError:
         return {}
-    blobs = [item for item in top.traverse() if isinstance(item, git.Blob) and Path(item.path).name in _LAYERS]
-    return {str(blob.path).removeprefix("locks/"): blob.data_stream.read().decode() for blob in blobs}
+    blobs = {str(item.path).removeprefix("locks/"): item for item in top.traverse() if isinstance(item, git.Blob)}
+    return {name: blob.data_stream.read().decode() for name, blob in blobs.items() if _layer(name)}
 
 
 def _read(file: str, text: str, title: str) -> Layer:

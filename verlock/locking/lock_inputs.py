@@ -76,26 +76,31 @@ def header(chosen: Chosen, name: str = lockfiles.REQUIREMENTS) -> str:
     )
 
 
-def tools_source() -> Path:
-    """The .in file of verlock's own tools."""
-    return paths.ENVIRONMENTS / lockfiles.TOOLS / "requirements.in"
+def tools_sets() -> list[str]:
+    """The sets of verlock's own tools, each a .in file; the base set first, for the others are held to its lock."""
+    found = sorted(path.stem for path in (paths.ENVIRONMENTS / lockfiles.TOOLS).glob("*.in"))
+    return sorted(found, key=lambda name: name != lockfiles.BASE_TOOLS)
 
 
 def tools_cutoff() -> str:
-    """The cut-off of verlock's own tools, which have no recipe: the date after `# cut-off:` in their .in file."""
-    match = re.search(r"^# cut-off: (\d{4}-\d\d-\d\d)$", tools_source().read_text(encoding="utf-8"), re.MULTILINE)
+    """The cut-off of verlock's own tools, which have no recipe: the date after `# cut-off:` in the base set's .in file."""
+    source = paths.ENVIRONMENTS / lockfiles.TOOLS / f"{lockfiles.BASE_TOOLS}.in"
+    match = re.search(r"^# cut-off: (\d{4}-\d\d-\d\d)$", source.read_text(encoding="utf-8"), re.MULTILINE)
     if not match:
-        raise LockError(f"{paths.shown(tools_source())} has no line `# cut-off: YYYY-MM-DD`", "add one")
+        raise LockError(f"{paths.shown(source)} has no line `# cut-off: YYYY-MM-DD`", "add one")
     return match[1]
 
 
-def tools_header() -> str:
-    """The comment lines at the top of the tools' lock."""
-    digest = _digest(tools_source(), [lockfiles.TOOLS, tools_cutoff()])
+def tools_header(name: str) -> str:
+    """The comment lines at the top of the lock of one set of tools."""
+    facts = [lockfiles.TOOLS, tools_cutoff()]
+    base = paths.LOCKS / lockfiles.TOOLS / f"{lockfiles.BASE_TOOLS}.txt"
+    if name != lockfiles.BASE_TOOLS and base.exists():
+        facts.append(hashlib.sha256(base.read_bytes()).hexdigest())
     return (
-        "# Made by `nox -s lock -- tools` from environments/tools/requirements.in: edit that.\n"
+        f"# Made by `nox -s lock -- tools` from environments/tools/{name}.in: edit that.\n"
         f"# CPython 3.10 and newer, any platform; nothing uploaded on or after {tools_cutoff()} (UTC).\n"
-        f"# inputs {digest}\n"
+        f"# inputs {_digest(paths.ENVIRONMENTS / lockfiles.TOOLS / f'{name}.in', facts)}\n"
     )
 
 

@@ -319,13 +319,12 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _tools(wish: Wish, index: Index) -> None:
-    """The tools' lock: one file for CPython 3.10 and newer, which only uv can make, so there is no second opinion on it."""
+    """The tools' locks: each a file for CPython 3.10 and newer, which only uv can make, so there is no second opinion on it."""
     if wish.trial:
         return
-    path = paths.LOCKS / lockfiles.TOOLS / REQUIREMENTS
+    folder = paths.LOCKS / lockfiles.TOOLS
+    folder.mkdir(parents=True, exist_ok=True)
     with _workspace() as work:
-        draft = work / "locks" / lockfiles.TOOLS / REQUIREMENTS
-        draft.parent.mkdir(parents=True)
-        pins = resolvers.propose_universal(work, path, draft, lock_inputs.tools_cutoff(), index, upgrade=wish.upgrade)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, (lock_inputs.tools_header() + pins).encode())
+        for name in lock_inputs.tools_sets():
+            pins = resolvers.propose_universal(work, name, lock_inputs.tools_cutoff(), index, upgrade=wish.upgrade)
+            _replace(folder / f"{name}.txt", (lock_inputs.tools_header(name) + pins).encode())

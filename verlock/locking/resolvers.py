@@ -32,7 +32,7 @@ from verlock.system import host_python, process, uv
 from verlock.variant import lockfiles
 from verlock.variant.lockfiles import Pin
 
-TOOLS = paths.LOCKS / "tools" / lockfiles.REQUIREMENTS
+TOOLS = paths.LOCKS / lockfiles.TOOLS / f"{lockfiles.BASE_TOOLS}.txt"
 
 _NETWORK = re.compile(
     r"dns error|error sending request|could not connect|failed to fetch|timed out|502 ", re.IGNORECASE
@@ -135,25 +135,29 @@ def propose(question: Question, index: Index, *, upgrade: Sequence[str] | None) 
     return lockfiles.pins(question.work / question.output)
 
 
-def propose_universal(
-    work: Path, current: Path, draft: Path, cutoff: str, index: Index, *, upgrade: Sequence[str] | None
-) -> str:
-    """Resolve verlock's own tools for CPython 3.10 and newer on any platform; returns the file's text without a header.
+def propose_universal(work: Path, name: str, cutoff: str, index: Index, *, upgrade: Sequence[str] | None) -> str:
+    """Resolve one set of verlock's own tools for CPython 3.10 and newer on any platform; returns its lock without a header.
 
-    `current` is preferred, without its hashes; `draft` is where uv writes. Raises as `propose`.
+    The lock there is goes before, without its hashes. Other sets stay with the pins of the base set, which `work` holds by then.
+    Raises as `propose`.
     """
+    source = f"environments/{lockfiles.TOOLS}/{name}.in"
+    draft, base = (f"locks/{lockfiles.TOOLS}/{each}.txt" for each in (name, lockfiles.BASE_TOOLS))
+    (work / draft).parent.mkdir(parents=True, exist_ok=True)
+    current = paths.LOCKS / lockfiles.TOOLS / f"{name}.txt"
     if current.exists():
         text = re.sub(r" \\\n    --hash=\S+", "", current.read_text(encoding="utf-8"))
-        draft.write_text(text, encoding="utf-8")
-    source = f"environments/{lockfiles.TOOLS}/requirements.in"
-    command = [uv.uv(), "pip", "compile", source, "--output-file", str(draft.relative_to(work)), "--universal"]
+        (work / draft).write_text(text, encoding="utf-8")
+    command = [uv.uv(), "pip", "compile", source, "--output-file", draft, "--universal"]
     command += ["--python-version", "3.10", "--only-binary", ":all:", "--exclude-newer", f"{cutoff}T00:00:00Z"]
     command += ["--default-index", index.source, "--generate-hashes", "--no-header", "--quiet"]
     command += ["--no-emit-index-url", "--no-emit-find-links"]
+    if name != lockfiles.BASE_TOOLS:
+        command += ["--constraint", base]
     if upgrade is not None:
         command += [word for name in upgrade for word in ("--upgrade-package", name)] or ["--upgrade"]
     _run(command, work, f"uv finds no solution for {source}", environment())
-    return draft.read_text(encoding="utf-8")
+    return (work / draft).read_text(encoding="utf-8")
 
 
 def ratify(question: Question, index: Index, proposed: Sequence[Pin]) -> None:

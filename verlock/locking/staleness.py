@@ -89,6 +89,22 @@ def sources(recipe: Recipe, path: Path) -> str | None:
     return None
 
 
+def tools() -> list[str]:
+    """What of the locks of verlock's own tools no longer belongs to its inputs, a sentence each."""
+    from verlock.locking import lock_inputs
+
+    folder = paths.LOCKS / lockfiles.TOOLS
+    found = []
+    for name in lock_inputs.tools_sets():
+        path = folder / f"{name}.txt"
+        if not path.exists() or not path.read_text(encoding="utf-8").startswith(lock_inputs.tools_header(name)):
+            found.append(
+                f"{paths.shown(path)} is missing or was made from other .in files, another cut-off or another base set"
+            )
+    orphans = sorted({path.stem for path in folder.glob("*.txt")} - {*lock_inputs.tools_sets()})
+    return [*found, *(f"{paths.shown(folder / name)}.txt belongs to no .in file" for name in orphans)]
+
+
 def check(variants: Sequence[str] = ()) -> int:
     """Are the locks of these variants (all when none is named) current? Returns 0; offline, and for people and CI.
 
@@ -101,9 +117,7 @@ def check(variants: Sequence[str] = ()) -> int:
     named = list(variants) or [*names(), lockfiles.TOOLS]
     for variant in named:
         if variant == lockfiles.TOOLS:
-            path = paths.LOCKS / lockfiles.TOOLS / lockfiles.REQUIREMENTS
-            if not path.exists() or not path.read_text(encoding="utf-8").startswith(lock_inputs.tools_header()):
-                found.append(f"{paths.shown(path)} is missing or was made from other .in files, or another cut-off")
+            found += tools()
             continue
         try:
             found += of(variant)

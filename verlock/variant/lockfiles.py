@@ -18,6 +18,7 @@ BUILD_REQUIREMENTS = "build-requirements.txt"
 SOURCES = "sources.json"
 ALL = (CONDA_LOCK, REQUIREMENTS, BUILD_REQUIREMENTS, SOURCES)
 TOOLS = "tools"
+BASE_TOOLS = "requirements"  # of the sets of tools the one that verlock itself runs on; all others include it
 
 _PIN = re.compile(r"^(?P<name>[A-Za-z0-9][\w.-]*)(?:\[[^\]]*\])?==(?P<version>[^\s;\\]+)\s*(?:;(?P<marker>[^\\]*))?$")
 _HASH = re.compile(r"^--hash=(sha256:[0-9a-f]{64})$")
