@@ -7,7 +7,8 @@ import json
 import pytest
 
 from verlock import paths
-from verlock.variant import certificate, recipe_file
+from verlock.proving import status
+from verlock.variant import recipe_file
 from verlock.variant.chosen import names
 
 
@@ -21,8 +22,8 @@ def test_all_are_passes():
 
 def test_the_readme_is_current():
     text = (paths.ROOT / "README.md").read_text(encoding="utf-8")
-    assert certificate.BEGIN in text
-    assert certificate.in_readme(text) == text, "run `verlock status --readme`"
+    assert status.BEGIN in text
+    assert status.in_readme(text) == text, "run `verlock status --readme`"
 
 
 @pytest.mark.parametrize("variant", names())

@@ -154,7 +154,7 @@ class TestWalk:
                     taken.append((name, (making.chosen.prefix / "file").exists()))
                     if name == failing:
                         raise KeyboardInterrupt
-                    making.receipt = {"base": {"kind": "host", "version": "3.10.1"}, "missing": {}}
+                    making.receipt = {"base": {"kind": "host", "version": "3.10.1"}, "missing": {}, "site_wheels": {}}
                     shown.detail = f"did {name}"
 
                 return take

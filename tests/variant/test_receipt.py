@@ -16,7 +16,7 @@ from verlock.variant import receipt
 
 
 def sealed(prefix: Path) -> dict:
-    return {**dict.fromkeys(receipt.KEYS), "schema": receipt.SCHEMA, "prefix": str(prefix)}
+    return {**dict.fromkeys(receipt.KEYS), "site_wheels": {}, "schema": receipt.SCHEMA, "prefix": str(prefix)}
 
 
 @pytest.fixture
