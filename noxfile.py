@@ -9,7 +9,7 @@ Options follow `--`: nox -s env-vllm073 -- --python 3.12 --base conda --strict
 """
 
 # Needs nox and nothing else. A session runs in a set of tools that is installed from its own hashed lock in locks/tools/ when
-# a session first needs it. Sessions are listed in the order in which they stand here.
+# a session first needs it. `nox -l` lists sessions in the order of this file.
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ else:
 nox.needs_version = ">=2024.4.15"
 nox.options.sessions = ["tests"]
 nox.options.default_venv_backend = "none"
-nox.virtualenv.OPTIONAL_VENVS = {}  # else nox looks for uv at every run, though no session has a venv of nox's making
+nox.virtualenv.OPTIONAL_VENVS = {}  # else nox looks for uv at every run, though no session uses a venv made by nox
 
 ROOT = Path(__file__).parent
 WIDTH = 100  # columns of `nox -l`
@@ -40,7 +40,7 @@ TOOLS = Path(os.environ.get("VERLOCK_TOOLS") or ROOT / ".nox" / "tools").absolut
 
 
 def tools(session: nox.Session, name: str = "requirements") -> Path:
-    """The folder with the executables of a set of tools; made from its lock when the lock or this Python changed.
+    """The folder with the executables of a set of tools; made from its lock if the lock or this Python has changed.
 
     The base set, which verlock runs on, is in TOOLS; `tests` is beside it in TOOLS-tests, and so on.
     """
@@ -52,7 +52,7 @@ def tools(session: nox.Session, name: str = "requirements") -> Path:
         return folder / "bin"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f".{folder.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # two sessions at once: the second finds the tools made
+        fcntl.flock(file, fcntl.LOCK_EX)  # two sessions at once: the second waits and finds the tools ready
         if not (stamp.exists() and stamp.read_text() == wanted):
             _make_tools(session, lock, stamp, wanted)
     return folder / "bin"
@@ -92,7 +92,7 @@ def recipes() -> list[str]:
 
 
 def summary(variant: str) -> str:
-    """A recipe's summary, cut to what fits into a line of `nox -l`; a broken recipe says so, and more when its session runs."""
+    """A recipe's summary, cut to what fits into a line of `nox -l`; for a broken recipe it says so."""
     try:
         text = str(tomllib.loads((ROOT / "recipes" / variant / "recipe.toml").read_text(encoding="utf-8"))["summary"])
     except (OSError, ValueError, KeyError):
@@ -173,7 +173,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def coverage(session: nox.Session) -> None:
-    """Run the fast tests and list the modules, those with most lines not run first"""
+    """Run the fast tests and list the modules, those with the most untested lines first"""
     module(session, "tests", "coverage", "run", "-m", "pytest", "-m", "not e2e", *session.posargs)
     module(session, "tests", "coverage", "report")
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import torch
 from transformers import AutoTokenizer, DynamicCache, Qwen2ForCausalLM
 
-from verlock.smoke.rollout import PLAIN, Generated
+from verlock.smoke.rollout import Generated
 from verlock.smoke.shards import shards_of
 
 BLOCK = 16
@@ -45,12 +45,13 @@ class RehearsalEngine:
         self.asleep = self.stale = False
 
     @torch.no_grad()
-    def generate(self, prompts, *, new, n=1, how=PLAIN, top=0, seed=0):
+    def generate(self, prompts, request):
         assert not self.asleep
-        draw = torch.Generator().manual_seed(seed)
+        draw = torch.Generator().manual_seed(request.seed)
         if len(prompts) > BATCH:  # gate 11 asks for many tokens, and for nothing that a cache could spoil
-            return [[each] for each in self._many(prompts, new, how, draw)]
-        return [[self._one(prompt, new, how, top, draw) for _ in range(n)] for prompt in prompts]
+            return [[each] for each in self._many(prompts, request.new, request.how, draw)]
+        new, how, top = request.new, request.how, request.top
+        return [[self._one(prompt, new, how, top, draw) for _ in range(request.n)] for prompt in prompts]
 
     def _many(self, prompts, new, how, draw):
         left, past, tokens, logprobs = torch.tensor(prompts), None, [], []

@@ -1,4 +1,4 @@
-"""The command line: one subcommand a function, each importing what it needs when it runs."""
+"""The command line: one function per subcommand; each imports what it needs when it runs."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ BASES = ("auto", "conda", "host")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns its exit code: 0, 1 for a bug, 2 for a wrong command line, else that of verlock.errors."""
+    """Run one command. Returns its exit code: 0, 1 for a bug, 2 for a wrong command line, else a code from verlock.errors."""
     parser = _parser()
     arguments = parser.parse_args(argv)
-    if getattr(arguments, "base", "auto") not in BASES:  # argparse holds no default against the choices
-        parser.error(f"VERLOCK_BASE is {arguments.base!r}: it can be {', '.join(BASES)}")
+    if getattr(arguments, "base", "auto") not in BASES:  # argparse does not check a default against the choices
+        parser.error(f"VERLOCK_BASE is {arguments.base!r}: it must be one of {', '.join(BASES)}")
     console.set_quiet(getattr(arguments, "quiet", False))
     try:
         code: int = arguments.run(arguments)
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"verlock: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("verlock: interrupted; the next run starts where nothing was finished", file=sys.stderr)
+        print("verlock: interrupted; finished steps are kept, and the next run continues from there", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -62,20 +62,23 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _environment_commands(commands: Commands) -> None:
-    create = commands.add_parser("create", help="make a variant's environment from its lock, or find it already there")
+    create = commands.add_parser(
+        "create", help="make a variant's environment from its lock, unless it is already there"
+    )
     create.add_argument("variant")
     create.add_argument("--python", metavar="X.Y", help="a Python other than the variant's first")
     create.add_argument("--base", choices=BASES, default=os.environ.get("VERLOCK_BASE") or "auto",
-                        help="the locked conda layer, this machine's CPython, or conda if it can be had (default)")  # fmt: skip
-    create.add_argument("--strict", action="store_true", help="an optional artefact that cannot be had is an error")
+                        help="conda: the locked conda layer; host: this machine's CPython; "
+                             "auto (default): conda if it is available, else host")  # fmt: skip
+    create.add_argument("--strict", action="store_true", help="fail if an optional artefact is not available")
     create.add_argument(
         "--editable", action="store_true", help="install a variant built from source from an editable checkout"
     )
     _site_wheel(create)
-    create.add_argument("--quiet", action="store_true", help="say only warnings and errors")
+    create.add_argument("--quiet", action="store_true", help="print only warnings and errors")
     create.set_defaults(run=_create)
 
-    verify = commands.add_parser("verify", help="hold every installed file against its lock")
+    verify = commands.add_parser("verify", help="compare every installed file with its lock")
     _variant(verify)
     verify.add_argument("--strict", action="store_true", help="a missing optional artefact is an error too")
     verify.add_argument("--json", action="store_true", help="print all differences as JSON")
@@ -93,10 +96,10 @@ def _proof_commands(commands: Commands) -> None:
     smoke = commands.add_parser("smoke", help="prove FSDP training with vLLM rollout on this machine's GPUs")
     _variant(smoke)
     smoke.add_argument("--ranks", type=int, default=0, metavar="N",
-                       help="so many ranks; those beyond the GPUs share them (default: one, then two)")  # fmt: skip
+                       help="run N ranks; if there are fewer GPUs, ranks share them (default: one rank, then two)")  # fmt: skip
     smoke.add_argument("--mode", choices=("eager", "graphs", "verl"), default="",
-                       help="one engine mode alone, or verl's own steps")  # fmt: skip
-    smoke.add_argument("--tp", type=int, default=0, metavar="N", help="one tensor-parallel size alone")
+                       help="only this engine mode, or only verl's own steps")  # fmt: skip
+    smoke.add_argument("--tp", type=int, default=0, metavar="N", help="only this tensor-parallel size")
     smoke.add_argument(
         "--sabotage",
         default="",
@@ -105,36 +108,38 @@ def _proof_commands(commands: Commands) -> None:
         help="break one thing on purpose; `all` for each in turn",
     )
     smoke.add_argument(
-        "--again", action="store_true", help="every launch twice: does a seed repeat in another process?"
+        "--again", action="store_true", help="make every launch twice: does a seed give the same in another process?"
     )
-    smoke.add_argument("--unpatched", action="store_true", help="with the patches taken back: what are they for?")
-    smoke.add_argument("--no-verl", action="store_true", help="leave verl's own GRPO steps out")
+    smoke.add_argument("--unpatched", action="store_true", help="run without the patches, to see what they are for")
+    smoke.add_argument("--no-verl", action="store_true", help="skip verl's own GRPO steps")
     _site_wheel(smoke)
-    smoke.add_argument("--json", type=Path, metavar="FILE", help="write the whole report there")
+    smoke.add_argument("--json", type=Path, metavar="FILE", help="write the whole report to FILE")
     smoke.set_defaults(run=_smoke)
 
-    status = commands.add_parser("status", help="what is proven of each variant, on which GPUs")
+    status = commands.add_parser("status", help="show what is proven for each variant, and on which GPUs")
     status.add_argument("--markdown", action="store_true", help="print the README's table")
-    status.add_argument("--readme", action="store_true", help="bring the README's table up to date")
+    status.add_argument("--readme", action="store_true", help="update the README's table")
     status.set_defaults(run=_status)
 
 
 def _lock_commands(commands: Commands) -> None:
     lock = commands.add_parser("lock", help="make locks/ again from environments/ and recipes/")
     lock.add_argument("variants", nargs="*", metavar="VARIANT", help="all when none is named; `tools` is verlock's own")
-    lock.add_argument("--check", action="store_true", help="only tell whether the locks are current; offline")
-    lock.add_argument("--upgrade", nargs="*", metavar="PACKAGE", help="let these packages move; all when none is named")
+    lock.add_argument("--check", action="store_true", help="only check whether the locks are current; works offline")
+    lock.add_argument(
+        "--upgrade", nargs="*", metavar="PACKAGE", help="let these packages change version; all when none is named"
+    )
     lock.add_argument(
         "--cutoff", metavar="DATE", help="try another cut-off (or `none`): shows the diff, writes nothing"
     )
     lock.set_defaults(run=_lock)
 
-    diff = commands.add_parser("diff", help="what changed in locks/ between git revisions")
-    diff.add_argument("revisions", nargs="*", metavar="REV", help="none: HEAD to the working tree")
-    diff.add_argument("--markdown", action="store_true", help="for CHANGELOG.md")
+    diff = commands.add_parser("diff", help="show what changed in locks/ between git revisions")
+    diff.add_argument("revisions", nargs="*", metavar="REV", help="default: from HEAD to the working tree")
+    diff.add_argument("--markdown", action="store_true", help="print Markdown, for CHANGELOG.md")
     diff.set_defaults(run=_diff)
 
-    why = commands.add_parser("why", help="who asks for a package, with which bounds, and why it is not newer")
+    why = commands.add_parser("why", help="show who asks for a package, with which bounds, and why it is not newer")
     why.add_argument("variant")
     why.add_argument("package")
     why.add_argument("--python", metavar="X.Y", help="a Python other than the variant's first")
@@ -154,16 +159,16 @@ def _site_wheel(parser: argparse.ArgumentParser) -> None:
         "--site-wheel",
         action="append",
         metavar="PACKAGE=FILE",
-        help="a wheel of your own in the place of that artefact, for each that shall have one; `none` for none; "
-        "without it those that are there stay",
+        help="install your own wheel FILE instead of the locked PACKAGE; may be given once per package; `none`: use no site "
+        "wheels; without this option, the environment keeps the site wheels it has",
     )
 
 
 def _asked_site_wheels(arguments: argparse.Namespace) -> dict[str, Path] | None:
-    """What `--site-wheel` names, else the environment variable; None where neither does."""
+    """The site wheels named by `--site-wheel`, else by VERLOCK_SITE_WHEELS; None if neither is given."""
     given = os.environ.get("VERLOCK_SITE_WHEELS", "")
     if not arguments.site_wheel and not given:
-        return None  # at once: most runs find nothing to do
+        return None  # without the import below: most runs need none of it
     from verlock.env import site_wheels
 
     return site_wheels.asked(arguments.site_wheel, given)
@@ -200,7 +205,7 @@ def _smoke(arguments: argparse.Namespace) -> int:
     from verlock.proving import smoke_run
 
     chosen = python_choice.to_make(arguments.variant, arguments.python, "auto")
-    smoke_run.needs(chosen)  # before an environment of 7 GB is made for nothing
+    smoke_run.needs(chosen)  # first, so that no environment of 7 GB is made for nothing
     create.make(chosen, create.Options(site_wheels=_asked_site_wheels(arguments)))
     options = smoke_run.Options(
         ranks=arguments.ranks,

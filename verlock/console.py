@@ -1,4 +1,4 @@
-"""What verlock says while it works: a spinner on a terminal, one plain line per step elsewhere. All of it on standard error."""
+"""What verlock says while it works: a spinner on a terminal, one plain line per step elsewhere. All on standard error."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Step:
         self._announces = False
 
     def announce(self, detail: str) -> None:
-        """Say what the step is about to do, which may take long; `detail` alone would be said when it is done."""
+        """Say now what the step is about to do, as it may take long; setting `detail` shows it only when the step is done."""
         self.detail = detail
         if self._announces:
             print(f"  {self.name:<10} {detail} ...", file=sys.stderr, flush=True)
@@ -60,7 +60,7 @@ class Step:
 
 @contextmanager
 def step(name: str, detail: str = "") -> Iterator[Step]:
-    """Show one step of a longer work: `name  detail ... 3.2 s` when it is done."""
+    """Show one step of a longer task: `name  detail ... 3.2 s` when it is done."""
     current = Step(name, detail)
     start = time.monotonic()
     if _settings["quiet"]:

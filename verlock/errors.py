@@ -1,6 +1,6 @@
 """Every way verlock can fail: a class per kind, an exit code per class, and a sentence that says what to do.
 
-`cli.main` catches `VerlockError`, prints its text to standard error and leaves with its `exit_code`; anything else that
+`cli.main` catches `VerlockError`, prints its text to standard error and exits with its `exit_code`; anything else that
 escapes is a bug and shows its traceback. Codes 1 and 2 keep their usual meaning (a bug; a wrong command line).
 """
 
@@ -78,7 +78,7 @@ class PlatformMismatch(VerlockError):
 
 
 class DiskTooSmall(VerlockError):
-    """The file system cannot hold the environment: says needed and free."""
+    """The file system has no room for the environment: says how much is needed and how much is free."""
 
     exit_code = 21
 
@@ -90,7 +90,7 @@ class DriverTooOld(VerlockError):
 
 
 class NoBase(VerlockError):
-    """Neither a conda channel nor a host CPython of the right minor version is at hand."""
+    """Neither a conda channel nor a host CPython of the right minor version is available."""
 
     exit_code = 23
 
@@ -102,13 +102,13 @@ class NetworkError(VerlockError):
 
 
 class IntegrityError(VerlockError):
-    """Bytes are not those the lock names: says wanted and got."""
+    """The bytes are not those the lock names: says what was wanted and what came."""
 
     exit_code = 25
 
     @classmethod
     def of(cls, what: str, wanted: object, got: object, remedy: str = "") -> IntegrityError:
-        """An integrity error in the one form all of them share."""
+        """An integrity error, in the form all of them share."""
         return cls(f"{what} is not what the lock names\n  wanted  {wanted}\n  got     {got}", remedy)
 
 
@@ -125,13 +125,13 @@ class CheckFailed(VerlockError):
 
 
 class ArtefactMissing(VerlockError):
-    """`--strict`: an optional artefact could not be had."""
+    """`--strict`: an optional artefact is not available."""
 
     exit_code = 28
 
 
 class ToolMissing(VerlockError):
-    """A program the host must provide (git, a C compiler) is not there."""
+    """A program the host must provide (git, a C compiler) is not installed."""
 
     exit_code = 29
 
@@ -140,7 +140,7 @@ class ToolMissing(VerlockError):
 
 
 class SourceUnavailable(VerlockError):
-    """The commit is in none of the places asked."""
+    """None of the places asked has the commit."""
 
     exit_code = 30
 
@@ -158,13 +158,13 @@ class SourceStoreDamaged(VerlockError):
 
 
 class PatchRejected(VerlockError):
-    """A patch does not apply: names the hunk and the text it met."""
+    """A patch does not apply: names the hunk and the text found there."""
 
     exit_code = 33
 
 
 class PatchPartlyApplied(VerlockError):
-    """Some hunks of a patch are there and others are not."""
+    """Some hunks of a patch are applied and others are not."""
 
     exit_code = 34
 
@@ -185,7 +185,7 @@ class NotSealed(VerlockError):
 
 
 class ReceiptStale(VerlockError):
-    """The environment is whole, but was made from another lock."""
+    """The environment is complete, but was made from another lock."""
 
     exit_code = 41
 
@@ -242,7 +242,7 @@ class Incomplete(VerlockError):
 
 
 class NoGpu(VerlockError):
-    """The smoke run needs a GPU (or more GPUs) than there are."""
+    """The smoke run needs a GPU, or more GPUs than there are."""
 
     exit_code = 50
 
@@ -275,7 +275,7 @@ class FileRefused(VerlockError):
 
 
 class SiteWheelRefused(VerlockError):
-    """A site wheel is not there, is no wheel, or does not fit: says wanted and got."""
+    """A site wheel does not exist, is not a wheel, or does not fit: says what was wanted and what came."""
 
     exit_code = 61
 
@@ -287,7 +287,7 @@ _REFUSED = frozenset(
 
 
 def of_system(error: OSError) -> VerlockError | None:
-    """The error class for what the operating system refused; None where it is rather a bug of verlock's."""
+    """The error for what the operating system refused; None where it is more likely a bug in verlock."""
     where = error.filename2 or error.filename or "a file"
     said = os.strerror(error.errno) if error.errno else str(error)
     if error.errno in _FULL:
@@ -295,6 +295,6 @@ def of_system(error: OSError) -> VerlockError | None:
     if error.errno in _REFUSED:
         return FileRefused(
             f"{where}: {said}",
-            "see who may write there; VERLOCK_ENVS, VERLOCK_CACHE and UV_CACHE_DIR name other folders",
+            "check who may write there, or choose other folders with VERLOCK_ENVS, VERLOCK_CACHE and UV_CACHE_DIR",
         )
     return None

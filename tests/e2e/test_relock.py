@@ -10,43 +10,14 @@ import sys
 
 import fakeindex
 import pytest
+from toy import MINOR
+from toy import RECIPE as TOY
 
 from verlock import paths
 from verlock.locking import resolvers
 from verlock.variant import lockfiles
 
-MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
-
-RECIPE = f"""
-summary = "toy"
-python = ["{MINOR}"]
-[cutoff]
-date = 2025-04-03
-reason = "a test's"
-[vllm]
-version = "0.7.3"
-engine = "V0"
-sleep_mode = true
-cuda_graphs = true
-compiles = false
-[verl]
-version = "0.3.0.post1"
-reason = "a test's"
-[torch]
-version = "2.5"
-cxx11abi = false
-reason = "a test's"
-[cuda]
-version = "12.4"
-min_driver = "525.60.13"
-reason = "a test's"
-[platform]
-glibc = "2.28"
-linux = "4.18"
-disk = 1000
-reason = "a test's"
-"""
-
+RECIPE = TOY.format(minor=MINOR)
 BUILT = 1_740_000_000_000  # 2025-02-19, in milliseconds
 RUN = "import sys; from verlock import cli; sys.exit(cli.main(sys.argv[1:]))"
 

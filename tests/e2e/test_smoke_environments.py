@@ -37,9 +37,9 @@ class Stub:
         return []
 engine = object.__new__(rollout.Vllm)
 engine._llm = Stub()
-engine.generate([(1, 2)], new=4, n=4)
+engine.generate([(1, 2)], rollout.Request(new=4, n=4))
 assert engine._llm.sampling.n == 4 and engine._llm.sampling.ignore_eos
-engine.generate([(1, 2)], new=4, how=rollout.GREEDY, top=5)
+engine.generate([(1, 2)], rollout.Request(new=4, how=rollout.GREEDY, top=5))
 assert "replay" in vars(torch.cuda.CUDAGraph)
 print("ok")
 """

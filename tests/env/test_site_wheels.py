@@ -178,7 +178,7 @@ def test_what_is_no_wheel_is_refused(chosen, wheel, tmp_path):
     assert refused(chosen, path) == "no wheel: it has no METADATA"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("flash_attn-2.8.3.dist-info/METADATA", "Metadata-Version: 2.1\nName: flash-attn\n")
-    assert refused(chosen, path) == "no wheel: its METADATA lacks name or version"
+    assert refused(chosen, path) == "no wheel: its METADATA names no package or no version"
     path.unlink()
     path.mkdir()
     assert refused(chosen, path) == "something that is no file"

@@ -92,7 +92,7 @@ def test_the_cutoff_is_a_reason(ask):
 def test_conflict_choice_prerelease_and_platform_are_told_apart(ask):
     assert ask("free")[-4:] == [
         "  1.1 (2025-02-01): conflict, it asks for late>=7, and the lock has 1.0 (wanted by app)",
-        "  1.2 (2025-02-02): allowed; a pin moves only when asked (`--upgrade`), and what else is locked may hold it",
+        "  1.2 (2025-02-02): allowed; a pin moves only when asked (`--upgrade`), and other locked packages may hold it back",
         "  1.3rc1 (2025-02-03): a pre-release, and the recipe names no exception for it",
         "  1.4 (2025-02-04): no wheel for Python 3.10 on linux-64 with glibc 2.28",
     ]

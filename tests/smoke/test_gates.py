@@ -42,7 +42,7 @@ def test_the_environment_passes_as_locked():
     [
         ({"engine": "V0"}, "the live engine is V0, the recipe says V1"),
         ({"driver": "470.223.02"}, "the driver is 470.223.02"),
-        ({"cuda": "12.6"}, "torch carries CUDA 12.6"),
+        ({"cuda": "12.6"}, "torch was built for CUDA 12.6"),
         ({"cxx11abi": True}, "cxx11abi=True"),
         ({"versions": {"vllm": "0.7.2", "torch": "2.5.1"}}, "vllm is 0.7.2, the lock says 0.7.3"),
         ({"versions": {"vllm": "0.7.3"}}, "torch is missing"),
@@ -164,7 +164,7 @@ def batch(**change):
 
 def test_batch():
     assert batch().verdict == PASS
-    assert "7 sequences came back where 8" in batch(lengths=[[8] * 4, [8] * 3], distinct=[4, 3]).sentence
+    assert "7 sequences came back, not 8" in batch(lengths=[[8] * 4, [8] * 3], distinct=[4, 3]).sentence
     assert "length" in batch(lengths=[[8] * 4, [8, 8, 8, 7]]).sentence
     assert "repeats" in batch(distinct=[4, 3]).sentence
     assert batch(lengths=[[8] * 4], distinct=[4]).verdict == FAIL
@@ -198,7 +198,7 @@ def test_graphs():
     assert "runs eagerly" in graphs(replayed=0).sentence
     assert "nothing was compared" in graphs(eager_replayed=3).sentence
     assert "other logprobs" in graphs(agreement=FAR).sentence
-    assert "parts at once" in graphs(agreement=Agreement(0.001, 1.0, 40)).sentence
+    assert "diverges at once" in graphs(agreement=Agreement(0.001, 1.0, 40)).sentence
     assert graphs(agreement=Agreement.of([], [])).verdict == FAIL
 
 
@@ -256,7 +256,7 @@ def test_ranks_pass_in_every_layout(world, tp):
         ({"wrong": ["lm_head.weight"]}, "rank 1 holds other weights than its shard in 1 of 31"),
         ({"greedy": ((5, 7),)}, "different greedy answers"),
         ({"sampled": ((0,),)}, "draw the same samples"),
-        ({"prompts": [0, 2, 4, 6]}, "do not make up the batch"),
+        ({"prompts": [0, 2, 4, 6]}, "do not add up to the batch"),
     ],
 )
 def test_two_replicas_fail_by_name(change, says):
@@ -346,7 +346,7 @@ def test_grpo():
     assert "actor/pg_loss is not finite" in verl(metrics={**TIMES, "actor/pg_loss": math.nan}).sentence
     assert "exit code 1" in verl(code=1).sentence
     assert "reported no step" in verl(metrics={}).sentence
-    assert "lack timing_s/gen" in verl(metrics={"timing_s/step": 1.0, "timing_s/update_actor": 1.0}).sentence
+    assert "have no timing_s/gen" in verl(metrics={"timing_s/step": 1.0, "timing_s/update_actor": 1.0}).sentence
 
 
 def test_grpo_sees_a_sync_that_is_left_out_and_one_that_would_not_show():

@@ -83,7 +83,7 @@ def test_the_engine_is_told_by_the_live_object(made, monkeypatch, module, kind):
 
 def test_every_sampling_parameter_is_given(made):
     engine = made()
-    engine.generate([(1, 2)], new=2, n=4, seed=5)
+    engine.generate([(1, 2)], rollout.Request(new=2, n=4, seed=5))
     asked = vars(engine._llm.sampling)
     wanted = {
         "n": 4,
@@ -102,14 +102,14 @@ def test_every_sampling_parameter_is_given(made):
 
 def test_another_distribution_is_asked_for_by_name(made):
     engine = made()
-    engine.generate([(1, 2)], new=2, how=rollout.Sampling(temperature=0.9, top_p=0.95))
+    engine.generate([(1, 2)], rollout.Request(new=2, how=rollout.Sampling(temperature=0.9, top_p=0.95)))
     assert (engine._llm.sampling.temperature, engine._llm.sampling.top_p) == (0.9, 0.95)
-    engine.generate([(1, 2)], new=2, how=rollout.GREEDY)
+    engine.generate([(1, 2)], rollout.Request(new=2, how=rollout.GREEDY))
     assert (engine._llm.sampling.temperature, engine._llm.sampling.top_p) == (0.0, 1.0)
 
 
 def test_what_comes_back(made):
-    ((one,),) = made().generate([(1, 2)], new=2, how=rollout.GREEDY, top=2)
+    ((one,),) = made().generate([(1, 2)], rollout.Request(new=2, how=rollout.GREEDY, top=2))
     assert (one.prompt, one.tokens, one.logprobs) == ((1, 2), (7, 8), (-1.0, -2.0))
     assert one.top == ({5: -0.5, 7: -1.0}, {8: -2.0})
 

@@ -10,7 +10,7 @@ import pytest
 
 from verlock.smoke import facts, gates, sabotage
 from verlock.smoke.gates import FAIL, PASS
-from verlock.smoke.rollout import GREEDY, PLAIN, Generated
+from verlock.smoke.rollout import GREEDY, Generated
 from verlock.smoke.suite import Setting, Sizes, Suite
 from verlock.smoke.trainer import Step
 
@@ -42,13 +42,17 @@ class Engine:
         self.cycles = self.drawn = 0
         self.__dict__.update(wrong)
 
-    def generate(self, prompts, *, new, n=1, how=PLAIN, top=0, seed=0):
+    def generate(self, prompts, request):
         assert not self.asleep
-        self.how = how
+        self.how = request.how
         self.drawn += 1
-        seed = 0 if how == GREEDY or self.repeats else seed + (self.drawn if self.forgets else 0)
+        seed = 0 if request.how == GREEDY or self.repeats else request.seed + (self.drawn if self.forgets else 0)
         return [
-            [self._one(prompt, new, seed + 1000 * k * (not self.repeats), top) for k in range(n)] for prompt in prompts
+            [
+                self._one(prompt, request.new, seed + 1000 * k * (not self.repeats), request.top)
+                for k in range(request.n)
+            ]
+            for prompt in prompts
         ]
 
     def _one(self, prompt, new, seed, top):

@@ -198,7 +198,7 @@ def test_built_once(toy, tools, monkeypatch):
     assert not list(wheel_store.root().glob(".scratch-*"))
 
 
-def test_a_damaged_cache_is_made_anew(toy, tools):
+def test_a_damaged_cache_is_rebuilt(toy, tools):
     first = make(toy, tools)
     whole = first.read_bytes()
     first.write_bytes(whole[:-1])
@@ -233,7 +233,7 @@ def test_a_colleagues_wheel_serves_where_nothing_can_be_built(toy, tools, tmp_pa
     assert source_wheel.cached(toy, locked) == first
     first.unlink()
     (shared / first.name).write_bytes(b"something else")
-    with pytest.raises(IntegrityError, match="take it out of the folder"):
+    with pytest.raises(IntegrityError, match="remove it from the folder"):
         source_wheel.cached(toy, locked)
 
 
@@ -319,7 +319,7 @@ def test_editable(toy, tools, environment, tmp_path, monkeypatch):
 def test_editable_leaves_a_foreign_folder_alone(toy, tools, environment, tmp_path):
     (tmp_path / "envs/toy-toy").mkdir()
     (tmp_path / "envs/toy-toy/thesis.tex").touch()
-    with pytest.raises(BuildError, match="is no checkout of"):
+    with pytest.raises(BuildError, match="is not a checkout of"):
         source_wheel.editable(toy, environment, tools, {})
     assert [path.name for path in (tmp_path / "envs/toy-toy").iterdir()] == ["thesis.tex"]
 

@@ -1,8 +1,8 @@
-"""The conda layer: what is in its lock, and how it is solved and installed with py-rattler, always in a child process.
+"""The conda layer, solved and installed with py-rattler, always in a child process.
 
-The child (`verlock.conda.engine`) is not a matter of taste: the interpreter can die by a signal at exit after all of rattler's
-work succeeded (https://github.com/PyO3/pyo3-async-runtimes/issues/40). One JSON object goes in by standard input, one comes out
-by standard output.
+The child (`verlock.conda.engine`) is needed: the interpreter can die by a signal at exit after all of rattler's work succeeded
+(https://github.com/PyO3/pyo3-async-runtimes/issues/40). One JSON object goes in on standard input, one comes out on standard
+output.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ REACHABLE_SECONDS = 5.0
 
 
 def install(lock: Path, prefix: Path, cache: Path, *, mirrors: Sequence[str] = ()) -> None:
-    """Make `prefix` hold exactly the packages of a conda-lock.yml; heals a partial or damaged prefix.
+    """Make `prefix` hold exactly the packages of a conda-lock.yml; repairs a partial or damaged prefix.
 
     Args:
-        lock: the conda-lock.yml; only its linux-64 packages are looked at.
-        prefix: the environment's folder, made when absent.
-        cache: rattler's package cache; hardlinks go from it to the prefix, every file in it is hashed first.
+        lock: the conda-lock.yml; only its linux-64 packages are used.
+        prefix: the environment's folder, made if it does not exist.
+        cache: rattler's package cache; its files are hashed, then hardlinked into the prefix.
         mirrors: URLs or folders asked before the channel, for every channel of the lock (`mirrors_from_environment`).
 
     Raises:
@@ -48,13 +48,13 @@ def install(lock: Path, prefix: Path, cache: Path, *, mirrors: Sequence[str] = (
 
 @dataclass(frozen=True)
 class Offer:
-    """What a solve chooses from, and what it would rather take.
+    """What a solve chooses from, and what it prefers.
 
     cutoff: packages that the channel got (or, where it does not say when, that were built) on or after 00:00 UTC of this day
-        are not looked at, nor are those without a date; not asked of `locked_only`, since a conda-lock.yml holds no dates.
-    repodata: a folder with `linux-64/repodata.json` and `noarch/repodata.json` read in the place of the first channel's.
+        are ignored, and so are those without a date; unused with `locked_only`, since a conda-lock.yml holds no dates.
+    repodata: a folder with `linux-64/repodata.json` and `noarch/repodata.json`, read instead of the first channel's.
     locked: a conda-lock.yml whose packages are preferred.
-    locked_only: there is nothing but the packages of `locked`: confirm that they satisfy the specs, without a network.
+    locked_only: choose only from the packages of `locked`: confirm, without a network, that they satisfy the specs.
     upgrade: names of packages not to prefer from `locked`; `*` for all.
     mirrors: as for `install`.
     """
@@ -82,7 +82,7 @@ def solve(
         The repodata record of each chosen package, with its `url`, sorted by name.
 
     Raises:
-        ResolutionError: the specs contradict each other, or name what the channels lack.
+        ResolutionError: the specs contradict each other, or name a package that no channel has.
         NetworkError: no channel answers.
     """
     records: list[dict[str, Any]] = _in_child(
@@ -134,8 +134,8 @@ def _in_child(action: str, **job: Any) -> Any:
     try:
         answer = json.loads(done.stdout)
     except ValueError:
-        said = done.stderr.strip().splitlines()[-1:] or [f"it left with {done.returncode} and said nothing"]
-        raise InstallError(f"the conda engine died: {said[0]}", "run it again; a finished part is kept") from None
+        said = done.stderr.strip().splitlines()[-1:] or [f"it exited with {done.returncode} and said nothing"]
+        raise InstallError(f"the conda engine died: {said[0]}", "run it again; finished parts are kept") from None
     if "error" in answer:
         raise getattr(errors, answer["error"])(answer["problem"], answer["remedy"])
     return answer["result"]

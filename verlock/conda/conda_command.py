@@ -1,7 +1,7 @@
 """The `--conda` executable that conda-lock calls: its command line on one side, `verlock.conda.client.solve` on the other.
 
-conda-lock solves nothing itself and there is no conda on a package index. Only what `conda-lock lock` asks is answered: a dry-run
-`create`, and `info`. What conda-lock cannot pass on comes by environment variables, set by `verlock.locking.lock_writer`:
+conda-lock solves nothing itself and there is no conda on a package index. Only what `conda-lock lock` asks for is answered: a
+dry-run `create`, and `info`. What conda-lock cannot pass on comes in environment variables, set by `verlock.locking.lock_writer`:
 `VERLOCK_CONDA_REPODATA`, `VERLOCK_CONDA_MIRROR`, `VERLOCK_CONDA_LOCKED`, `VERLOCK_CONDA_LOCKED_ONLY` and
 `VERLOCK_CONDA_UPGRADE`.
 """
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _solve(channels: list[str], specs: list[str]) -> list[dict[str, Any]]:
-    """Solve; the channel that conda-lock fakes for the virtual packages is read and left out."""
+    """Solve. conda-lock lists the virtual packages in a fake channel: that one is read here and not passed on."""
     real = [channel for channel in channels if not channel.startswith("file://")]
     virtual = [item for channel in channels if channel.startswith("file://") for item in _virtual_packages(channel)]
     cutoff = next((version for name, version, _ in virtual if name == CUTOFF), None)

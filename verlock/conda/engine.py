@@ -1,6 +1,6 @@
 """py-rattler, in a child process of `verlock.conda.client`: one JSON object in, one out.
 
-It flushes its answer and leaves by `os._exit`, since the interpreter can die by a signal at exit after all work succeeded
+It flushes its answer and exits by `os._exit`, since the interpreter can die by a signal at exit after all work succeeded
 (https://github.com/PyO3/pyo3-async-runtimes/issues/40).
 """
 
@@ -30,8 +30,8 @@ RETRIES = 3
 def _client(channels: Sequence[str], mirrors: Sequence[str]) -> Iterator[Any]:
     """An http client that asks the mirrors before each channel.
 
-    Folders get a server on the loopback, since rattler checks the hash of http packages only; what they lack is redirected to the
-    channel, since rattler goes on to the next mirror when one is dead, not when it has no such file.
+    Folders are served on the loopback, since rattler checks the hash of http packages only. A file that no folder has is
+    redirected to the channel, since rattler goes on to the next mirror when one is dead, but not when it has no such file.
     """
     from rattler.networking import Client, MirrorMiddleware, RetryMiddleware
 
@@ -99,14 +99,14 @@ def _check_file(path: Path, wanted: str) -> None:
 
 
 def _damaged(prefix: Path) -> set[str]:
-    """The installed packages of which a file is missing or has other bytes: rattler itself trusts conda-meta."""
+    """The installed packages with a missing or changed file; rattler itself trusts conda-meta."""
     damaged: set[str] = set()
     for meta in (prefix / "conda-meta").glob("*.json"):
         try:
             record = json.loads(meta.read_text(encoding="utf-8"))
             paths = record["paths_data"]["paths"]
         except (ValueError, KeyError):
-            meta.unlink()  # a half-written record: as if it had never been installed
+            meta.unlink()  # a half-written record: the package counts as not installed
             continue
         if not all(_intact(prefix, item) for item in paths):
             damaged.add(record["name"])
@@ -147,7 +147,7 @@ def _solve(job: dict[str, Any]) -> list[dict[str, Any]]:
     ]
     cutoff = datetime.fromisoformat(f"{job['cutoff']}T00:00:00+00:00") if job["cutoff"] else None
     if cutoff:
-        cutoff -= timedelta(milliseconds=1)  # rattler takes what was built at the very moment, the pip layer does not
+        cutoff -= timedelta(milliseconds=1)  # rattler takes what was built at exactly that time, the pip layer does not
     with _client(channels, job["mirrors"]) as client:
         sources: list[Any] = [Channel(url) for url in channels]
         if job["locked_only"]:
@@ -186,7 +186,7 @@ def _solve(job: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 async def _dated(locked: Sequence[Any], sources: Sequence[Any], gateway: Any) -> list[Any]:
-    """The same packages as the sources list them: a lock does not say when its packages were built, and a cut-off asks."""
+    """The same packages as the sources list them: a lock does not say when its packages were built, and a cut-off needs that."""
     from rattler import SparseRepoData, Subdir
 
     listed: list[Any] = []
@@ -203,7 +203,7 @@ async def _dated(locked: Sequence[Any], sources: Sequence[Any], gateway: Any) ->
 
 
 def _repodata_of(records: Sequence[Any], channel: Any, subdir: str) -> Any:
-    """A channel's subdir that holds nothing but these records."""
+    """A channel's subdir that holds only these records."""
     from rattler import SparseRepoData
 
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
@@ -256,7 +256,7 @@ def _translate(action: str, error: BaseException) -> VerlockError:
             f"the conda layer cannot be solved: {str(error).strip()}", "loosen a line of environments/*/environment.yml"
         )
     return InstallError(
-        f"the conda engine failed ({type(error).__name__}): {text[:600]}", "run it again; a finished part is kept"
+        f"the conda engine failed ({type(error).__name__}): {text[:600]}", "run it again; finished parts are kept"
     )
 
 

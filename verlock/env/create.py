@@ -150,11 +150,8 @@ def _inspected(chosen: Chosen, sealed: dict[str, Any]) -> dict[str, Any] | None:
 def _make(chosen: Chosen, options: Options, present: dict[str, Any] | None) -> dict[str, Any]:
     """Make it, unless it proves to be whole. What can be refused is refused before an environment there is touched."""
     from verlock.env import python_base, site_wheels
-    from verlock.variant import lockfiles
 
     making = Making(chosen, options, site_wheels=present["site_wheels"] if present else {})
-    for name in (lockfiles.REQUIREMENTS, lockfiles.BUILD_REQUIREMENTS):
-        lockfiles.pins(chosen.locks / name)
     summary = chosen.recipe.summary
     if present is not None and not _untouched(chosen.prefix, present):
         present = _inspected(chosen, present)
@@ -224,10 +221,9 @@ def _fetched(making: Making, tell: Callable[[str], None] = lambda text: None) ->
 def _wheels(making: Making, step: console.Step) -> None:
     from verlock.env import installed
     from verlock.system import uv
-    from verlock.variant import lockfiles
 
     chosen = making.chosen
-    count = len(lockfiles.pins(chosen.locks / lockfiles.REQUIREMENTS))
+    count = len(chosen.pins)
     step.announce(f"{count} packages")
 
     def tell(fetched: int) -> None:
@@ -248,11 +244,10 @@ def _source(making: Making) -> None:
     """Have the wheel that is built from the recipe's source, built here where neither cache nor mirror has it."""
     from verlock.sources import source_wheel
     from verlock.system import uv
-    from verlock.variant import lockfiles
 
     chosen, source = making.chosen, making.chosen.recipe.source
     assert source is not None
-    locked = lockfiles.sources(chosen.locks)["wheel"]
+    locked = chosen.sources["wheel"]
     layer = chosen.pip_layer(making.wheels)
     wheel = source_wheel.cached(chosen.recipe, locked)
     if wheel is None:
@@ -264,21 +259,19 @@ def _source(making: Making) -> None:
 
 def _editable(making: Making) -> Path:
     from verlock.sources import source_wheel
-    from verlock.variant import lockfiles
 
     chosen = making.chosen
-    locked = lockfiles.sources(chosen.locks)["wheel"]
+    locked = chosen.sources["wheel"]
     return source_wheel.editable(chosen.recipe, chosen.interpreter, chosen.pip_layer().build_requirements, locked)
 
 
 def _patches(making: Making, step: console.Step) -> None:
     """Patch the installed files; a source build has taken its patches in already, and its wheel's sha256 says so."""
     from verlock.sources import patches
-    from verlock.variant import lockfiles
 
     chosen = making.chosen
     if chosen.recipe.patch:
-        locked = lockfiles.sources(chosen.locks)
+        locked = chosen.sources
         built = chosen.recipe.source is not None
         making.patches = (
             patches.receipt_entries(chosen.recipe, locked)

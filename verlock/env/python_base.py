@@ -114,7 +114,7 @@ def _unowned(prefix: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def replacing(prefix: Path) -> Iterator[None]:
-    """Begin `prefix` anew; what was there comes back if its replacement fails, and goes when that is done.
+    """Begin an empty `prefix`; what was there comes back if its replacement fails, and is deleted when that is done.
 
     Raises NoBase for a folder that verlock did not make: it may hold somebody's work.
     """
@@ -156,4 +156,4 @@ def clear(prefix: Path) -> Path | None:
 
 def _mark(prefix: Path) -> None:
     prefix.mkdir(parents=True, exist_ok=True)
-    (prefix / MARKER).write_text("This folder was made by verlock and may be deleted and made anew by it.\n")
+    (prefix / MARKER).write_text("verlock made this folder, and may delete it and make it again.\n")

@@ -10,9 +10,9 @@ from verlock.variant.chosen import Chosen, choose
 def to_make(variant: str, named: str | None, base: str) -> Chosen:
     """The environment to make.
 
-    For the Python that is named; else for the variant's first, wherever it is there already or can be made; else, where the
-    base would be the host's and the host lacks it, for the nearest minor version that has both a lock and an interpreter here
-    (the newer of two), said aloud.
+    Its Python is the one that is named; else the variant's first, if that environment is there already or can be made; else,
+    where the base would be the host's and the host does not have that Python, the nearest minor version that has both a lock
+    and an interpreter here (the newer of two), said aloud.
 
     Args:
         variant: its name; the recipe need not be valid.

@@ -1,7 +1,7 @@
 """Site wheels: wheels of the user's own in the place of a recipe's artefacts, named by `--site-wheel` or VERLOCK_SITE_WHEELS.
 
 A wheel is checked (name, version, tags) before anything is touched, and kept in the cache by its sha256, so that the environment
-can be made anew without the user's path. The receipt, and whatever tells of the environment, says which wheels those are.
+can be rebuilt without the user's path. The receipt, and whatever tells of the environment, says which wheels those are.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def entries(chosen: Chosen, kept: Mapping[str, Path] | None) -> dict[str, dict[s
         path = wheel_store.cached(entry["file"], entry["sha256"])
         if path is None:
             raise SiteWheelRefused(
-                f"{chosen.prefix} must be made anew, and verlock's cache no longer has its site wheel\n"
+                f"{chosen.prefix} must be rebuilt, and verlock's cache no longer has its site wheel\n"
                 f"  {package} {entry['version']}, {entry['file']}, sha256 {entry['sha256']}",
                 f"name the file again with `--site-wheel {package}=FILE`; {_GO_BACK}",
             )
@@ -166,7 +166,7 @@ def _name_and_version(path: Path) -> tuple[str, str]:
             raise ValueError(f"it has {len(found) or 'no'} METADATA")
         raw, _ = metadata.parse_email(archive.read(found[0]))
     if not raw.get("name") or not raw.get("version"):
-        raise ValueError("its METADATA lacks name or version")
+        raise ValueError("its METADATA names no package or no version")
     return lockfiles.normalise(raw["name"]), raw["version"]
 
 

@@ -112,7 +112,10 @@ def run(chosen: Chosen, *, as_json: bool, strict: bool) -> int:
         console.say(line)
     for package, reason in sealed["missing"].items():
         if strict:
-            raise errors.Incomplete(f"{prefix} lacks {package}: {reason}", "make it reachable and create again")
+            raise errors.Incomplete(
+                f"{package} is not in {prefix}: {reason}",
+                f"make it reachable, and run `nox -s env-{sealed['variant']}` again",
+            )
         console.warn(f"incomplete: {package} is missing ({reason})")
     if sealed["editable"]:
         console.warn(f"editable: the files of {sealed['source']['checkout']} are yours and were not looked at")
@@ -162,7 +165,7 @@ def _conda_packages(sealed: dict[str, Any], prefix: Path) -> list[Damage]:
 def _against_lock(chosen: Chosen, sealed: dict[str, Any]) -> list[Damage]:
     """The receipt against the lock, so that neither can drift from the other unnoticed."""
     found = []
-    for pin in lockfiles.pins(chosen.locks / lockfiles.REQUIREMENTS):
+    for pin in chosen.pins:
         version = sealed["packages"].get(pin.name, {}).get("version")
         if version is None:
             found.append(Damage("package missing", pin.name, wanted=pin.version))

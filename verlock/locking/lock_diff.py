@@ -1,7 +1,7 @@
 """What changed between two states of locks/: `verlock diff`, and the end of every `verlock lock`.
 
-A package added, removed, up or down is news; the same version with other bytes is an alarm, for that is how a replaced artefact
-looks, and it is shown as one.
+A package that is added or removed, or that moves up or down, is normal news. The same version with other bytes is an alarm,
+since that is what a replaced artefact looks like, and it is shown as an alarm.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LAYERS = {
     lockfiles.BUILD_REQUIREMENTS: "build",
     lockfiles.SOURCES: "sources",
 }
-_WHOLE = 20  # a layer of which more than this is added, or removed, and nothing else, is new, or gone: one line says so
+_WHOLE = 20  # if a layer's only changes are more than this many packages added (or removed), one line says so
 _STYLES = {
     ADDED: "green",
     REMOVED: "yellow",
@@ -61,7 +61,7 @@ Tree = dict[tuple[str, str], Layer]  # (folder below locks/, layer) -> packages
 
 
 def run(revisions: Sequence[str] = (), *, markdown: bool = False) -> int:
-    """Show what changed in locks/ from one git revision to another: none given is HEAD to the working tree.
+    """Show what changed in locks/ from one git revision to another; by default from HEAD to the working tree.
 
     Returns 0. Raises LockError for an unknown revision or a lock that cannot be read.
     """
@@ -88,7 +88,7 @@ def tree(folder: Path | None = None, *, revision: str | None = None) -> Tree:
 
 
 def _layer(name: str) -> str:
-    """The layer that a file below locks/ holds, empty for none; each further set of verlock's own tools is one."""
+    """The layer that a file below locks/ holds, empty if none; each further set of verlock's own tools is a layer."""
     place, _, file = name.rpartition("/")
     further = file.removesuffix(".txt") if place == lockfiles.TOOLS and file.endswith(".txt") else ""
     return _LAYERS.get(file, further)
@@ -183,7 +183,7 @@ def order(version: str) -> tuple[tuple[int, ...], tuple[tuple[int, int, str], ..
 
 
 def show(changes: Sequence[Change], *, empty: str, error_stream: bool = True) -> None:
-    """Print a diff as a table, re-hashed packages first and loudest; `empty` is said where there is no change."""
+    """Print a diff as a table, re-hashed packages first and loudest; `empty` is what it prints if nothing changed."""
     from rich.console import Console
     from rich.table import Table
 

@@ -45,7 +45,7 @@ def requirement_files(path: Path) -> list[Path]:
 
 
 def input_digest(chosen: Chosen, name: str = lockfiles.REQUIREMENTS) -> str:
-    """`sha256:<hex>` over all that decides one file of the pip layer, comments and blank lines apart.
+    """`sha256:<hex>` of all that decides one file of the pip layer, without comments and blank lines.
 
     That is: the .in file and its includes (by their place in the clone, which `# via` lines show), the Python, the cut-off, the
     glibc and the packages that may be sdists.
@@ -77,7 +77,7 @@ def header(chosen: Chosen, name: str = lockfiles.REQUIREMENTS) -> str:
 
 
 def tools_sets() -> list[str]:
-    """The sets of verlock's own tools, each a .in file; the base set first, for the others are held to its lock."""
+    """The sets of verlock's own tools, each a .in file; the base set first, since the others must agree with its lock."""
     found = sorted(path.stem for path in (paths.ENVIRONMENTS / lockfiles.TOOLS).glob("*.in"))
     return sorted(found, key=lambda name: name != lockfiles.BASE_TOOLS)
 
@@ -121,9 +121,10 @@ def environment_files(chosen: Chosen) -> list[Path]:
 
 
 def virtual_packages(recipe: Recipe, cutoff: date | None) -> dict[str, str]:
-    """The virtual packages of a conda layer, as conda-lock's --virtual-package-spec takes them; none is this machine's.
+    """The virtual packages of a conda layer, as conda-lock's --virtual-package-spec takes them; none is from this machine.
 
-    The cut-off goes as one of them: conda-lock knows no cut-off, but so its content hash covers it and the adapter gets it.
+    The cut-off is passed as one of them: conda-lock has no cut-off, but this way its content hash covers it and
+    `conda_command` gets it.
     """
     return {
         "__archspec": "1 x86_64",
@@ -137,8 +138,8 @@ def virtual_packages(recipe: Recipe, cutoff: date | None) -> dict[str, str]:
 def conda_content_hash(chosen: Chosen) -> str:
     """conda-lock's own content hash of one conda layer, computed here.
 
-    conda-lock takes two seconds to import, which `--check` has not got; the hash is of JSON, and a test holds this function to
-    what conda-lock computes.
+    Importing conda-lock takes two seconds, too long for `verlock lock --check`. The hash is of JSON, and a test compares this
+    function with what conda-lock computes.
     """
     recipe = chosen.recipe
     channels: list[str] = []

@@ -1,4 +1,4 @@
-"""Writing locks: `verlock lock`. environments/ and recipes/ go in; locks/ come out, whole or not at all.
+"""Writing locks: `verlock lock`. environments/ and recipes/ go in; locks/ come out, complete or not at all.
 
 Each lock is a job of its own: its inputs are copied to a scratch folder, conda-lock, uv and pip-compile work there, and the
 finished files are put in place together. A pin moves only when asked: what is locked already is preferred by all resolvers.
@@ -34,7 +34,7 @@ _MEMORY = 1_500_000_000  # bytes; a pip-compile of 184 packages takes 0.4 GB, a 
 
 @dataclass(frozen=True)
 class Wish:
-    """What the caller wants of a run; `upgrade` is None to move nothing, empty to let everything move."""
+    """What the caller asks for; `upgrade` is None to move nothing, empty to let everything move."""
 
     upgrade: tuple[str, ...] | None = None
     cutoff: date | None = None
@@ -42,11 +42,11 @@ class Wish:
 
     @property
     def trial(self) -> bool:
-        """Another cut-off than the recipe's is tried: shown, never written."""
+        """Whether this run tries another cut-off than the recipe's: its result is shown, never written."""
         return self.no_cutoff or self.cutoff is not None
 
     def date_for(self, chosen: Chosen) -> date | None:
-        """The cut-off that holds for a variant in this run; None for none at all."""
+        """The cut-off for a variant in this run; None for no cut-off."""
         return None if self.no_cutoff else self.cutoff or chosen.recipe.cutoff.date
 
 
@@ -55,11 +55,11 @@ def run(variants: Sequence[str] = (), *, upgrade: Sequence[str] | None = None, c
 
     Args:
         variants: names; `tools` is verlock's own tools.
-        upgrade: None moves no pin that need not move; names let those packages move; an empty sequence lets all move.
-        cutoff: a date (YYYY-MM-DD) or `none` to try in the place of the recipes' own: the diff is shown and nothing is written.
+        upgrade: None moves only pins that must move; names let those packages move; an empty sequence lets all move.
+        cutoff: a date (YYYY-MM-DD) or `none` to try instead of the recipes' own: the diff is shown and nothing is written.
 
     Returns:
-        0, or the exit code of the first lock that failed; the others are written all the same.
+        0, or the exit code of the first lock that failed; the others are still written.
 
     Raises:
         UnknownVariant, RecipeError: before anything is resolved.
@@ -107,8 +107,8 @@ def _cutoff(text: str | None) -> tuple[date | None, bool]:
 def _each(
     jobs: Sequence[Chosen], work: Callable[[Chosen], lock_diff.Tree]
 ) -> Iterator[tuple[Chosen, lock_diff.Tree | VerlockError]]:
-    """Run the jobs side by side, as many as cores and memory allow, and give each result as it comes."""
-    # a first Python's lock is what its siblings start from, so it is made before them
+    """Run the jobs side by side, as many as cores and memory allow, and yield each result as it comes."""
+    # the other Pythons start from the lock of the first Python, so that one is made first
     rounds = [
         [job for job in jobs if job.python == job.first_python],
         [job for job in jobs if job.python != job.first_python],
@@ -146,7 +146,7 @@ def _known_projects() -> list[str]:
 
 
 def _lock(chosen: Chosen, wish: Wish, index: Index) -> lock_diff.Tree:
-    """Make one lock; returns it as `lockdiff` reads it, which in a trial is its only trace."""
+    """Make one lock; returns it as `lock_diff` reads it. A trial leaves nothing else."""
     folder = chosen.locks
     relative = folder.relative_to(paths.LOCKS)
     with _workspace() as work:
@@ -193,7 +193,7 @@ def _conda_layer(chosen: Chosen, wish: Wish, work: Path, out: Path) -> None:
         elif offline:
             if staleness.conda(chosen, current):
                 raise NetworkError(
-                    "what decides the conda layer changed, and no conda channel answers",
+                    "the inputs of the conda layer changed, and no conda channel answers",
                     "lock where the channel can be reached, name a mirror in VERLOCK_CONDA_MIRROR, or in "
                     "VERLOCK_CONDA_REPODATA a folder with the channel's linux-64/repodata.json and noarch/repodata.json",
                 )
@@ -209,7 +209,7 @@ def _conda_layer(chosen: Chosen, wish: Wish, work: Path, out: Path) -> None:
 def _pip_layers(chosen: Chosen, wish: Wish, work: Path, out: Path, index: Index) -> None:
     cutoff = wish.date_for(chosen)
     sdists = tuple(sorted(lockfiles.normalise(sdist.package) for sdist in chosen.recipe.sdist))
-    # a trial shows what would be taken; whether that may stay is asked when it is written
+    # a trial shows what would be taken; whether a pre-release is allowed is checked when the lock is written
     prereleases = None if wish.trial else tuple(lockfiles.normalise(each.package) for each in chosen.recipe.prerelease)
     target = resolvers.Target(chosen.python, chosen.recipe.platform.glibc, cutoff, sdists, prereleases)
     # in a trial everything may move: pins of the old date would hide what the new one brings
@@ -229,16 +229,16 @@ def _pip_layers(chosen: Chosen, wish: Wish, work: Path, out: Path, index: Index)
 
 
 def _canonical(pin: Pin, place: str) -> Pin:
-    """Plain paths in the `# via` lines, and none that only says that the constraint, our own lock, names the package too."""
+    """The pin with plain paths in its `# via` lines, and without the line that only names the constraint, our own lock."""
     askers = [asker for asker in pin.via if asker != f"-c {place}/{REQUIREMENTS}"]
     via = {f"-r {os.path.normpath(asker[3:])}" if asker.startswith("-r ") else asker for asker in askers}
     return replace(pin, via=tuple(sorted(via)))
 
 
 def _preferences(chosen: Chosen, name: str) -> str:
-    """The pins to stay with: this lock's, else those of the variant's default Python. No hashes: uv would keep them unseen.
+    """The pins to keep: this lock's, else those of the variant's first Python. No hashes: uv would keep them unchecked.
 
-    A pre-release that the recipe does not name is nothing to stay with.
+    A pre-release that the recipe does not name is not kept.
     """
     named = {lockfiles.normalise(each.package) for each in chosen.recipe.prerelease}
     for path in (chosen.locks / name, chosen.with_python(None).locks / name):
@@ -249,7 +249,7 @@ def _preferences(chosen: Chosen, name: str) -> str:
 
 
 def _layers_agree(chosen: Chosen, out: Path) -> None:
-    """A distribution in both layers has one version. Raises ResolverDisagreement."""
+    """Check that a distribution in both layers has the same version in both. Raises ResolverDisagreement."""
     pins = {pin.name: pin.version for pin in lockfiles.pins(out / REQUIREMENTS)}
     differing = [
         f"{item['name']}: conda {item['version']}, pip {pins[name]}"
@@ -261,12 +261,12 @@ def _layers_agree(chosen: Chosen, out: Path) -> None:
         raise ResolverDisagreement(
             f"{chosen.name} {chosen.python}: the conda and the pip layer hold different versions\n  "
             + "\n  ".join(differing),
-            "pin them alike in environments/common/environment.yml and environments/common/base.in",
+            "pin the same version in environments/common/environment.yml and environments/common/base.in",
         )
 
 
 def _land(chosen: Chosen, out: Path, folder: Path) -> None:
-    """Put the finished files in place; sources.json is made from them, and when that fails the old files come back."""
+    """Put the finished files in place; sources.json is made from them, and when that fails the old files are restored."""
     folder.mkdir(parents=True, exist_ok=True)
     names = (CONDA_LOCK, REQUIREMENTS, BUILD_REQUIREMENTS)
     old = {name: (folder / name).read_bytes() for name in (*names, SOURCES) if (folder / name).exists()}
@@ -295,10 +295,10 @@ def _land(chosen: Chosen, out: Path, folder: Path) -> None:
 
 
 def _sources_hold(chosen: Chosen, folder: Path, old: dict[str, bytes]) -> bool:
-    """Whether sources.json needs no new look: same patches and source as it names, on the same pins and build tools.
+    """Whether sources.json can stay: it names the same patches and source, on the same pins and build tools.
 
     Without this, a lock in which nothing changed would unpack vLLM, or even build it, only to write the same bytes; `create` and
-    `verify` hold the bytes to it anyway.
+    `verify` check the bytes against it anyway.
     """
     same = all(old.get(name) == (folder / name).read_bytes() for name in (REQUIREMENTS, BUILD_REQUIREMENTS))
     return (
@@ -310,7 +310,7 @@ def _sources_hold(chosen: Chosen, folder: Path, old: dict[str, bytes]) -> bool:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Write a file at once; one that would not change is left alone."""
+    """Write a file in one step; a file that would not change is left alone."""
     if not path.exists() or path.read_bytes() != content:
         files.write_whole(path, content)
 
@@ -319,7 +319,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _tools(wish: Wish, index: Index) -> None:
-    """The tools' locks: each a file for CPython 3.10 and newer, which only uv can make, so there is no second opinion on it."""
+    """Lock the tools: each set is one file for CPython 3.10 and newer. Only uv can make that, so pip does not confirm it."""
     if wish.trial:
         return
     folder = paths.LOCKS / lockfiles.TOOLS

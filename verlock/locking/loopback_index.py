@@ -1,10 +1,10 @@
-"""The package index as pip's resolver meets it while locking: on the loopback, and quick.
+"""The package index that pip's resolver uses while locking: on the loopback, and fast.
 
-pip reads a wheel's metadata from beside the wheel where the index offers it, and downloads the whole wheel where it does not: for
-these environments that is 3 GB for each lock. This server stands between. A project's page is fetched once for all locks of a
-run; a wheel's metadata is read out of it with two range requests, and kept for ever under the wheel's sha256. Upload times
-go through untouched, so that pip itself leaves out what is newer than the cut-off. And a resolver that knows only this
-address cannot be led astray by the machine's pip configuration, nor write an index's name into a lock.
+If the index offers a wheel's metadata as a file beside the wheel, pip reads that file. If not, pip downloads the whole wheel: for
+these environments that is 3 GB for each lock. This server stands between pip and the index. A project's page is fetched once
+for all locks of a run; a wheel's metadata is read out of it with two range requests, and kept forever under the wheel's sha256.
+Upload times are passed on unchanged, so that pip itself leaves out what is newer than the cut-off. A resolver that knows only
+this address ignores the index of the machine's pip configuration, and cannot write an index's name into a lock.
 """
 
 from __future__ import annotations
@@ -85,12 +85,12 @@ class Index:
         return [self._files[item["hashes"]["sha256"]] for item in page["files"] if "sha256" in item.get("hashes", {})]
 
     def prefetch(self, names: list[str]) -> None:
-        """Begin to fetch these projects' pages, several at a time."""
+        """Start to fetch these projects' pages, several at a time."""
         for name in names:
             self._page_future(name)
 
     def page(self, name: str) -> dict[str, Any]:
-        """A project's page as JSON, with file URLs pointing here. Raises NetworkError; a project unknown has no files."""
+        """A project's page as JSON, with file URLs pointing here. Raises NetworkError; an unknown project has no files."""
         return self._page_future(name).result()
 
     def metadata(self, sha256: str) -> bytes:
@@ -120,7 +120,7 @@ class Index:
             return {"meta": {"api-version": "1.1"}, "name": name, "files": [], "versions": []}
         if JSON.rpartition("+")[0] not in answer.headers.get("Content-Type", ""):
             raise ResolutionError(
-                f"{_host(self.source)} has no JSON pages, hence no upload times, and a cut-off needs them",
+                f"{_host(self.source)} has no JSON pages and so no upload times, and a cut-off needs them",
                 "lock against an index that has them (PEP 700); installing works from any mirror",
             )
         page: dict[str, Any] = answer.json()
@@ -160,7 +160,7 @@ class Index:
 
 
 class _Ranges(io.RawIOBase):
-    """A remote file, read by ranges; its end is fetched with the first one."""
+    """A remote file, read in ranges, the first of which is its end."""
 
     def __init__(self, index: Index, url: str) -> None:
         self._index, self._url, self._position = index, url, 0

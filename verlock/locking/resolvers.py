@@ -1,7 +1,7 @@
 """The two resolvers of the pip layer, and conda-lock: how each is called so that this machine leaves no trace in a lock.
 
-uv proposes; pip-compile, which is pip's own resolver on the variant's Python, has to come to the same pins. Both get a clean
-environment: no pip.conf, none of the user's PIP_* or UV_* but the way to an index (certificates, proxies), one locale, UTC.
+uv proposes; pip-compile, which is pip's own resolver on the variant's Python, must find the same pins. Both get a clean
+environment: no pip.conf, of the user's PIP_* and UV_* only how to reach an index (certificates, proxies), one locale, UTC.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _NETWORK = re.compile(
 
 @dataclass(frozen=True)
 class Target:
-    """What a pip layer is resolved for; `prereleases` are the packages that may be one, None for all."""
+    """What a pip layer is resolved for; `prereleases` are the packages that may be a pre-release, None for all."""
 
     python: str
     glibc: str
@@ -52,13 +52,13 @@ class Target:
 
 @dataclass(frozen=True)
 class Question:
-    """One resolution, put to both resolvers alike.
+    """One resolution, given to both resolvers.
 
     work: the folder that the following are relative to, since `# via` lines show such paths.
     source: the .in file.
     output: where the resolver writes; pins that are there already are preferred.
     target: Python, platform and cut-off.
-    constraint: a requirements.txt whose versions bind without being required.
+    constraint: a requirements.txt that fixes versions, but requires no package.
     """
 
     work: Path
@@ -69,7 +69,7 @@ class Question:
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """The environment of every resolver: nothing of the user's configuration but how to reach an index."""
+    """The environment of every resolver: of the user's configuration only how to reach an index."""
     found = process.RESOLVER.environment(**extra)
     return (
         found if "SSL_CERT_FILE" in found or "PIP_CERT" not in found else {**found, "SSL_CERT_FILE": found["PIP_CERT"]}
@@ -138,8 +138,8 @@ def propose(question: Question, index: Index, *, upgrade: Sequence[str] | None) 
 def propose_universal(work: Path, name: str, cutoff: str, index: Index, *, upgrade: Sequence[str] | None) -> str:
     """Resolve one set of verlock's own tools for CPython 3.10 and newer on any platform; returns its lock without a header.
 
-    The lock there is goes before, without its hashes. Other sets stay with the pins of the base set, which `work` holds by then.
-    Raises as `propose`.
+    The pins of the current lock are preferred; its hashes are left out. Other sets keep to the pins of the base set, whose lock
+    is in `work` by then. Raises as `propose`.
     """
     source = f"environments/{lockfiles.TOOLS}/{name}.in"
     draft, base = (f"locks/{lockfiles.TOOLS}/{each}.txt" for each in (name, lockfiles.BASE_TOOLS))
@@ -164,7 +164,7 @@ def ratify(question: Question, index: Index, proposed: Sequence[Pin]) -> None:
     """Have pip-compile resolve the same on the variant's Python, starting from uv's pins.
 
     Raises:
-        ResolverDisagreement: pip comes to other pins; the packages are named with both versions.
+        ResolverDisagreement: pip finds other pins; the packages are named with both versions.
         ResolutionError, NetworkError, ToolMissing: as for `propose`.
     """
     target, work = question.target, question.work
@@ -201,12 +201,12 @@ def agree(source: str, proposed: Sequence[Pin], ratified: Sequence[Pin]) -> None
         ]
         raise ResolverDisagreement(
             f"uv and pip resolve {source} differently:\n  " + "\n  ".join(lines),
-            "bound these packages in the .in file, with the reason, so that one answer is left",
+            "bound these packages in the .in file, with the reason, so that only one answer is left",
         )
 
 
 def admissible(pins: Sequence[Pin], target: Target, index: Index) -> list[Pin]:
-    """The pins with the hashes of those files only that may be installed: wheels (or the sdist) from before the cut-off.
+    """The pins, with only the hashes of files that may be installed: wheels (or the sdist) from before the cut-off.
 
     Raises:
         ResolutionError: a pin is a pre-release, and the recipe does not name it.
@@ -218,7 +218,7 @@ def admissible(pins: Sequence[Pin], target: Target, index: Index) -> list[Pin]:
     ):
         raise ResolutionError(
             f"only a pre-release of {', '.join(f'{pin.name} ({pin.version})' for pin in early)} fits",
-            "if its last release is an sdist alone, name it as an [[sdist]] of the recipe with the reason; bound it in the .in "
+            "if its last release is only an sdist, name it as an [[sdist]] of the recipe with the reason; bound it in the .in "
             "file; or name it as a [[prerelease]] with the reason",
         )
     limit = f"{target.cutoff.isoformat()}T00:00:00" if target.cutoff else None
@@ -264,7 +264,7 @@ def conda_lock(work: Path, sources: Sequence[str], output: str, virtual: Mapping
     """Have conda-lock write `output` from environment.yml files, solved by py-rattler; paths are relative to `work`.
 
     Args:
-        variables: for the adapter, see `verlock.conda.conda_command`.
+        variables: environment variables for `verlock.conda.conda_command`.
 
     Raises:
         ResolutionError: the layer cannot be solved.
@@ -294,7 +294,8 @@ def _run(command: Sequence[str], work: Path, complaint: str, variables: Mapping[
     error: VerlockError
     if '"error": "NetworkError"' in said or "NetworkError" in said or _NETWORK.search(said):
         error = NetworkError(
-            f"{complaint}, for an index or channel does not answer:\n  {said}", "check the network, then run it again"
+            f"{complaint}, because an index or channel does not answer:\n  {said}",
+            "check the network, then run it again",
         )
     else:
         error = ResolutionError(f"{complaint}:\n  {said}", "loosen or tighten a bound in environments/")

@@ -1,6 +1,6 @@
-"""Whether locks still belong to what people edit (`verlock lock --check`): offline, and well under a second for all.
+"""Whether locks still match what people edit (`verlock lock --check`): offline, and well under a second for all.
 
-Staleness is a matter of content alone. The pip layer's lock carries a hash of its inputs in its header, conda-lock's own
+Only content counts. The pip layer's lock carries a hash of its inputs in its header, conda-lock's own
 content hash does the same for the conda layer, and the sources' lock names every patch by its sha256.
 """
 
@@ -26,7 +26,7 @@ _INPUTS = re.compile(r"^# inputs (sha256:[0-9a-f]{64})$", re.MULTILINE)
 
 
 def of(variant: str) -> list[str]:
-    """What of a variant's locks no longer belongs to its inputs, a sentence each; empty when all is current."""
+    """The locks of a variant that no longer match their inputs, a sentence each; empty when all are current."""
     found: list[str] = []
     for chosen in choose(variant).pythons():
         folder, recipe = chosen.locks, chosen.recipe
@@ -58,7 +58,7 @@ def of(variant: str) -> list[str]:
 
 
 def conda(chosen: Chosen, path: Path) -> bool:
-    """Whether a conda-lock.yml carries another content hash than its inputs have now."""
+    """Whether a conda-lock.yml has another content hash than its inputs have now."""
     match = re.search(
         r"^  content_hash:\n    linux-64: ([0-9a-f]{64})$", path.read_text(encoding="utf-8"), re.MULTILINE
     )
@@ -90,7 +90,7 @@ def sources(recipe: Recipe, path: Path) -> str | None:
 
 
 def tools() -> list[str]:
-    """What of the locks of verlock's own tools no longer belongs to its inputs, a sentence each."""
+    """The locks of verlock's own tools that no longer match their inputs, a sentence each."""
     from verlock.locking import lock_inputs
 
     folder = paths.LOCKS / lockfiles.TOOLS
@@ -106,11 +106,11 @@ def tools() -> list[str]:
 
 
 def check(variants: Sequence[str] = ()) -> int:
-    """Are the locks of these variants (all when none is named) current? Returns 0; offline, and for people and CI.
+    """Check that the locks of these variants (all when none is named) are current. Returns 0; works offline.
 
     Raises:
         StaleLock: something is stale or missing; every file is named.
-        UnknownVariant, RecipeError: as `choose`; other variants are looked at first.
+        UnknownVariant, RecipeError: as `choose`; other variants are checked first.
     """
     found: list[str] = []
     broken: list[VerlockError] = []

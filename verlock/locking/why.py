@@ -1,7 +1,7 @@
 """`verlock why <variant> <package>`: who asks for a package, within which bounds, and why the lock has no newer one.
 
 The askers come from the lock, their bounds from the metadata of the locked wheels and from the .in files, and the releases from
-the index. Each newer release gets the first of these that holds: someone's bound forbids it (a bound of ours with its reason), it
+the index. Each newer release gets the first of these causes that applies: a bound forbids it (one of ours with its reason), it
 came after the cut-off, it is a pre-release, it has no wheel for this Python, it contradicts a locked package, or it is simply
 not taken because a pin moves only when asked.
 """
@@ -53,7 +53,7 @@ class Release:
 
 @dataclass(frozen=True)
 class Enquiry:
-    """What every part of the answer looks at: the variant, its pins by name, and the index."""
+    """What all parts of the answer use: the variant, its pins by name, and the index."""
 
     chosen: Chosen
     pins: dict[str, Pin]
@@ -65,11 +65,11 @@ def run(variant: str, package: str, *, python: str | None = None) -> int:
 
     Raises:
         UnknownVariant: there is no such variant.
-        LockError: the package is in neither layer of the lock; near names are given.
+        LockError: the package is in neither layer of the lock; similar names are suggested.
     """
     chosen = choose(variant, python)
     name = lockfiles.normalise(package)
-    pins = {pin.name: pin for pin in lockfiles.pins(chosen.locks / lockfiles.REQUIREMENTS)}
+    pins = {pin.name: pin for pin in chosen.pins}
     if name not in pins:
         return _not_in_pip_layer(chosen, name, pins)
     with serve() as index:
@@ -106,7 +106,7 @@ def explain(enquiry: Enquiry, name: str) -> list[str]:
 
 
 def _exceptions(recipe: Recipe, name: str) -> list[str]:
-    """What the recipe allows this package alone."""
+    """What the recipe allows only for this package."""
     allowed: list[tuple[str, Sequence[Sdist | Prerelease]]] = [
         ("built from its sdist", recipe.sdist),
         ("may be a pre-release", recipe.prerelease),
@@ -153,7 +153,7 @@ def _why_not(enquiry: Enquiry, asks: Sequence[Ask], release: Release, *, thoroug
         return f"no wheel for Python {python} on linux-64 with glibc {recipe.platform.glibc}"
     if thorough and (conflict := _conflict(enquiry, fitting[0])):
         return f"conflict, {conflict}"
-    return "allowed; a pin moves only when asked (`--upgrade`), and what else is locked may hold it"
+    return "allowed; a pin moves only when asked (`--upgrade`), and other locked packages may hold it back"
 
 
 # who asks ---------------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ def _extras(enquiry: Enquiry, pin: Pin) -> set[str]:
 
 
 def _requirements(enquiry: Enquiry, pin: Pin, extras: set[str] | None) -> list[Requirement] | None:
-    """What a locked package requires on this Python with these extras (any, when None); None when that cannot be known."""
+    """What a locked package requires on this Python with these extras (any, when None); None when unknown."""
     try:
         files = {f"sha256:{file.sha256}": file for file in enquiry.index.files(pin.name)}
         wheel = next(files[value] for value in pin.hashes if value in files and files[value].filename.endswith(".whl"))

@@ -1,4 +1,4 @@
-"""Making a certificate of a full pass, and what it is bound to."""
+"""Makes the certificate of a full pass, and says what it is bound to."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCHEMA = 2
 
 
 def identity(chosen: Chosen, gpu: str, sealed: dict[str, Any]) -> dict[str, Any]:
-    """What a certificate is bound to: parts of a full pass add up only where all of it is the same.
+    """What a certificate is bound to: parts of a full pass count together only if all of this is the same.
 
     Args:
         chosen: which variant and Python.
@@ -40,8 +40,8 @@ def write(
 
     Args:
         chosen: which variant.
-        bound: what `identity` says.
-        parts: the launches as `parts.Kept` has them.
+        bound: what `identity` returned.
+        parts: the launches as `kept_parts.Kept` returns them.
         across: what was compared between launches, as `Pass.as_dict` gives it.
 
     Raises:
@@ -88,14 +88,14 @@ def write(
 
 
 def _run(part: dict[str, Any]) -> dict[str, Any]:
-    """A launch as a certificate holds it: with its day and driver, without what only a comparison needs."""
+    """A launch as a certificate holds it: with its date and driver, without what only comparisons need."""
     left_out = ("facts", "fingerprint", "samples", "overrides")
     kept = {key: value for key, value in part["run"].items() if key not in left_out}
     return {**kept, "date": part["date"], "driver": part["driver"]}
 
 
 def _receipt(sealed: dict[str, Any]) -> dict[str, Any]:
-    """What of a receipt is the same on every machine and every day: no paths, and of what is missing the names."""
+    """The part of a receipt that is the same on every machine and day: no paths, and only the names of what is missing."""
     kept = {key: sealed.get(key) for key in ("patches", "source", "editable")}
     base = {key: value for key, value in sealed["base"].items() if key in ("kind", "version")}
     return {**kept, "base": base, "missing": sorted(sealed["missing"]), "site_wheels": sealed["site_wheels"]}

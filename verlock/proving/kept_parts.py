@@ -1,7 +1,7 @@
-"""The parts of a full pass, kept until all of them are there: a run that was cut off goes on where it ended.
+"""The parts of a full pass, kept until all of them are there: a run that was cut off continues where it stopped.
 
-`certificates/<variant>/parts/<gpu>-<part>.json`, one for each launch that was green. Parts add up only where all that a
-certificate is bound to is the same: digest, kind of GPU, interpreter, base, what is missing, and the gates there are.
+`certificates/<variant>/parts/<gpu>-py<python>-<part>.json`, one for each green launch. Parts count together only if everything
+that a certificate is bound to is the same: digest, kind of GPU, interpreter, base, what is missing, and the list of gates.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Kept:
         self._identity = dict(identity)
 
     def keep(self, part: Part, machine: Gpus, runs: Sequence[Pass]) -> None:
-        """Keep one launch of the full pass if it was green; red or crashed, it takes away what was kept of it before.
+        """Keep one launch of the full pass if it was green; if it was red or crashed, delete what was kept of it before.
 
         Args:
             part: which launch.
             machine: where it ran.
-            runs: its pass, and that of its repetition if there was one; none where it crashed.
+            runs: its pass, and the pass of its repetition if there was one; empty if it crashed.
         """
         if part not in FULL:
             return
@@ -52,7 +52,7 @@ class Kept:
         files.write_whole(self._path(part), json.dumps(data, indent=1) + "\n")
 
     def read(self) -> dict[Part, dict[str, Any]]:
-        """What is there of the full pass, in its order."""
+        """The parts of the full pass that are kept, in its order."""
         found = {}
         for part in FULL:
             path = self._path(part)
@@ -62,7 +62,7 @@ class Kept:
         return found
 
     def clear(self) -> None:
-        """Take the parts away: they are in a certificate now."""
+        """Delete the parts: they are in a certificate now, or cannot be used."""
         for part in FULL:
             self._path(part).unlink(missing_ok=True)
         if self._folder.is_dir() and not any(self._folder.iterdir()):

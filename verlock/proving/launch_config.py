@@ -1,4 +1,4 @@
-"""What a launch is told: the variables of its process, and the configuration that verlock/smoke reads."""
+"""What a launch is given: its environment variables, and the configuration that verlock/smoke reads."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ from verlock.proving.passes import Part
 from verlock.smoke import sabotage
 from verlock.system import process
 from verlock.system.gpu import Gpus
-from verlock.variant import lockfiles
 from verlock.variant.chosen import Chosen
 
-# What the versions in gate 1 are checked for: the packages whose mismatch has broken such environments.
+# Gate 1 checks the versions of these packages: a mismatch in them has broken such environments.
 CHECKED = ("vllm", "verl", "torch", "transformers", "ray", "tensordict", "numpy", "triton", "xformers")
-HANG_LIMIT = 10.0  # seconds the sabotage `hang` is waited for
+HANG_LIMIT = 10.0  # seconds to wait for the sabotage `hang`
 
 
 def variables(chosen: Chosen) -> dict[str, str]:
-    """The environment variables inside the prefix: the recipe's, offline, without the user's own settings for vLLM and torch."""
+    """The environment variables inside the prefix: the recipe's, all offline, no settings of the user's for vLLM and torch."""
     kept = process.VARIANT.environment()
     return {
         # Everything is on this host: names, firewalls and other interfaces must not matter. Data still goes over NVLink.
         "GLOO_SOCKET_IFNAME": "lo",
         "NCCL_SOCKET_IFNAME": "lo",
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as nvidia-smi counts; CUDA's own order puts the fastest first
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # the order of nvidia-smi; CUDA's own order puts the fastest first
         **kept,
         "PATH": os.pathsep.join([str(chosen.prefix / "bin"), kept.get("PATH", os.defpath)]),
         "PYTHONPATH": str(paths.ROOT),
@@ -44,7 +43,7 @@ def variables(chosen: Chosen) -> dict[str, str]:
 
 
 def caches(folder: Path) -> dict[str, str]:
-    """The environment variables that keep what is compiled in `folder`, which the launches of one run share."""
+    """The environment variables that put compiled code into `folder`, which the launches of one run share."""
     return {
         "VLLM_CACHE_ROOT": str(folder / "vllm"),
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
@@ -59,10 +58,10 @@ def configuration(chosen: Chosen, machine: Gpus, part: Part, folder: Path) -> di
         chosen: which environment.
         machine: the GPUs.
         part: which launch.
-        folder: the run's; the launch gets a folder of its own in it, and the model is written once for all.
+        folder: the run's; in it, the launch gets its own folder, and the model is written once for all launches.
     """
     recipe = chosen.recipe
-    pinned = {pin.name: pin.version for pin in lockfiles.pins(chosen.locks / lockfiles.REQUIREMENTS)}
+    pinned = {pin.name: pin.version for pin in chosen.pins}
     pinned["vllm"] = recipe.vllm.version  # a variant built from source has no pin
     return {
         "folder": str(folder / part.name),

@@ -1,4 +1,4 @@
-"""What a smoke run is made of: its parts, each one launch, and the pass through the gates that each of them gives."""
+"""What a smoke run is made of: parts, each of them one launch, and the passes through the gates that they give."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from verlock.smoke.gates import Gate
 
 @dataclass(frozen=True)
 class Part:
-    """One launch of a smoke run: in which mode (eager, graphs, or verl for verl's own steps), and how the ranks are laid out."""
+    """One launch of a smoke run: its mode (eager, graphs, or verl for verl's own steps), and how the ranks are laid out."""
 
     mode: str
     ranks: int = 1
@@ -24,7 +24,7 @@ class Part:
 
 
 VERL = Part("verl")
-# One rank in both engine modes and verl's own steps; then two ranks as one tensor parallel replica, and as two replicas.
+# One rank in both engine modes and verl's own steps; then two ranks, as one tensor parallel replica and as two replicas.
 FULL = (
     Part("eager"),
     Part("graphs"),
@@ -56,7 +56,7 @@ class Pass:
 
     @property
     def timing(self) -> str:
-        """How long it took, and what of that was the engine's start and the gates."""
+        """How long it took, and how much of that was the engine's start and the gates."""
         measured = sum(gate.seconds for gate in self.gates)
         engine = f"engine {self.details['engine_seconds']:.0f} s, " if "engine_seconds" in self.details else ""
         return f"{self.seconds:.0f} s ({engine}gates {measured:.0f} s)"
@@ -67,7 +67,7 @@ class Pass:
         return [gate for gate in self.gates if gate.verdict == gates.FAIL]
 
     def problem(self) -> str:
-        """Empty when the pass is as it should be: all green, or under sabotage red in exactly the gate that is meant."""
+        """Empty if the pass is as it should be: all green, or under sabotage red in exactly the targeted gate."""
         if self.sabotage:
             return sabotage.verdict(self.sabotage, self.gates)
         return (
@@ -75,7 +75,7 @@ class Pass:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """The pass as JSON holds it."""
+        """The pass, ready for JSON."""
         return {
             "mode": self.mode,
             "tp": self.tp,

@@ -24,14 +24,15 @@ def take_back(chosen: Chosen, folder: Path) -> Path:
     """An overlay of the patched packages with their original files, for PYTHONPATH; the prefix stays as it is."""
     files = patches.read(chosen.recipe)
     if not files:
-        raise VerlockError(f"{chosen.name} has no patches to take back", "leave --unpatched away")
+        raise VerlockError(f"{chosen.name} has no patches to undo", "run it without --unpatched")
     touched = sorted({path for file in files for path in file.paths})
     scratch, into = folder / "unpatched-files", folder / "unpatched"
     stage = Stage(chosen.site, touched, scratch)
     for file in reversed(files):
         if problem := stage.run(file.data, "--reverse"):
             raise GateFailed(
-                f"{file.patch.file} cannot be taken back: {problem}", f"is it applied? `verlock patches {chosen.name}`"
+                f"{file.patch.file} cannot be undone: {problem}",
+                f"`verlock patches {chosen.name}` shows whether it is applied",
             )
     for package in sorted({path.split("/")[0] for path in touched}):
         inside = [path for path in touched if path.startswith(f"{package}/")]
@@ -41,10 +42,10 @@ def take_back(chosen: Chosen, folder: Path) -> Path:
 
 
 def gates_run(chosen: Chosen, environment: dict[str, str], config: dict[str, Any]) -> list[Pass]:
-    """One torchrun launch, watched to its end, as the passes it made (several under `--sabotage all`).
+    """Run torchrun once, watch it to its end, and return the passes it made (several under `--sabotage all`).
 
     Raises:
-        SmokeCrashed: a process died without a word (a signal, a full disk): the end of its log is in the error.
+        SmokeCrashed: a process died without a report (a signal, a full disk): the end of its log is in the error.
     """
     folder, ranks = Path(config["folder"]), config["ranks"]
     folder.mkdir(parents=True)
@@ -54,7 +55,7 @@ def gates_run(chosen: Chosen, environment: dict[str, str], config: dict[str, Any
         "-m",
         "torch.distributed.run",
         "--standalone",
-        "--local-addr=127.0.0.1",  # else torchrun names the host by its full name, which need not resolve
+        "--local-addr=127.0.0.1",  # else torchrun uses the host's full name, which may not resolve
         f"--nproc-per-node={ranks}",
         "-m",
         "verlock.smoke",
@@ -66,7 +67,7 @@ def gates_run(chosen: Chosen, environment: dict[str, str], config: dict[str, Any
     if outcome.code and not outcome.hung and not died:
         raise SmokeCrashed(
             f"the smoke run ended with code {outcome.code} before it could report\n{process.tail(log, TAIL)}",
-            f"all of it: {log}",
+            f"the whole log: {log}",
         )
     guard = _guard(data, outcome)
     measured = data["passes"] or [{"sabotage": config["sabotage"], "gates": []}]
@@ -98,7 +99,7 @@ def _guard(data: dict[str, Any], outcome: watchdog.Outcome) -> Gate:
 
 
 def verl_run(chosen: Chosen, environment: dict[str, str], config: dict[str, Any]) -> Pass:
-    """GRPO steps of verl itself, as a pass of one gate; a failure carries the end of verl's log."""
+    """Run GRPO steps of verl itself, as a pass of one gate; a failure includes the end of verl's log."""
     folder = Path(config["folder"])
     folder.mkdir(parents=True)
     path = folder / "config.json"
@@ -114,8 +115,8 @@ def verl_run(chosen: Chosen, environment: dict[str, str], config: dict[str, Any]
     died = report.errors(folder)
     gate = gates.grpo(data)
     if died or outcome.hung:
-        why = died[0]["error"] if died else f"no end after {outcome.silence:.0f} s"
-        gate = Gate("verl", gates.FAIL, "error", gate.bound, f"verl's steps did not end well: {why}")
+        why = died[0]["error"] if died else f"not finished after {outcome.silence:.0f} s"
+        gate = Gate("verl", gates.FAIL, "error", gate.bound, f"verl's steps failed: {why}")
     details = {**data, "ranks": 1, "gpus": 1, **({"stacks": outcome.stacks} if outcome.stacks else {})}
     if gate.verdict == gates.FAIL:
         details["log"] = process.tail(log, TAIL)

@@ -1,7 +1,7 @@
 """`verlock smoke`: run verlock/smoke inside a built environment on this machine's GPUs, and judge what comes back.
 
-A full pass is a launch for every engine mode with one rank, one of verl's own steps, and launches with two ranks: on two GPUs
-where there are two, else sharing one. What was green is kept launch by launch, and all of it together becomes a certificate.
+A full pass is one launch per engine mode with one rank, one launch of verl's own steps, and launches with two ranks: on two
+GPUs if there are two, else sharing one. Each green launch is kept, and all of them together become a certificate.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Options:
 
     Attributes:
         ranks: how many ranks; 0 is the full pass: one, then two. Ranks beyond the GPUs share them.
-        mode: eager, graphs or verl (verl's own steps) alone. Under sabotage graphs is the default: all gates have work there.
-        tp: one tensor-parallel size alone.
-        sabotage: one of sabotage.MODES, or `all`: succeeds when exactly the gate that is meant turns red.
-        verl: run verl's own steps as well.
+        mode: only eager, graphs or verl (verl's own steps). Under sabotage graphs is the default: there all gates have work.
+        tp: only this tensor-parallel size.
+        sabotage: one of sabotage.MODES, or `all`: succeeds when exactly the targeted gate turns red.
+        verl: also run verl's own steps.
         again: make every launch of the gates a second time, to compare what one seed gives in two processes.
-        unpatched: with the recipe's patches taken back, to see what they are for; never a certificate.
+        unpatched: run without the recipe's patches, to see what they are for; never gives a certificate.
         json_path: where the whole report goes.
     """
 
@@ -58,12 +58,12 @@ class Options:
 
     @property
     def proves(self) -> bool:
-        """Is this about the environment as it is?"""
+        """Does this test the environment as it is?"""
         return not (self.sabotage or self.unpatched)
 
     @property
     def narrowed(self) -> bool:
-        """Were certain launches asked for, whatever was proven before?"""
+        """Were only certain launches asked for? They run even if proven before."""
         return bool(self.ranks or self.mode or self.tp)
 
     def plan(self) -> list[Part]:
@@ -89,26 +89,26 @@ class Options:
             return [gates_run, *([VERL] if self.verl else [])]
         broken = sabotage.MODES[self.sabotage]
         if broken.graphs and gates_run.mode == "eager":
-            raise VerlockError(f"--sabotage {self.sabotage} breaks CUDA graphs", "leave --mode eager away")
+            raise VerlockError(f"--sabotage {self.sabotage} breaks CUDA graphs", "leave out --mode eager")
         return [VERL if broken.verl else gates_run]
 
 
 def run(chosen: Chosen, options: Options | None = None) -> int:
-    """Prove one environment on this machine's GPUs; prints the tables, and when all is proven writes the certificate.
+    """Prove one environment on this machine's GPUs: print the tables and, if everything is proven, write the certificate.
 
-    A launch that fails does not keep the others from running. What was green in an earlier run that was cut off is not run again,
-    unless it is asked for by name.
+    If a launch fails, the others still run. What was green in an earlier run that was cut off is not run again, unless it is
+    asked for by name.
 
     Raises:
         NoGpu, DriverTooOld, NotSealed, ReceiptStale: it cannot start.
-        GateFailed, SmokeHung, SmokeCrashed: it did, and failed.
+        GateFailed, SmokeHung, SmokeCrashed: it started, and failed.
     """
     options = options or Options()
     machine = needs(chosen)
     sealed = receipt.read(chosen.prefix)
     if sealed["digest"] != chosen.digest:
         remedy = f"`nox -s env-{chosen.name}` brings it up to date"
-        raise ReceiptStale(f"{chosen.prefix} was made from another lock than the present one", remedy)
+        raise ReceiptStale(f"{chosen.prefix} was made from another lock than the current one", remedy)
     bound = certify.identity(chosen, machine.name, sealed)
     kept = Kept(chosen.name, bound)
     plan = options.plan()
@@ -124,7 +124,7 @@ def run(chosen: Chosen, options: Options | None = None) -> int:
     across = _across(kept.read()) if options.proves else []
     show(chosen.name, across)
     if any(each.problem() for each in across):
-        kept.clear()  # each launch was green for itself; which of them was wrong nobody knows
+        kept.clear()  # each launch was green by itself; nothing shows which one is wrong
     proof.write(bound, across)
     proof.judge(across)
     shutil.rmtree(proof.folder, ignore_errors=True)
@@ -139,7 +139,7 @@ def _certify(chosen: Chosen, bound: dict[str, Any], kept: Kept, across: Sequence
     """Write the certificate if all parts are there; else say which are not."""
     known = kept.read()
     if missing := [part.name for part in FULL if part not in known]:
-        console.say(f"all green; a certificate of {chosen.name} still takes {', '.join(missing)}")
+        console.say(f"all green; a certificate of {chosen.name} still needs {', '.join(missing)}")
         return
     path = certify.write(chosen, bound, known, [each.as_dict() for each in across])
     kept.clear()
@@ -148,7 +148,7 @@ def _certify(chosen: Chosen, bound: dict[str, Any], kept: Kept, across: Sequence
 
 @dataclass
 class Proof:
-    """One run: its launches, and what came of them."""
+    """One run: its launches and their results."""
 
     chosen: Chosen
     machine: Gpus
@@ -165,7 +165,7 @@ class Proof:
             self.environment["PYTHONPATH"] = os.pathsep.join([str(over), self.environment["PYTHONPATH"]])
 
     def launch(self, part: Part) -> list[Pass]:
-        """Run one part; a crash is remembered, and leaves no pass."""
+        """Run one part; a crash is recorded and gives no pass."""
         try:
             found = self._verl() if part == VERL else self._gates(part)
         except VerlockError as error:
@@ -185,7 +185,7 @@ class Proof:
         return found + self._again(config, found[0]) if self.options.again else found
 
     def _again(self, config: dict[str, Any], first: Pass) -> list[Pass]:
-        """The same launch once more; what the same seed gave in both processes is in the second one's details, and said."""
+        """The same launch again; how the two compare for one seed is printed and put into the details of the second."""
         with console.step("smoke", f"{self.chosen.name}, {first.label}, again"):
             config = {**config, "folder": f"{config['folder']}-again"}
             second = smoke_launch.gates_run(self.chosen, self.environment, config)
@@ -201,7 +201,7 @@ class Proof:
         return [smoke_launch.verl_run(self.chosen, self.environment, config)]
 
     def write(self, bound: dict[str, Any], across: Sequence[Pass]) -> None:
-        """Write the whole report where the options ask for it."""
+        """Write the whole report to the file the options name, if any."""
         if not self.options.json_path:
             return
         result = {
@@ -219,7 +219,7 @@ class Proof:
         return [problem for each in [*self.passes, *across] if (problem := each.problem())]
 
     def judge(self, across: Sequence[Pass]) -> None:
-        """Raise what fits best if anything failed: a crash, a hang, else the gates by name."""
+        """If anything failed, raise the error that fits best: a crash, a hang, else the gates by name."""
         problems = self._problems(across)
         remedy = f"logs, stacks and reports are in {self.folder}"
         if self.crashes:
@@ -252,7 +252,7 @@ def needs(chosen: Chosen) -> Gpus:
 
 
 def _across(known: dict[Part, dict[str, Any]]) -> list[Pass]:
-    """Gate 9 across launches: for every layout the eager engine's greedy answers against the graphs engine's."""
+    """Gate 9 across launches: for every layout, compare the greedy answers of the eager and the graphs engine."""
     found = []
     for part, data in known.items():
         other = known.get(replace(part, mode="graphs"))

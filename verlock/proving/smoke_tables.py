@@ -36,4 +36,4 @@ def show(variant: str, passes: Sequence[Pass]) -> None:
         for gate in each.red:
             out.print(f"  gate {gate.id}: {gate.sentence}", markup=False)
         if each.sabotage:
-            out.print(f"  sabotage: {each.problem() or 'exactly the gate that is meant turned red'}", markup=False)
+            out.print(f"  sabotage: {each.problem() or 'exactly the targeted gate turned red'}", markup=False)

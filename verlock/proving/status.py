@@ -17,7 +17,7 @@ BEGIN, END = "<!-- status: begin, written by `verlock status --readme` -->", "<!
 
 @dataclass(frozen=True)
 class Row:
-    """What is proven of one variant for one Python."""
+    """What is proven for one variant and one Python."""
 
     variant: str
     python: str
@@ -62,14 +62,14 @@ def _row(chosen: Chosen, certificates: list[dict[str, Any]]) -> Row:
 
 
 def _where(proof: dict[str, Any]) -> str:
-    """On which GPUs, and with how many ranks on them where there were several."""
+    """On which GPUs, and with how many ranks if there were several."""
     gpu = proof["gpu"]
     ranks = [each for each in proof.get("layouts", []) if each != gates.layout(1, 1)]
     return f"{gpu['count']} x {gpu['name'].removeprefix('NVIDIA ')}{f' ({ranks[-1]})' if ranks else ''}"
 
 
 def _notes(proof: dict[str, Any]) -> list[str]:
-    """What a certificate does not vouch for, in the table's words."""
+    """What a reader must know about a certificate, as the table says it: base, stand-ins, site wheels."""
     found = [f"{proof['receipt']['base']['kind']} base"]
     if proof["standin"]:
         found.append("verl's step with an sdpa stand-in for flash-attn")
@@ -81,7 +81,7 @@ def _notes(proof: dict[str, Any]) -> list[str]:
 
 
 def show(*, markdown: bool = False, write_readme: bool = False) -> int:
-    """Print what is proven of each variant, as a table or as Markdown; or bring the README's table up to date."""
+    """Print what is proven for each variant, as a table or as Markdown; or update the README's table."""
     if write_readme:
         readme = paths.ROOT / "README.md"
         readme.write_text(in_readme(readme.read_text(encoding="utf-8")), encoding="utf-8")
@@ -106,7 +106,7 @@ def show(*, markdown: bool = False, write_readme: bool = False) -> int:
 
 
 def as_markdown() -> str:
-    """The table as the README holds it, and below it what each engine build is known not to do."""
+    """The README's table, and below it what is known not to work in each engine build."""
     lines = [
         "| variant | vLLM | engine | verl | Python | state | proven on | note |",
         "|---|---|---|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""One rank of a smoke run: `torchrun -m verlock.smoke CONFIG`, CONFIG being the JSON that verlock.proving.smoke_launch writes."""
+"""One rank of a smoke run: `torchrun -m verlock.smoke CONFIG`, where CONFIG is JSON written by verlock.proving.smoke_launch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from verlock.smoke.suite import Phase, Setting, Sizes, Suite
 from verlock.smoke.watchdog import Heartbeat
 from verlock.smoke.world import Ranks, take_place
 
-# Seconds a phase may take; an engine with CUDA graphs started in 74 s, gates take a few seconds each.
+# Seconds a phase may take. An engine with CUDA graphs started in 74 s; gates take a few seconds each.
 LIMITS = {"imports": 240.0, "trainer": 120.0, "engine": 300.0, "gate": 90.0, "last": 60.0}
 
 
@@ -106,7 +106,7 @@ def _made(config: dict[str, Any], phase: Phase, report: Report) -> Suite:
         per_process = all(world.gather(on_gpu and memory.listed()))
         world.barrier()
         baseline = memory.used(per_process) if on_gpu else 0.0
-        world.barrier()  # no rank starts its engine while another one still counts
+        world.barrier()  # no rank starts its engine while another one still measures memory
     with phase("engine"):
         start = time.monotonic()
         engine = make_engine(

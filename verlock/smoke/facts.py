@@ -10,14 +10,14 @@ from typing import Any
 
 from verlock.smoke import kernels
 
-# The second and third are compiled: a wrong C++ ABI or CUDA shows as an undefined symbol at their import.
+# The second and third are compiled: a wrong C++ ABI or CUDA shows as an undefined symbol when they are imported.
 IMPORTS = ("vllm", "vllm._C", "vllm.cumem_allocator", "verl", "verl.trainer.main_ppo", "ray", "tensordict")
 OPTIONAL = ("flash_attn",)
 PACKAGES = ("vllm", "verl", "torch", "transformers", "ray", "tensordict", "numpy", "triton", "xformers", "flash-attn")
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
-    """The installed versions of those that are installed."""
+    """The versions of those packages that are installed."""
     found = {}
     for package in packages:
         try:
@@ -28,14 +28,14 @@ def versions(packages: Sequence[str]) -> dict[str, str]:
 
 
 def imports(modules: Sequence[str]) -> dict[str, str]:
-    """Import each; its error as text, empty when it imports. Optional modules count once they are installed."""
+    """Import each module: module -> error text, empty if it imports. Optional modules are tried if they are installed."""
     wanted = [*modules, *(name for name in OPTIONAL if versions([name.replace("_", "-")]))]
     result = {}
     for module in wanted:
         try:
             importlib.import_module(module)
             result[module] = ""
-        # A compiled module can raise anything while it loads, and each is this gate's to report.
+        # A compiled module can raise anything while it loads, and the gate reports all of it.
         except Exception as error:
             result[module] = f"{type(error).__name__}: {error}"
     return result
@@ -44,7 +44,7 @@ def imports(modules: Sequence[str]) -> dict[str, str]:
 def flash_attn_kernels() -> dict[str, list[int]]:
     """Which of flash-attn's kernels work on this GPU, forward and backward: dtype -> head sizes.
 
-    A wheel may be built with a few of them only. Nothing where there is no GPU or no flash_attn.
+    A wheel may be built with only a few of them. Empty where there is no GPU or no flash_attn.
     """
     import torch
 
@@ -84,7 +84,7 @@ def gather(engine: str, driver: str, modules: Sequence[str]) -> dict[str, Any]:
     """Everything gate 1 looks at: see `gates.environment`.
 
     Args:
-        engine: V0 or V1, as the live engine is.
+        engine: which engine is running, V0 or V1.
         driver: the GPU driver's version, as nvidia-smi names it.
         modules: what must import.
     """

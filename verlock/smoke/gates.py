@@ -2,13 +2,13 @@
 
 Every function takes what was measured and returns a `Gate`: value, bound, verdict, and one sentence when it fails. What
 several ranks measured comes as a list, and the worst rank decides. A NaN never passes: comparisons are written so that
-it falls on the failing side.
+it fails them.
 
 Where the bounds come from: NeMo-RL allows a mean exp(abs(dlogp)) of 1.043, SkyRL a mean abs(dlogp) of 0.0104, verl's FAQ
 calls differences above 0.01 a problem; on an H100 this model measured 0.001-0.0025 in bf16 when weights agree and 0.47 when
-they do not, so 0.02 and 1.05 are far from both. vLLM's own sleep tests allow 2 GiB (V0) and 7 GiB (V1) asleep; this model
-measured 1.8 GiB of everything, context and trainer included. Those figures are of the model before its output layer was made 2.2
-times as large (see `model`), which makes differences of logprobs about 2.4 times as large: measured on a CPU, to be measured on a
+they do not, so 0.02 and 1.05 are far from both. vLLM's own sleep tests allow 2 GiB (V0) and 7 GiB (V1) asleep; with this
+model 1.8 GiB were measured in all, context and trainer included. Those figures are of the model before its output layer was made
+2.2 times as large (see `model`), which makes differences of logprobs about 2.4 times as large: measured on a CPU, not yet on a
 GPU.
 """
 
@@ -26,7 +26,7 @@ EXP_DLOGP_BOUND = 1.05
 CHANGE_FACTOR = 10.0
 RESIDUAL_BOUND_GIB = 3.0
 GROWTH_BOUND_GIB = 0.25
-# Standard deviations: chance alone exceeds 4.5 once in 150,000 times.
+# In standard deviations: by chance alone, 4.5 is exceeded once in 150,000 times.
 SAMPLER_BOUND = 4.5
 TOP = 5
 
@@ -67,12 +67,12 @@ class Gate:
         return NAMES[self.id]
 
     def as_dict(self) -> dict[str, Any]:
-        """The gate as JSON holds it."""
+        """The gate, ready for JSON."""
         return {**asdict(self), "name": self.name}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Gate:
-        """The gate out of a report's JSON."""
+        """The gate from a report's JSON."""
         return cls(**{key: data[key] for key in cls.__dataclass_fields__ if key in data})
 
 
@@ -126,7 +126,7 @@ class Agreement:
 
 
 def _exp(value: float) -> float:
-    """exp, held below overflow (709 nats): such a value is a failure in any case."""
+    """exp, kept below overflow (709 nats): such a value fails in any case."""
     return math.exp(min(value, 700.0)) if value == value else math.nan
 
 
@@ -157,7 +157,7 @@ def environment(facts: Mapping[str, Any], expected: Mapping[str, Any]) -> Gate:
     if least and _version(facts["driver"]) < _version(least):
         problems.append(f"the driver is {facts['driver']}, CUDA {facts['cuda']} needs {least}")
     if expected.get("cuda") and facts["cuda"] != expected["cuda"]:
-        problems.append(f"torch carries CUDA {facts['cuda']}, the recipe says {expected['cuda']}")
+        problems.append(f"torch was built for CUDA {facts['cuda']}, the recipe says {expected['cuda']}")
     if expected.get("cxx11abi") is not None and facts["cxx11abi"] != expected["cxx11abi"]:
         problems.append(f"torch has cxx11abi={facts['cxx11abi']}, extension wheels are for {expected['cxx11abi']}")
     value = f"{facts['engine']}, driver {facts['driver']}, CUDA {facts['cuda']}, cxx11abi {facts['cxx11abi']}"
@@ -191,13 +191,13 @@ def before_training(ranks: Sequence[Agreement]) -> Gate:
     worst = Agreement.worst(ranks)
     problems = []
     if not worst.mean <= DLOGP_BOUND or not worst.mean_exp <= EXP_DLOGP_BOUND:
-        problems.append("the engine reports other logprobs than the trainer computes for the same tokens and weights")
+        problems.append("for the same tokens and weights, the engine reports other logprobs than the trainer computes")
     value = f"{worst.mean:.4f}, exp {worst.mean_exp:.4f}"
     return _gate("3", problems, value, f"mean <= {DLOGP_BOUND}, exp <= {EXP_DLOGP_BOUND}", note=worst.nemo)
 
 
 def changed_bound(reference: float) -> float:
-    """How far apart old and new weights must be: ten times gate 3's value, of which no more than its bound counts."""
+    """How far apart old and new weights must be: ten times gate 3's value, or ten times its bound if that is less."""
     return CHANGE_FACTOR * (min(reference, DLOGP_BOUND) if reference == reference else DLOGP_BOUND)
 
 
@@ -207,7 +207,7 @@ def sync(reference: float, stale: Sequence[Agreement], synced: Sequence[Agreemen
     Args:
         reference: gate 3's mean abs(dlogp).
         stale: per rank, trained weights against the engine's old ones.
-        synced: per rank, after the weights went over.
+        synced: per rank, after the weights were sent.
         ordered: per rank, whether right after training the engine's collectives would run on the stream its model runs on.
     """
     least = changed_bound(reference)
@@ -272,14 +272,14 @@ def prefix_cache(reference: float, changed: Sequence[Agreement], fresh: Sequence
 
 
 def sleeping(ranks: Sequence[Mapping[str, Any]], per_process: bool, sharers: int) -> Gate:
-    """Gate 6: asleep the engine gives its memory back, cycle after cycle, and says the same after waking.
+    """Gate 6: asleep the engine gives its memory back in every cycle, and gives the same answers after waking.
 
     Args:
         ranks: per rank baseline (GiB in use before the engine started), awake, asleep (a list, one per cycle), same and
             compared (greedy sequences that were the same after waking, summed over the cycles), wrong (names of engine parameters
             that are not, bit for bit, this rank's shard of the trainer's after the last waking) and shards (how many there are).
-        per_process: the figures are of each process; otherwise of its whole device, taken while all ranks were in one state.
-        sharers: how many ranks are on a device. Figures of a device are held against that many times the bounds.
+        per_process: the figures are per process; otherwise per device, taken while all ranks were in the same state.
+        sharers: how many ranks are on a device. Figures per device are compared with that many times the bounds.
     """
     engines = 1 if per_process else sharers
     residual = max(max(rank["asleep"]) - rank["baseline"] for rank in ranks) / engines
@@ -338,10 +338,10 @@ def batch(ranks: Sequence[Mapping[str, Any]]) -> Gate:
     problems = []
     if got != wanted or missing:
         problems.append(
-            f"{got} sequences came back where {wanted} were asked for, {missing} prompts have not {n}: advantages would be wrong"
+            f"{got} sequences came back, not {wanted}; {missing} prompts do not have {n}: advantages would be wrong"
         )
     if short:
-        problems.append(f"{short} sequences have not the length asked for")
+        problems.append(f"{short} sequences do not have the length asked for")
     if alike:
         problems.append(f"{alike} prompts got the same sequence more than once: sampling repeats itself")
     return _gate("7", problems, f"{got}/{wanted} sequences, {alike} prompts with repeats", f"{wanted}, none")
@@ -369,16 +369,16 @@ def training(ranks: Sequence[Mapping[str, Any]]) -> Gate:
 def graphs(mode: str, ranks: Sequence[Mapping[str, Any]]) -> Gate:
     """Gate 9: decoding through CUDA graphs and the eager forward of the same engine give the same logprobs.
 
-    In eager mode it holds that no graph is ever replayed; the comparison then belongs to the run with graphs.
+    In eager mode it checks that no graph is ever replayed; the comparison is made in the run with graphs.
 
     Args:
         mode: eager or graphs.
         ranks: per rank replayed (graph replays while decoding), eager_replayed (while forced eager), and in graphs mode
-            agreement (an Agreement) and positions (what could have been compared).
+            agreement (an Agreement) and positions (how many could be compared at most).
     """
     if mode == "eager":
         replayed = max(rank["replayed"] for rank in ranks)
-        problems = [f"enforce_eager=True, and yet {replayed} CUDA graphs were replayed"] if replayed else []
+        problems = [f"enforce_eager=True, but {replayed} CUDA graphs were replayed"] if replayed else []
         return _gate(
             "9", problems, f"{replayed} replays", "0 replays", note="eager run: compared in the run with graphs"
         )
@@ -388,13 +388,13 @@ def graphs(mode: str, ranks: Sequence[Mapping[str, Any]]) -> Gate:
     share = min(rank["agreement"].count / rank["positions"] for rank in ranks)
     problems = []
     if not replayed:
-        problems.append("enforce_eager=False, and yet no CUDA graph was replayed: this engine runs eagerly")
+        problems.append("enforce_eager=False, but no CUDA graph was replayed: this engine runs eagerly")
     if forced:
         problems.append(f"{forced} graphs were replayed on the eager path: nothing was compared")
     if not worst.mean <= DLOGP_BOUND:
         problems.append("CUDA graphs and the eager forward give other logprobs: the graphs replay something else")
     if not share >= 0.5:
-        problems.append(f"greedy decoding parts at once: only {share:.0%} of the positions could be compared")
+        problems.append(f"greedy decoding diverges at once: only {share:.0%} of the positions could be compared")
     return _gate(
         "9",
         problems,
@@ -404,10 +404,10 @@ def graphs(mode: str, ranks: Sequence[Mapping[str, Any]]) -> Gate:
 
 
 def two_engines(eager: Sequence[Mapping[str, Any]], graph: Sequence[Mapping[str, Any]]) -> Gate:
-    """Gate 9 once more, across the two runs: the eager engine's and the graphs engine's greedy answers to the same prompts.
+    """Gate 9 across two runs: the eager engine's and the graphs engine's greedy answers to the same prompts.
 
     Args:
-        eager, graph: per prompt tokens and logprobs, at the same initial weights.
+        eager, graph: per prompt tokens and logprobs, with the same initial weights.
     """
     ours: list[float] = []
     theirs: list[float] = []
@@ -415,7 +415,7 @@ def two_engines(eager: Sequence[Mapping[str, Any]], graph: Sequence[Mapping[str,
     for one, other in zip(eager, graph, strict=True):
         positions += len(one["tokens"])
         for a, b, x, y in zip(one["tokens"], other["tokens"], one["logprobs"], other["logprobs"], strict=True):
-            if a != b:  # a near tie fell the other way; from here on the two texts are different questions
+            if a != b:  # a near tie was decided differently; from here on the texts cannot be compared
                 break
             ours.append(x)
             theirs.append(y)
@@ -450,7 +450,7 @@ def ranks_agree(ranks: Sequence[Mapping[str, Any]], tp: int, gpus: int) -> Gate:
             of engine parameters that are not the trainer's shard for this rank), shards (how many were compared), greedy and
             sampled (token ids, a tuple per prompt), prompts (indices of the global batch this rank answered).
         tp: tensor-parallel size; ranks r with the same r // tp are one replica.
-        gpus: on how many GPUs they are. Ranks that share them each see one, and are local rank 0 of a host of their own.
+        gpus: on how many GPUs they are. Ranks that share GPUs see one each, as local rank 0 of their own host.
     """
     world = len(ranks)
     problems = []
@@ -478,7 +478,7 @@ def ranks_agree(ranks: Sequence[Mapping[str, Any]], tp: int, gpus: int) -> Gate:
         for other in replica[1:]:
             if other["sampled"] != replica[0]["sampled"] or other["greedy"] != replica[0]["greedy"]:
                 problems.append(
-                    f"the ranks of replica {number} generate different tokens: tensor parallel ranks have come apart"
+                    f"the ranks of replica {number} generate different tokens: tensor parallel ranks are out of step"
                 )
             if other["prompts"] != replica[0]["prompts"]:
                 problems.append(f"the ranks of replica {number} answer different prompts")
@@ -489,10 +489,10 @@ def ranks_agree(ranks: Sequence[Mapping[str, Any]], tp: int, gpus: int) -> Gate:
             problems.append(f"replicas 0 and {number} draw the same samples: their seeds are the same")
     answered = sorted(index for replica in replicas for index in replica[0]["prompts"])
     if answered != list(range(len(answered))):
-        problems.append("the replicas' shares do not make up the batch: prompts are missing or answered twice")
+        problems.append("the replicas' shares do not add up to the batch: prompts are missing or answered twice")
     misplaced = sum(len(rank["wrong"]) for rank in ranks)
     shards = sum(rank["shards"] for rank in ranks)
-    note = "" if world > 1 else "one rank: placement and weights; the rest takes --ranks 2"
+    note = "" if world > 1 else "one rank: placement and weights; the rest needs --ranks 2"
     return _gate(
         "10",
         problems,
@@ -506,8 +506,8 @@ def sampler(replicas: Sequence[Mapping[str, float]]) -> Gate:
     """Gate 11: what was drawn comes from the distribution that the trainer computes.
 
     With p the trainer's distribution at a position, x the token drawn there and H the entropy of p, log p(x) + H has mean 0 and
-    the variance of log p if x was drawn from p. Another temperature moves that sum; top_p cuts off the tail, which the second
-    statistic counts: tokens outside p's own top-0.95 set.
+    the variance of log p if x was drawn from p. Another temperature moves that sum. top_p cuts off the tail, which the second
+    statistic measures: it counts tokens outside p's own top-0.95 set.
 
     Args:
         replicas: per replica, sums over its tokens: tokens, score (log p + H), variance, outside, expected and spread (mean and
@@ -520,12 +520,12 @@ def sampler(replicas: Sequence[Mapping[str, float]]) -> Gate:
     if not abs(score) <= SAMPLER_BOUND:
         problems.append(
             f"the tokens are {'more' if score > 0 else 'less'} likely than draws from the trainer's distribution: "
-            "the temperature is another one, or unlikely tokens are cut off"
+            "the temperature is wrong, or unlikely tokens are cut off"
         )
     if not abs(tail) <= SAMPLER_BOUND:
         problems.append(
-            f"{total['outside']:.0f} tokens are outside the trainer's top-0.95 sets where {total['expected']:.0f} are due: "
-            "the tail of the distribution is not drawn as it should be"
+            f"{total['outside']:.0f} tokens are outside the trainer's top-0.95 sets, {total['expected']:.0f} are expected: "
+            "the tail of the distribution is not sampled as it should be"
         )
     value = f"z {score:.1f}, tail z {tail:.1f}, {total['tokens']:.0f} tokens"
     return _gate("11", problems, value, f"both within {SAMPLER_BOUND}")
@@ -538,7 +538,7 @@ class Repeat:
     Attributes:
         same: sequences with the same tokens.
         count: of how many.
-        apart: the largest difference of a logprob, in nats, of tokens before the sequences part.
+        apart: the largest difference of a logprob, in nats, among tokens before the sequences diverge.
     """
 
     same: int
@@ -556,7 +556,7 @@ class Repeat:
                 if x != y:
                     break
                 apart.append(abs(p - q))
-        # max() loses a NaN
+        # max() may ignore a NaN
         furthest = max(apart) if all(map(math.isfinite, apart)) else math.nan
         return cls(same, len(one), furthest)
 
@@ -567,7 +567,7 @@ class Repeat:
 
     def __str__(self) -> str:
         how = "equal bit for bit" if self.apart == 0.0 else f"up to {self.apart:.1e} apart"
-        where = "" if self.same == self.count else " before the texts part"
+        where = "" if self.same == self.count else " before the texts diverge"
         return f"{self.same}/{self.count} sequences, logprobs{where} {how}"
 
 
@@ -575,7 +575,7 @@ def same_seed(ranks: Sequence[Repeat]) -> Gate:
     """Gate 12: the same prompts and the same seed, twice in one process, give the same tokens and logprobs, bit for bit."""
     problems = [f"rank {place}: {each}" for place, each in enumerate(ranks) if not each.equal]
     if problems:
-        problems.insert(0, "the same seed gives other answers the second time: no run can be repeated")
+        problems.insert(0, "the same seed gives different answers the second time: no run can be repeated")
     return _gate("12", problems, str(next((each for each in ranks if not each.equal), ranks[0])), "all, bit for bit")
 
 
@@ -604,7 +604,7 @@ def watchdog(longest: float, phase: str, limit: float, hung: bool) -> Gate:
 
 
 def grpo(result: Mapping[str, Any]) -> Gate:
-    """verl's own steps: they ended, their metrics are finite, the weights changed, and every rollout was of the newest ones.
+    """verl's own steps: they finished, their metrics are finite, the weights changed, and every rollout used the newest ones.
 
     Args:
         result: code (the exit code of verl.trainer.main_ppo), metrics (of the last step, verl's names), standin (flash-attn was
@@ -620,7 +620,7 @@ def grpo(result: Mapping[str, Any]) -> Gate:
     if not metrics:
         problems.append("verl reported no step")
     else:
-        problems += [f"verl's metrics lack {name}" for name in needed if name not in metrics]
+        problems += [f"verl's metrics have no {name}" for name in needed if name not in metrics]
     if odd := [name for name, value in metrics.items() if not math.isfinite(value)]:
         problems.append(f"{', '.join(odd[:3])} {'is' if len(odd) == 1 else 'are'} not finite")
     problems += [f"the hook in verl's worker failed: {step['error']}" for step in steps if "error" in step]
@@ -631,14 +631,14 @@ def grpo(result: Mapping[str, Any]) -> Gate:
     moved = max((each.mean for each in stale if math.isfinite(each.mean)), default=math.nan)
     least = changed_bound(synced[0].mean if synced else math.nan)
     if len(seen) < 2:
-        problems.append(f"{len(seen)} steps were seen: whether verl's sync carries new weights takes two")
+        problems.append(f"{len(seen)} steps were seen: it takes two to see whether verl's sync carries new weights")
     else:
         if not worst.mean <= DLOGP_BOUND:
             problems.append(
-                "verl's rollout has other logprobs than its actor: its sync did not carry the new weights over"
+                "verl's rollout and its actor have different logprobs: its sync did not carry the new weights over"
             )
         if not moved > least:
-            problems.append(f"no step changed the actor by much ({moved:.4f}): a sync that is left out would not show")
+            problems.append(f"no step changed the actor by much ({moved:.4f}): a missing sync would not show")
     step, gen, update = (metrics.get(name, math.nan) for name in needed)
     value = (
         f"stale {moved:.4f}, synced {worst.mean:.4f}, step {step:.2f} s, generation {gen:.2f} s, update {update:.2f} s"

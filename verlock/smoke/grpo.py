@@ -1,12 +1,12 @@
 """Three GRPO steps of verl itself: `python -m verlock.smoke.grpo CONFIG` runs verl.trainer.main_ppo on generated prompts.
 
-What runs is an overlay of verl in which the workers' file ends with a call of `hook.install`: the rollout after a step that
-learned must be of the weights that it made, carried over by verl's own sync. Its engine captures no more sizes of CUDA graphs
-than that of the gates.
+What runs is an overlay of verl in which the workers' file ends with a call of `hook.install`: the rollout after a training step
+must use the new weights of that step, carried over by verl's own sync. Its engine captures the same few sizes of CUDA graphs as
+the engine of the gates.
 
 verl's actor imports flash_attn.bert_padding and asks transformers for flash_attention_2. Where flash-attn is not installed, the
-steps run with a stand-in: `sdpa` in its place in the overlay, and a flash_attn whose functions refuse to be called. That is
-not what verl trains with, and the report, the table and the certificate say so.
+steps run with a stand-in: the overlay asks for `sdpa` instead, and has a flash_attn whose functions refuse to be called. That
+is not what verl trains with, and the report, the table and the certificate say so.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from verlock.smoke.report import write_error, write_json
 from verlock.smoke.watchdog import Heartbeat
 
 LIMIT = 300.0  # seconds; 90 to 120 were measured on an H100
-# What the rollout engine may take: its CUDA context and a profiling run take about 1, the rest are keys and values. A share of a
-# large GPU would be many more blocks, and V0 keeps a Python object for each.
+# GiB the rollout engine may take: its CUDA context and a profiling run take about 1, the rest is for keys and values. A fixed
+# share of a large GPU would mean many more blocks, and V0 keeps a Python object for each.
 ENGINE_GIB = 3.0
 PROMPTS = 64
 BATCH = 8
 # verl 0.3.0.post1 takes its first step with a learning rate of 0 (`get_constant_schedule_with_warmup` counts from 0 even without
-# a warmup): the weights change in the second, and the third one's rollout shows whether they arrived.
+# a warmup): the weights change in the second step, and the rollout of the third shows whether they arrived.
 STEPS = 3
-# AdamW's first step moves every weight by about this much: on a CPU that put logprobs of what was drawn before 0.8 nats off.
+# AdamW's first step moves every weight by about this much: on a CPU this moved the logprobs of earlier samples by 0.8 nats.
 LEARNING_RATE = 1e-4
 WORKERS = "workers/fsdp_workers.py"
 ROLLOUT = "workers/rollout/vllm_rollout/vllm_rollout_spmd.py"
@@ -63,11 +63,11 @@ index_first_axis = pad_input = rearrange = unpad_input = _refuse
 
 
 def overrides(config: dict[str, Any], standin: bool) -> list[str]:
-    """The Hydra overrides of the steps: the suite's own, the stand-in's, and last the recipe's flags.
+    """The Hydra overrides of the steps: the suite's own, the stand-in's, and the recipe's flags last.
 
     Args:
         config: `folder` for what is written, `model` (a checkpoint's folder), `memory_gib` of the GPU, and `flags`.
-        standin: flash-attn is not there.
+        standin: flash-attn is not installed.
     """
     folder = Path(config["folder"])
     share = min(0.9, math.ceil(1000 * ENGINE_GIB / config["memory_gib"]) / 1000)
@@ -137,7 +137,7 @@ _hook.install(ActorRolloutRefWorker, {folder!r}, {skip_sync!r})
 """
 
 
-# A rollout is made after its module was read to the end.
+# The import may come last: verl makes a rollout only after its module is fully loaded.
 GRAPHS = """
 
 from verlock.smoke.rollout import graphs as _graphs
@@ -145,12 +145,12 @@ from verlock.smoke.rollout import graphs as _graphs
 
 
 def overlaid(folder: Path, standin: bool, skip_sync: bool) -> Path:
-    """Make the overlay of verl; the folder belongs on PYTHONPATH, first.
+    """Make the overlay of verl and return its folder, which must come first on PYTHONPATH.
 
     Args:
         folder: where it goes, and where the hook writes what it sees.
-        standin: flash-attn is not there; let verl run without it.
-        skip_sync: what the hook breaks.
+        standin: flash-attn is not installed; let verl run without it.
+        skip_sync: let the hook break the sync.
     """
     spec = importlib.util.find_spec("verl")
     if spec is None or spec.origin is None:
@@ -185,7 +185,7 @@ def metrics(printed: str) -> dict[str, float]:
 
 
 def follow(command: list[str], environment: dict[str, str], folder: Path) -> tuple[int, str]:
-    """Run `command` in `folder`; its exit code and output. Each line is passed on as it comes, with the seconds so far."""
+    """Run `command` in `folder`; return its exit code and output. Each line is also printed at once, with the seconds so far."""
     start = time.monotonic()
     lines = []
     with subprocess.Popen(
@@ -205,7 +205,7 @@ def follow(command: list[str], environment: dict[str, str], folder: Path) -> tup
 
 
 def _since(began: float, step: dict[str, Any]) -> dict[str, Any]:
-    """The step with the seconds from the start of the run to that of its rollout: most of a run is over before the first one."""
+    """The step, `began` as seconds from the start of the run to its rollout: most of a run is over before the first rollout."""
     return {**step, "began": round(step["began"] - began, 1)} if "began" in step else step
 
 
@@ -220,7 +220,7 @@ def main(config: dict[str, Any]) -> int:
             prepare(folder)
             standin = importlib.util.find_spec("flash_attn") is None
             environment = dict(os.environ)
-            # A Ray of its own: without it ray.init joins whatever cluster it finds. Socket paths have 107 bytes at most.
+            # A separate Ray session: otherwise ray.init joins any cluster it finds. In /tmp: socket paths have 107 bytes at most.
             environment["RAY_TMPDIR"] = sessions = tempfile.mkdtemp(prefix="vr", dir="/tmp")
             skip_sync = config.get("sabotage") == "verl-skip-sync"
             path = [str(overlaid(folder, standin, skip_sync)), *filter(None, [environment.get("PYTHONPATH")])]

@@ -1,7 +1,7 @@
-"""What the smoke run adds to verl's worker: each rollout's logprobs are held against those of the actor.
+"""What the smoke run adds to verl's worker: each rollout's logprobs are compared with the actor's.
 
-`grpo` appends a call of `install` to a copy of verl's fsdp_workers.py. verl's results are passed on as they are. Where something
-goes wrong in here, that is written down instead of ending verl's run.
+`grpo` appends a call of `install` to a copy of verl's fsdp_workers.py. verl's results are passed on unchanged. An
+error in here is written down and does not end verl's run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from verlock.smoke.gates import Agreement
 
-# Read in verl 0.3.0.post1 and 0.4.0: the methods of ActorRolloutRefWorker, and where its vLLM engine keeps the model.
+# As in the source of verl 0.3.0.post1 and 0.4.0: the methods of ActorRolloutRefWorker, and where its vLLM engine keeps the model.
 METHODS = ("generate_sequences", "compute_log_prob")
 
 
@@ -31,7 +31,7 @@ def install(worker: type, folder: str, skip_sync: bool) -> None:
     """
     generate, compare = (getattr(worker, name) for name in METHODS)
 
-    # wraps: verl's dispatcher finds its methods by an attribute of theirs
+    # wraps: it copies the attribute by which verl's dispatcher finds its methods
     @functools.wraps(generate)
     def generate_sequences(self: Any, *data: Any, **named: Any) -> Any:
         watch = _watch(self, folder)
@@ -67,7 +67,7 @@ class Watch:
         self._before: tuple[Any, list[float], list[tuple[int, ...]]] | None = None
 
     def guarded(self, action: Callable[[], None]) -> None:
-        """Do it; an error becomes a line of the file."""
+        """Run `action`; an error becomes a line of the file."""
         try:
             action()
         except Exception as error:
@@ -75,7 +75,7 @@ class Watch:
             self._write({"step": self._step, "error": f"{type(error).__name__}: {error}"})
 
     def before_rollout(self, worker: Any, skip_sync: bool) -> None:
-        """Listen to the engine; from the second step on, if asked for, let no new weights in."""
+        """Listen to the engine; with `skip_sync`, let no new weights in from the second step on."""
         self._step += 1
         self._began = time.time()
         self._drawn = {}

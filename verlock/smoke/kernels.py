@@ -1,4 +1,4 @@
-"""Which of flash-attn's kernels a wheel has, in words: a site's own often has a few. Standard library only."""
+"""Which of flash-attn's kernels a wheel has, in words: a site's own wheel often has only a few. Standard library only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HEADS = (32, 64, 96, 128, 160, 192, 224, 256)
 def kernels_said(kernels: Mapping[str, Sequence[int]]) -> str:
     """What `facts.flash_attn_kernels` found, such as "partial: bf16, head 64 and 128".
 
-    Empty when all of them work, and where none were tried (no GPU, no flash_attn).
+    Empty if all of them work, and if none were tried (no GPU, no flash_attn).
     """
     if not kernels or all(set(HEADS) <= set(kernels.get(dtype, ())) for dtype in DTYPES):
         return ""

@@ -11,9 +11,9 @@ PROBE = 256 * 2**20  # bytes
 
 
 def listed() -> bool:
-    """Does NVML list this very process, and see what it takes? In a container NVML has other process numbers than we do.
+    """Does NVML list this very process and see its memory? In a container, NVML uses other process numbers than we do.
 
-    What is taken for the test tells this process from another one that happens to have its number.
+    Memory taken for the test tells this process from another one that happens to have its number.
     """
     import torch
 
@@ -29,10 +29,10 @@ def listed() -> bool:
 
 
 def used(per_process: bool) -> float:
-    """GiB in use on the current CUDA device, with this process's unused cache given back first.
+    """GiB in use on the current CUDA device, after giving back this process's unused cache.
 
     Args:
-        per_process: of this process alone (ask `listed` first), not of everybody on the device.
+        per_process: only by this process (ask `listed` first), not by everyone on the device.
     """
     import gc
 
@@ -51,7 +51,7 @@ def used(per_process: bool) -> float:
 
 
 def _of_this_process() -> float | None:
-    """GiB that NVML counts for this process over all GPUs it shows; None where it does not list it.
+    """GiB that NVML counts for this process on all GPUs; None if it does not list the process.
 
     The module is nvidia-ml-py's, which vLLM brings; from 0.7.3 on vLLM has a copy of its own.
     """
@@ -61,7 +61,7 @@ def _of_this_process() -> float | None:
         except ImportError:
             from vllm.third_party import pynvml
         pynvml.nvmlInit()
-    except Exception:  # not installed, or no NVML on this machine: each way the device is counted
+    except Exception:  # not installed, or no NVML on this machine: then the whole device is counted
         return None
     try:
         running = [
@@ -72,5 +72,5 @@ def _of_this_process() -> float | None:
     except pynvml.NVMLError:
         return None
     mine = [process.usedGpuMemory for process in running if process.pid == os.getpid()]
-    # Without the right to see it NVML lists a process with no figure.
+    # Without permission to see it, NVML lists a process without a figure.
     return sum(mine) / GIB if mine and all(mine) else None

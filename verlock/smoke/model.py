@@ -1,11 +1,11 @@
 """A tiny Qwen2 with random weights and its tokenizer, made on the spot: nothing is downloaded.
 
 512 hidden, 4 layers, 8 heads of 64 (the smallest head vLLM's attention kernels take), 2 KV heads (so that two tensor
-parallel ranks get one each), 4096 tokens. Weights are drawn from a fixed seed on the CPU: two runs have the same model.
+parallel ranks get one each), 4096 tokens. Weights are drawn on the CPU from a fixed seed: all runs have the same model.
 
-As drawn, its logits have a standard deviation of 0.45, and its distribution is all but uniform: a wrong temperature would hardly
-show. A larger output layer brings that to 1.0; more than that would show the sampler no better than more tokens do, and what bf16
-rounds away grows with it.
+As drawn, its logits have a standard deviation of 0.45, and its distribution is almost uniform: a wrong temperature would hardly
+show. A larger output layer brings that to 1.0. Beyond that, more tokens test the sampler just as well, and rounding errors in
+bf16 grow.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 VOCABULARY = 4096
 BOS, EOS = 0, 1
 SEED = 0
-SHARPER = 2.2  # times the output layer
+SHARPER = 2.2  # the output layer is multiplied by this
 # One line is enough for verl: it only has to render a chat as text.
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
 
 
 def ensure(folder: Path) -> None:
-    """Write the checkpoint unless an earlier launch of the run did; a folder that is there is whole."""
+    """Write the checkpoint unless an earlier launch of the run did; an existing folder is complete."""
     if folder.exists():
         return
     beside = folder.with_name(folder.name + ".new")

@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 def make(package: Path, replaced: Mapping[str, str], into: Path) -> Path:
-    """Build `into/<package name>` out of symbolic links to the installed files, but for those replaced.
+    """Build `into/<package name>` from symbolic links to the installed files, except for those replaced.
 
     Args:
         package: the installed package's folder.
         replaced: relative path -> new text. Every path must exist in the package.
-        into: a folder of the caller's; it is what belongs on PYTHONPATH.
+        into: the caller's folder; this is the one to put on PYTHONPATH.
 
     Returns:
         The overlay's package folder.

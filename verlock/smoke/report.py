@@ -1,6 +1,6 @@
-"""What a run leaves in its folder: rank 0's report, written anew after every gate, and an error per rank that died.
+"""What a run leaves in its folder: rank 0's report, written again after every gate, and an error for each rank that died.
 
-A run that is ended from outside thus still says which gates it had measured.
+So a run that is ended from outside still shows which gates it had measured.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Report:
         self.write()
 
     def write(self) -> None:
-        """Write what there is, whole or not at all."""
+        """Write what there is, completely or not at all."""
         if self._writes:
             write_json(self._path, self.data)
 
@@ -54,14 +54,14 @@ def write_error(folder: Path, rank: int, phase: str, error: BaseException) -> No
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The report, or an empty one where the run ended before it had anything to say."""
+    """The report, or an empty one if the run ended before it wrote one."""
     path = folder / "report.json"
     data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"passes": []}
     return data
 
 
 def errors(folder: Path) -> list[dict[str, Any]]:
-    """What ended which rank, in rank order."""
+    """What ended each rank that died, in rank order."""
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("error-*.json"))]
 
 

@@ -1,7 +1,7 @@
 """The rollout engine: vLLM in this very process, started by torchrun (`external_launcher`), with sleep mode.
 
-What is called here was read in vLLM 0.7.0-0.7.3, at 22757848 and in 0.8.3; V0 and V1 keep the model at the same place when
-the engine runs in process.
+The vLLM code used here was read in 0.7.0-0.7.3, at commit 22757848 and in 0.8.3; V0 and V1 keep the model in the same place
+when the engine runs in process.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from verlock.smoke import memory
 if TYPE_CHECKING:
     import torch
 
-# Decode batches of this suite are at most this large. A batch is padded to the next size that has a CUDA graph; by itself vLLM
+# Decode batches of this suite are at most this large. A batch is padded to the next size that has a CUDA graph; by default vLLM
 # would capture 11 sizes in V0 and 67 in V1.
 MAX_SEQUENCES = 64
 CAPTURED = (8, 16, 32, 64)
 # 4 GiB of keys and values for this model (32 KiB a block of 16 tokens). V0 keeps a Python object for each block: with 0.3 of an
-# H200 those were 1.3 million, and 50 s of starting and resetting nothing but them.
+# H200 there were 1.3 million, and starting and resetting took 50 s for these objects alone.
 BLOCKS = 131_072
 MAX_LENGTH = 1024
 
@@ -47,7 +47,7 @@ class Generated:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn: as the model has them, unless something else is asked for."""
+    """How tokens are drawn: by default from the model's own distribution."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -57,6 +57,25 @@ PLAIN = Sampling()
 GREEDY = Sampling(temperature=0.0)
 
 
+@dataclass(frozen=True)
+class Request:
+    """What a rollout asks for.
+
+    Attributes:
+        new: tokens per continuation.
+        n: continuations per prompt.
+        how: how tokens are drawn.
+        top: how many of the most likely ids to report with each token.
+        seed: the same on every rank of a tensor parallel group.
+    """
+
+    new: int
+    n: int = 1
+    how: Sampling = PLAIN
+    top: int = 0
+    seed: int = 0
+
+
 class Engine(Protocol):
     """What the suite needs of a rollout engine."""
 
@@ -64,17 +83,8 @@ class Engine(Protocol):
     vocabulary: int
     tokenizer: int
 
-    def generate(
-        self,
-        prompts: Sequence[tuple[int, ...]],
-        *,
-        new: int,
-        n: int = 1,
-        how: Sampling = PLAIN,
-        top: int = 0,
-        seed: int = 0,
-    ) -> list[list[Generated]]:
-        """`n` continuations of `new` tokens for each prompt; the same `seed` on every rank of a tensor parallel group."""
+    def generate(self, prompts: Sequence[tuple[int, ...]], request: Request) -> list[list[Generated]]:
+        """For each prompt, its continuations."""
 
     def load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Take new weights under their Hugging Face names, in process."""
@@ -86,30 +96,30 @@ class Engine(Protocol):
         """Give the GPU's memory back."""
 
     def wake(self) -> None:
-        """Take it again, weights as they were."""
+        """Take the memory again, with the weights as they were."""
 
     def memory(self, per_process: bool) -> float:
-        """GiB in use: by this process, or on its device by whomever."""
+        """GiB in use: by this process, or by everyone on its device."""
 
     def parameters(self) -> dict[str, torch.Tensor]:
-        """The live parameters by vLLM's names."""
+        """The live parameters under vLLM's names."""
 
     def placement(self) -> dict[str, int]:
-        """engine_rank, device (of its weights), current_device (as it has left it), tp_rank, tp_size, from the live engine."""
+        """From the live engine: engine_rank, device (of its weights), current_device (as it left it), tp_rank, tp_size."""
 
     def ordered(self) -> bool:
-        """Would a collective of the engine, launched now, run on the stream that its model runs on?"""
+        """Would a collective that the engine launches now run on the same stream as its model?"""
 
     def replays(self) -> int:
         """How many CUDA graphs were replayed in this process so far."""
 
     @contextmanager
     def eager(self) -> Iterator[None]:
-        """Within this, the engine's forward is run without CUDA graphs and without compilation."""
+        """Inside, the engine's forward runs without CUDA graphs and without compilation."""
 
     @contextmanager
     def stale_graphs(self) -> Iterator[None]:
-        """Within this, a CUDA graph does not see its new input: its output stays what it was."""
+        """Inside, a CUDA graph does not see its new input: its output stays the same."""
 
 
 def arguments(model: Path, *, tp: int, mode: str, sleep_mode: bool, extra: dict[str, Any]) -> dict[str, Any]:
@@ -120,15 +130,15 @@ def arguments(model: Path, *, tp: int, mode: str, sleep_mode: bool, extra: dict[
         "distributed_executor_backend": "external_launcher",
         "enforce_eager": mode == "eager",
         "enable_sleep_mode": sleep_mode,
-        # How much is taken is what the next line says. vLLM only refuses to start where this share of the GPU is in use already,
-        # by whomever: it must have room for the engine and trainer of another rank.
+        # The next line sets how much is taken. This share only makes vLLM refuse to start if that much of the GPU is already in
+        # use, by anyone: it must be large enough for the engine and trainer of another rank.
         "gpu_memory_utilization": 0.6,
         "num_gpu_blocks_override": BLOCKS,
         "swap_space": 0,
         "dtype": "bfloat16",
         "max_model_len": MAX_LENGTH,
         "max_num_seqs": MAX_SEQUENCES,
-        # V0 has it off by default, and a cache that is off cannot be shown to be reset.
+        # Off by default in V0, and the reset of a cache that is off cannot be tested.
         "enable_prefix_caching": True,
         "seed": 0,
         # Its buffers are registered outside the pool that sleep mode frees.
@@ -154,7 +164,7 @@ class Vllm:
         from vllm import LLM
 
         self._llm = LLM(**llm)
-        # Read from the live object: VLLM_USE_V1 is a wish, and vLLM falls back to V0 for what V1 cannot do.
+        # Read from the live object: VLLM_USE_V1 is only a request, and vLLM falls back to V0 for what V1 cannot do.
         self.kind = "V1" if type(self._llm.llm_engine).__module__.startswith("vllm.v1.") else "V0"
         self._worker = _unwrapped(self._llm.llm_engine.model_executor.driver_worker)
         self._runner = self._worker.model_runner
@@ -162,25 +172,16 @@ class Vllm:
         self.vocabulary = int(self._llm.llm_engine.model_config.get_vocab_size())
         self.tokenizer = len(self._llm.get_tokenizer())
 
-    def generate(
-        self,
-        prompts: Sequence[tuple[int, ...]],
-        *,
-        new: int,
-        n: int = 1,
-        how: Sampling = PLAIN,
-        top: int = 0,
-        seed: int = 0,
-    ) -> list[list[Generated]]:
+    def generate(self, prompts: Sequence[tuple[int, ...]], request: Request) -> list[list[Generated]]:
         """See Engine. Every sampling parameter is given: generation_config.json must not change the distribution."""
         import torch
         from vllm import SamplingParams
 
-        torch.manual_seed(seed)  # the engine samples from the global generator, which the trainer uses as well
+        torch.manual_seed(request.seed)  # the engine samples from the global generator, which the trainer uses as well
         sampling = SamplingParams(
-            n=n,
-            temperature=how.temperature,
-            top_p=how.top_p,
+            n=request.n,
+            temperature=request.how.temperature,
+            top_p=request.how.top_p,
             top_k=-1,
             min_p=0.0,
             presence_penalty=0.0,
@@ -189,16 +190,19 @@ class Vllm:
             seed=None,
             stop=None,
             ignore_eos=True,
-            max_tokens=new,
+            max_tokens=request.new,
             min_tokens=0,
-            logprobs=top,
+            logprobs=request.top,
             prompt_logprobs=None,
             detokenize=False,
             skip_special_tokens=False,
         )
         asked = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
         answers = self._llm.generate(asked, sampling, use_tqdm=False)
-        return [[_generated(answer.prompt_token_ids, output, top) for output in answer.outputs] for answer in answers]
+        return [
+            [_generated(answer.prompt_token_ids, output, request.top) for output in answer.outputs]
+            for answer in answers
+        ]
 
     def load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         """See Engine."""
@@ -254,7 +258,7 @@ class Vllm:
 
     @contextmanager
     def stale_graphs(self) -> Iterator[None]:
-        """See Engine. A graph that computes its last input again leaves in its buffers what is there already."""
+        """See Engine. Skipping a replay is the same as computing the last input again: the buffers keep their contents."""
         self._graphs.held = True
         try:
             yield
@@ -294,7 +298,7 @@ class _Graphs:
 
 
 def _watch_replays(graph: Any) -> _Graphs:
-    """Stand in CUDAGraph.replay, the one place through which V0 and V1 both go."""
+    """Wrap CUDAGraph.replay, the one place that both V0 and V1 go through."""
     state = _Graphs()
     replay = graph.replay
 

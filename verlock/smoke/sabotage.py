@@ -1,7 +1,7 @@
 """Breaking one thing on purpose, to show that its gate sees it and the others do not. Standard library only.
 
-Each mode breaks one thing in one place of `suite`, so that a gate which measures something else is not touched: that is
-why every gate makes its own rollout on its own prompts, and does its own sync where it needs one.
+Each mode breaks one thing in one place of `suite`, so that a gate which measures something else is not affected. This is why
+every gate makes its own rollout on its own prompts, and its own sync if it needs one.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Mode:
     Attributes:
         breaks: what is broken.
         gate: the gate that must turn red, and no other.
-        graphs: there is something to break only with CUDA graphs.
-        verl: it breaks verl's own steps, which are a launch of their own.
+        graphs: it can only break something when there are CUDA graphs.
+        verl: it breaks verl's own steps, which are a separate launch.
     """
 
     breaks: str
@@ -34,10 +34,10 @@ class Mode:
 
 # `--sabotage all` goes through them in this order; `hang` ends the process.
 MODES: dict[str, Mode] = {
-    "other-version": Mode("the metadata of another version of a package come first on sys.path", "1"),
-    "layer-off": Mode("the trainer's first forward leaves its last layer out", "2"),
+    "other-version": Mode("the metadata of another version of a package comes first on sys.path", "1"),
+    "layer-off": Mode("the trainer's first forward skips its last layer", "2"),
     "noisy-logprobs": Mode("gaussian noise of 0.1 nats on the logprobs of the first rollout", "3"),
-    "skip-sync": Mode("the weights stay behind at the first sync after training", "4"),
+    "skip-sync": Mode("the first sync after training is skipped", "4"),
     "stale-cache": Mode("the prefix cache is not reset at the second sync", "5"),
     "no-sleep": Mode("sleep and wake do nothing", "6"),
     "drop-sequence": Mode("one sequence of the n=4 rollout is lost", "7"),
@@ -46,7 +46,7 @@ MODES: dict[str, Mode] = {
     "wrong-rank": Mode("at the third sync every rank gets its neighbour's half of each sharded weight", "10"),
     "temperature": Mode("the engine samples at temperature 0.9", "11"),
     "top-p": Mode("the engine samples with top_p 0.95", "11"),
-    "other-seed": Mode("the second of two rollouts with one seed has another", "12"),
+    "other-seed": Mode("the second of two rollouts with the same seed gets another seed", "12"),
     "hang": Mode("the last rank never arrives at the last barrier", "watchdog"),
     "verl-skip-sync": Mode("from verl's second step on its engine keeps the weights of the first", "verl", verl=True),
 }
@@ -54,10 +54,10 @@ ALL = "all"
 
 
 def passes(asked: str, mode: str) -> list[str]:
-    """The passes that one process makes, but for `hang`, which is what comes at its end.
+    """The passes that one process makes, without `hang`, which comes at the end of the process.
 
     Args:
-        asked: what to break; `all` is a sound pass and then all that this engine mode has.
+        asked: what to break; `all` is an unbroken pass, then every sabotage of this engine mode.
         mode: eager or graphs.
     """
     if asked != ALL:
@@ -68,7 +68,7 @@ def passes(asked: str, mode: str) -> list[str]:
 
 @contextmanager
 def other_version(package: str, folder: Path) -> Iterator[None]:
-    """Within this, the metadata of version 0 of `package` in `folder` come before the installed ones."""
+    """Inside, metadata in `folder` that says `package` is version 0 comes before the installed metadata."""
     site = folder / "other-version"
     metadata = site / f"{package.replace('-', '_')}-0.dist-info" / "METADATA"
     metadata.parent.mkdir(parents=True, exist_ok=True)

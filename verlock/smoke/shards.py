@@ -19,11 +19,11 @@ def _axis(name: str) -> int | None:
 
 
 def shards_of(weights: dict[str, torch.Tensor], tp_rank: int, tp: int) -> dict[str, torch.Tensor]:
-    """What one tensor parallel rank holds of a Qwen2, under vLLM's names, where q, k, v and gate, up are one parameter.
+    """What one tensor parallel rank holds of a Qwen2, under vLLM's names; there q, k, v are one parameter, and so are gate, up.
 
     Args:
         weights: whole weights under Hugging Face names. `tp` must divide the KV heads and the vocabulary.
-        tp_rank, tp: which of how many.
+        tp_rank, tp: which rank, of how many.
     """
     import torch
 
@@ -39,6 +39,6 @@ def shards_of(weights: dict[str, torch.Tensor], tp_rank: int, tp: int) -> dict[s
 
 
 def neighbour_half(name: str, value: torch.Tensor) -> torch.Tensor:
-    """The weight with its halves swapped along the sharded axis: at TP=2 what the neighbour should have got."""
+    """The weight with its halves swapped along the sharded axis: at TP=2, the neighbour's half."""
     axis = _axis(name)
     return value if axis is None else value.roll(value.shape[axis] // 2, dims=axis)

@@ -1,7 +1,7 @@
 """The measurements, in order. What they mean is in `gates`; what breaks them on purpose is in `sabotage`.
 
-Every gate makes its own rollout on its own prompts, so that one broken thing turns one gate red: only gate 5 asks prompts
-that the engine has seen, and gates 4, 5 and 10 each do a sync of their own.
+Every gate makes its own rollout on its own prompts, so that one broken thing turns one gate red: only gate 5 sends prompts
+that the engine has seen, and gates 4, 5 and 10 each do their own sync.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from verlock.smoke import gates, model
 from verlock.smoke.gates import Agreement, Gate, Repeat
-from verlock.smoke.rollout import GREEDY, PLAIN, Sampling
+from verlock.smoke.rollout import GREEDY, PLAIN, Request, Sampling
 from verlock.smoke.shards import neighbour_half, shards_of
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 NOISE = 0.1  # nats; mean abs 0.08, four times the bound
 CYCLES = 3
 SAMPLERS = {"temperature": Sampling(temperature=0.9), "top-p": Sampling(top_p=0.95)}
-NEW_FOR_GRAPHS = 4  # the first token comes from the prompt's forward, which no graph runs; long texts part at near ties
+# The first token comes from the prompt's forward, which no graph runs; long texts diverge at near ties.
+NEW_FOR_GRAPHS = 4
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,12 @@ class Sizes:
     prompts: int = 32
     length: int = 64
     new: int = 64
-    # Gate 5: a long cached prefix weighs more in what is generated from it.
+    # Gate 5: a longer cached prefix has more influence on what is generated.
     cached_prompts: int = 8
     cached_length: int = 512
     cached_new: int = 16
     steps: int = 3
-    sampled_prompts: int = 128  # gate 11 counts on 8,192 tokens
+    sampled_prompts: int = 128  # gate 11 needs 8,192 tokens
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Setting:
 
 
 class World(Protocol):
-    """The ranks of this run; `gpus` is on how many GPUs they are."""
+    """The ranks of this run; `gpus` is the number of GPUs they are on."""
 
     rank: int
     local_rank: int
@@ -107,9 +108,9 @@ class Suite:
         return model.prompts(f"{label}/{self.replica}", count, length)
 
     def generate(self, prompts: Sequence[tuple[int, ...]], **ask: Any) -> list[list[Generated]]:
-        """A rollout; every call draws anew, ranks of one replica alike."""
+        """A rollout; every call has a new seed, the same on all ranks of one replica."""
         self._calls += 1
-        return self.engine.generate(prompts, seed=1_000_003 * self.replica + self._calls, **ask)
+        return self.engine.generate(prompts, Request(seed=1_000_003 * self.replica + self._calls, **ask))
 
     def sample(self, prompts: Sequence[tuple[int, ...]], new: int, how: Sampling = PLAIN) -> list[Generated]:
         """One sampled continuation per prompt."""
@@ -134,7 +135,7 @@ class Suite:
     # the pass ------------------------------------------------------------------------------------
 
     def run(self, sabotage: str = "") -> Iterator[Gate]:
-        """Measure gates 2 to 12 and yield each when it is known; `sabotage` names what to break (see `sabotage.MODES`)."""
+        """Measure gates 2 to 12 and yield each once it is measured; `sabotage` names what to break (see `sabotage.MODES`)."""
         self.steps: list[Step] = []
         yield self._timed("2", lambda: self.greedy(off=sabotage == "layer-off"))
         three, sequences = self._measured("3", lambda: self.before_training(noisy=sabotage == "noisy-logprobs"))
@@ -167,7 +168,7 @@ class Suite:
     # the gates -----------------------------------------------------------------------------------
 
     def greedy(self, off: bool) -> Gate:
-        """Gate 2; its answers at the initial weights are also what two runs of different modes are compared by."""
+        """Gate 2; its answers, at the initial weights, also serve to compare runs of different modes."""
         prompts = self.prompts("greedy", self.sizes.prompts, self.sizes.length)
         answers = [outputs[0] for outputs in self.generate(prompts, new=self.sizes.new // 2, how=GREEDY, top=gates.TOP)]
         with self.trainer.one_layer_off() if off else nullcontext():
@@ -200,25 +201,25 @@ class Suite:
         return gates.before_training(agreements), sequences
 
     def same_seed(self, other: bool) -> Gate:
-        """Gate 12, at the initial weights: what is drawn here is also what two processes are compared by."""
+        """Gate 12, at the initial weights; its samples also serve to compare two processes."""
         prompts = self.prompts("seed", max(self.sizes.prompts // 2, 2), self.sizes.length)
         drawn = []
         for again in (False, True):
-            self.engine.reset_prefix_cache()  # a cached prefix takes another kernel, and rounds otherwise
+            self.engine.reset_prefix_cache()  # a cached prefix uses another kernel, which rounds differently
             seed = 1_000_003 * self.replica - 1 - (again and other)
-            answers = self.engine.generate(prompts, new=self.sizes.new // 2, seed=seed % 2**32)
+            answers = self.engine.generate(prompts, Request(new=self.sizes.new // 2, seed=seed % 2**32))
             drawn.append([{"tokens": outputs[0].tokens, "logprobs": outputs[0].logprobs} for outputs in answers])
         self.samples = drawn[0]
         return gates.same_seed(self.world.gather(Repeat.of(*drawn)))
 
     def weight_sync(self, sequences: Sequence[Generated], skipped: bool, poisoned: int | None, awake: bool) -> Gate:
-        """Gate 4, the way a training step goes: the engine sleeps, the trainer learns, the engine wakes, weights go over."""
+        """Gate 4, in the order of a training step: the engine sleeps, the trainer learns, the engine wakes, weights are sent."""
         if not awake:
             self.engine.sleep()
         self.steps += self.trainer.train(sequences, self.sizes.steps, poisoned)
         if not awake:
             self.engine.wake()
-        ordered = self.engine.ordered()  # before the trainer's next forward, which puts it right
+        ordered = self.engine.ordered()  # before the trainer's next forward, which would repair it
         stale = self.compare(self.sample(self.prompts("stale", self.sizes.prompts, self.sizes.length), self.sizes.new))
         if not skipped:
             self.sync()
@@ -228,7 +229,7 @@ class Suite:
         return gates.sync(self.reference, stale, synced, self.world.gather(ordered))
 
     def prefix_cache(self, sequences: Sequence[Generated], stale: bool) -> Gate:
-        """Gate 5: the engine stays awake, since falling asleep resets the cache as well."""
+        """Gate 5: the engine stays awake, because sleep also resets the cache."""
         prompts = self.prompts("cached", self.sizes.cached_prompts, self.sizes.cached_length)
         before = self.sample(prompts, self.sizes.cached_new)
         self.steps += self.trainer.train(sequences, self.sizes.steps)
@@ -265,14 +266,14 @@ class Suite:
         return gates.sleeping(self.world.gather(mine), self.setting.per_process, -(-self.world.size // self.world.gpus))
 
     def _memory(self) -> float:
-        """What is in use while every rank is where this one is: another rank's engine may be on the same GPU."""
+        """Memory in use while all ranks are at this same point: another rank's engine may be on the same GPU."""
         self.world.barrier()
         in_use = self.engine.memory(self.setting.per_process)
         self.world.barrier()
         return in_use
 
     def _greedy_ids(self, prompts: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-        """Greedy answers from a cold prefix cache: a cached prefix takes another kernel, and rounds otherwise."""
+        """Greedy answers with an empty prefix cache: a cached prefix uses another kernel, which rounds differently."""
         self.engine.reset_prefix_cache()
         return [outputs[0].tokens for outputs in self.generate(prompts, new=self.sizes.new // 2, how=GREEDY)]
 
@@ -347,7 +348,7 @@ class Suite:
         return gates.ranks_agree(self.world.gather(mine), self.world.tp, self.world.gpus)
 
     def sampler(self, how: Sampling) -> Gate:
-        """Gate 11; `how` is what the engine is told, the trainer always takes the distribution as it is."""
+        """Gate 11; `how` is only for the engine: the trainer always uses the plain distribution."""
         prompts = self.prompts("sampler", self.sizes.sampled_prompts, self.sizes.length)
         mine = self.trainer.draws(self.sample(prompts, self.sizes.new, how))
         return gates.sampler(self.world.gather(mine)[:: self.world.tp])  # ranks of one replica drew the same tokens
@@ -373,9 +374,9 @@ def _noisy(sequence: Generated) -> Generated:
 
 
 def _decoded(one: Sequence[Generated], other: Sequence[Generated]) -> tuple[list[float], list[float]]:
-    """Logprobs of decoded tokens (the prompt's own first token apart) while both texts are still the same.
+    """Logprobs of decoded tokens (not the first one, which the prompt's forward gives) while both texts are still the same.
 
-    At the position where the texts part, the first text's token is still compared if the other engine lists it.
+    At the position where the texts diverge, the first text's token is still compared if the other engine lists it.
     """
     ours: list[float] = []
     theirs: list[float] = []

@@ -21,7 +21,7 @@ AT_ONCE = 32  # sequences in one forward where all their logits are needed: 32 x
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step: loss and the gradients' norm before clipping; `taken` is false where they were not finite."""
+    """One optimizer step: loss and the gradients' norm before clipping; `taken` is false if they were not finite."""
 
     loss: float
     grad_norm: float
@@ -38,7 +38,7 @@ class Trainer:
 
         self._device = device
         model = Qwen2ForCausalLM.from_pretrained(checkpoint, torch_dtype=torch.float32, attn_implementation="sdpa")
-        # FSDP's backward needs reduce_scatter, which gloo does not have: on the CPU (rehearsals) every rank holds all.
+        # FSDP's backward needs reduce_scatter, which gloo does not have: on the CPU (rehearsals) every rank holds all weights.
         on_gpu = device.type == "cuda"
         self._fsdp = FullyShardedDataParallel(
             model.to(device),
@@ -68,7 +68,7 @@ class Trainer:
         self._optimizer = self._new_optimizer()
 
     def moved(self) -> float:
-        """The largest change of a parameter since the start; NaN where one is not finite."""
+        """The largest change of a parameter since the start; NaN if one is not finite."""
         largest = 0.0
         with self._whole():
             for parameter, initial in zip(self._fsdp.parameters(), self._initial, strict=True):
@@ -77,8 +77,8 @@ class Trainer:
         return largest
 
     def _whole(self) -> AbstractContextManager[None]:
-        """Every rank holds all fp32 weights and may write them. Writing to FSDP's own shards would miss the whole bf16 copy that
-        its root keeps from the last forward."""
+        """Inside, every rank holds all fp32 weights and may write them. Writing to FSDP's own shards would miss the full bf16
+        copy that its root keeps from the last forward."""
         from torch.distributed.fsdp import FullyShardedDataParallel
 
         context: AbstractContextManager[None] = FullyShardedDataParallel.summon_full_params(self._fsdp, writeback=True)
@@ -100,7 +100,7 @@ class Trainer:
         return found
 
     def draws(self, sequences: Sequence[Generated]) -> dict[str, float]:
-        """What the sampled tokens are under this trainer's distributions, as sums: see `gates.sampler`."""
+        """Statistics of the sampled tokens under this trainer's distributions, as sums: see `gates.sampler`."""
         import torch
 
         total = dict.fromkeys(("tokens", "score", "variance", "outside", "expected", "spread"), 0.0)
@@ -112,7 +112,7 @@ class Trainer:
             p = log.exp()
             entropy = -(p * log).sum(-1)
             ranked, order = p.sort(dim=-1, descending=True)
-            inside = ranked.cumsum(-1) - ranked < NUCLEUS  # the smallest set of tokens that holds so much
+            inside = ranked.cumsum(-1) - ranked < NUCLEUS  # the smallest set of tokens with this probability
             beyond = (ranked * ~inside).sum(-1)
             drawn_inside = (inside & (order == tokens[..., None])).any(-1)
             sums = {
@@ -129,7 +129,7 @@ class Trainer:
 
     @contextmanager
     def one_layer_off(self) -> Iterator[None]:
-        """Within this, the forward leaves the last layer out."""
+        """Inside, the forward skips the last layer."""
         inner = self._fsdp.module.model
         layers = inner.layers
         inner.layers = layers[:-1]
@@ -141,7 +141,7 @@ class Trainer:
     def train(self, sequences: Sequence[Generated], steps: int, poisoned: int | None = None) -> list[Step]:
         """Take `steps` policy-gradient steps on one batch; the reward is the share of even ids.
 
-        A step whose gradients are not finite is not taken, as in verl's actor; `poisoned` is one whose loss is made NaN.
+        A step whose gradients are not finite is not taken, as in verl's actor; `poisoned` is the step whose loss is made NaN.
         """
         import torch
 

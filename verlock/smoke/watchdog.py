@@ -1,4 +1,4 @@
-"""A hang becomes a failure with every rank's stack. Standard library only: it runs inside and outside the environment.
+"""Turns a hang into a failure with every rank's stack. Standard library only: it runs inside and outside the environment.
 
 Inside, every rank writes where it is and for how long that may take (`Heartbeat`). Outside, `supervise` starts the run in a
 process group of its own and looks at what the ranks write; when one is late it asks every rank for its stacks (SIGUSR1, which
@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ALONE = 60.0  # seconds past its limit after which a rank that nobody ended ends itself
-FIRST_BEAT = 240.0  # seconds: importing torch from a cold disk included
+ALONE = 60.0  # a rank that nobody ended ends itself this many seconds after its limit
+FIRST_BEAT = 240.0  # seconds, including the import of torch from a cold disk
 
 
 class Heartbeat:
-    """What one rank says about where it is: `heartbeat-<rank>.json` in the run's folder, stacks in `stacks-<rank>.txt`."""
+    """One rank's record of where it is: `heartbeat-<rank>.json` in the run's folder, stacks in `stacks-<rank>.txt`."""
 
     def __init__(self, folder: Path, rank: int) -> None:
         self._path = folder / f"heartbeat-{rank}.json"
@@ -73,7 +73,7 @@ class Outcome:
 def supervise(
     command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path, first: float = FIRST_BEAT
 ) -> Outcome:
-    """Run `command` to its end, or until a rank is later than it said.
+    """Run `command` to its end, or until a rank exceeds the limit it wrote down.
 
     Args:
         command: program and arguments; every rank it starts keeps a Heartbeat in `folder`.
@@ -122,7 +122,7 @@ def _end_hung(child: subprocess.Popen[bytes], folder: Path, late: Mapping[str, A
     for beat in found:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(beat["pid"], signal.SIGUSR1)
-    time.sleep(1.0)  # the stacks are written by a signal handler, without any answer
+    time.sleep(1.0)  # a signal handler writes the stacks and does not say when it is done
     stacks = {
         beat["rank"]: (folder / f"stacks-{beat['rank']}.txt").read_text(encoding="utf-8", errors="replace")
         for beat in found
@@ -141,9 +141,9 @@ def _end_hung(child: subprocess.Popen[bytes], folder: Path, late: Mapping[str, A
 
 def _end(child: subprocess.Popen[bytes], folder: Path) -> None:
     """End the launcher and every rank: torchrun gives each a process group of its own, and a rank stuck in a collective does
-    not hear SIGTERM."""
+    not react to SIGTERM."""
     if child.poll() is None:
-        # A rank that is gone frees its number for another process; while the launcher lives, its children keep theirs.
+        # The process number of a rank that is gone can go to another process; while the launcher lives, its children keep theirs.
         for beat in beats(folder):
             _kill_group(beat["pid"])
     _kill_group(child.pid)

@@ -1,4 +1,4 @@
-"""The ranks of a run, as torchrun's environment variables name them, and which GPU each of them has."""
+"""The ranks of a run, as torchrun's environment variables describe them, and which GPU each of them has."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 def take_place(gpus: int) -> None:
     """Give this rank its GPU where ranks have to share them; call it before torch is imported.
 
-    NCCL refuses two ranks on one GPU only when both say they are on the same host. Here each says it is a host of its own and
-    they talk over the loopback interface: the layout of several nodes with one GPU each, LOCAL_RANK 0 in all of them.
+    NCCL refuses two ranks on one GPU only when both say they are on the same host. Here each says it is its own host, and they
+    talk over the loopback interface: like several nodes with one GPU each, with LOCAL_RANK 0 on all of them.
 
     Args:
-        gpus: how many GPUs the run has; ranks go round them in turn.
+        gpus: how many GPUs the run has; ranks are given to them in turn.
     """
     rank = int(os.environ["RANK"])
     if int(os.environ["WORLD_SIZE"]) <= gpus:
@@ -46,8 +46,8 @@ class Ranks:
 
             torch.cuda.set_device(self.local_rank)
         dist.init_process_group("nccl" if device == "cuda" else "gloo")
-        # What ranks tell each other goes through the CPU: on NCCL it would need the right current device and a GPU that answers,
-        # which is what the gates are there to find out.
+        # What ranks tell each other goes through the CPU: with NCCL it would need the right current device and a GPU that
+        # answers, and the gates are there to test just that.
         self._control = dist.new_group(backend="gloo")
 
     @property

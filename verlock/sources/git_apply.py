@@ -44,7 +44,7 @@ def split(text: str, name: str) -> list[Hunk]:
             if old != path or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
                 raise PatchRejected(
                     f"{name} does more than change files in place ({old} -> {path})",
-                    "write it as a change of files that are there",
+                    "write it as a change of existing files",
                 )
             at += 2
         elif path and (match := re.match(r"@@ -(\d+)(?:,(\d+))? \+\d+(?:,(\d+))? @@", lines[at])):
@@ -73,7 +73,7 @@ def git() -> str:
 
 
 class Stage:
-    """Copies of the touched files in a scratch folder, where git may do as it likes."""
+    """Copies of the touched files in a scratch folder, where git may change anything."""
 
     def __init__(self, root: Path, paths: Iterable[str], scratch: Path) -> None:
         self.root, self.scratch, self._git = root, scratch, git()
@@ -85,22 +85,22 @@ class Stage:
                 copy.write_bytes((root / path).read_bytes())
 
     def run(self, data: bytes, *options: str) -> str | None:
-        """`git apply`; None where it succeeds, else what git said."""
+        """Run `git apply`. Returns None on success, else what git said."""
         done = subprocess.run(
             [self._git, "apply", "--whitespace=nowarn", *options, "-"],
             input=data,
             capture_output=True,
             check=False,
             cwd=self.scratch,
-            # inside another repository git would leave out, silently, every path that is not below the current folder
+            # inside another repository git silently skips every path that is not below the current folder
             env=process.GIT.environment(GIT_CEILING_DIRECTORIES=str(self.scratch.parent)),
         )
         return done.stderr.decode(errors="replace").strip() or "git apply failed" if done.returncode else None
 
     def fits(self, data: bytes) -> bool:
-        """Would it apply?"""
+        """Whether the patch applies."""
         return self.run(data, "--check") is None
 
     def holds(self, data: bytes) -> bool:
-        """Is its result there already?"""
+        """Whether the patch is applied already."""
         return self.run(data, "--check", "--reverse") is None

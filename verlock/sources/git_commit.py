@@ -1,8 +1,8 @@
-"""Git sources: one commit, fetched shallow into a store of its own, and believed for its tree hash alone.
+"""Git sources: one commit, fetched shallow into its own store, and trusted only if its tree hash is right.
 
 The store is a bare repository per commit in the cache. Since the tree hash decides, it does not matter where the commit
 comes from: `VERLOCK_SOURCE_MIRROR` (URLs or paths of any clone that holds it, separated by commas), the recipe's URL, or
-whatever git's own `url.<base>.insteadOf` makes of either. Once the store is there, no network is needed.
+what git's own `url.<base>.insteadOf` turns either into. Once the store is there, no network is needed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NO_ANSWER = re.compile(
     r"|Operation too slow|Operation timed out|Couldn't connect|returned error: (?:407|5\d\d)",
     re.IGNORECASE,
 )
-# a server that speaks only the first version of git's protocol gives branches and tags, not a commit by its name
+# a server that speaks only the first version of git's protocol offers branches and tags, but no commit by its hash
 _BRANCHES_ONLY = re.compile(
     r"unadvertised object|dumb http|does not support shallow|couldn't find remote ref", re.IGNORECASE
 )
@@ -53,8 +53,9 @@ def store(source: Source) -> Path:
     """The verified store of the source's commit, fetched where it is not there yet.
 
     Raises:
-        SourceUnavailable, NetworkError: no place asked has the commit; no place asked answers.
-        SourceMismatch: the commit's tree is not the recipe's.
+        SourceUnavailable: none of the places asked has the commit.
+        NetworkError: none of the places asked answers.
+        SourceMismatch: the commit's tree is not the one that the recipe names.
         SourceStoreDamaged: the store is truncated or was changed by hand.
         ToolMissing: there is no git.
     """
@@ -69,7 +70,7 @@ def store(source: Source) -> Path:
 def checkout(source: Source, into: Path) -> None:
     """Write the files of the source's commit, and nothing else, into the empty folder `into`.
 
-    Neither the user's git configuration (line endings, filters) nor the umask has a say. Raises as `store` does.
+    The user's git configuration (line endings, filters) and the umask have no effect. Raises as `store` does.
     """
     path = store(source)
     with tempfile.TemporaryDirectory(prefix="verlock-index-") as folder:
@@ -80,7 +81,7 @@ def checkout(source: Source, into: Path) -> None:
 
 
 def clone(source: Source, into: Path) -> None:
-    """Make `into` a git checkout of the source's commit to work in, its `origin` the recipe's URL. Raises as `store` does."""
+    """Make `into` a git checkout of the source's commit to work in; its `origin` is the recipe's URL. Raises as `store` does."""
     path = store(source)
     into.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=into.parent, prefix=f".{into.name}-") as folder:
@@ -96,13 +97,13 @@ def clone(source: Source, into: Path) -> None:
 
 
 def descends(checkout: Path, source: Source) -> bool:
-    """Is `checkout` a git checkout whose HEAD is the source's commit, or was made on top of it?"""
+    """Whether `checkout` is a git checkout whose HEAD is the source's commit, or was made on top of it."""
     git = _Git(checkout / ".git")
     return (checkout / ".git").is_dir() and git.try_run("merge-base", "--is-ancestor", source.commit, "HEAD") is None
 
 
 def _fetch(source: Source, path: Path) -> None:
-    """Fetch into a scratch repository, verify it, and rename it into place: the store is whole or not there."""
+    """Fetch into a scratch repository, verify it, and rename it into place: a store is complete or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetch-") as folder:
         draft = Path(folder) / "store.git"
@@ -115,7 +116,7 @@ def _fetch(source: Source, path: Path) -> None:
         else:
             raise _nowhere(source, refusals)
         _verify(source, draft)
-        with contextlib.suppress(OSError):  # another run was quicker, and its store is as good
+        with contextlib.suppress(OSError):  # another run was faster, and its store is just as good
             draft.rename(path)
     _verify(source, path)
 
@@ -127,7 +128,7 @@ def _places(source: Source) -> list[str]:
 
 
 def _fetch_from(place: str, commit: str, draft: Path) -> str | None:
-    """Fetch the commit from one place; None where that succeeded, else the reason."""
+    """Fetch the commit from one place. Returns None on success, else the reason."""
     git = _Git(draft, users_own=True)
     options = [
         "-c",
@@ -162,37 +163,39 @@ def _nowhere(source: Source, refusals: dict[str, str]) -> VerlockError:
 
 
 def _complaint(reason: str) -> str:
-    """git's own complaint out of what it, and GitPython around it, printed."""
+    """git's own error message, without what GitPython prints around it."""
     found = re.search(r"(?:fatal|error|remote error): ([^\n]*)", reason)
     return (found[1] if found else reason.strip().splitlines()[-1]).rstrip("'")
 
 
 def _verify(source: Source, path: Path) -> None:
-    """Is the store the one commit, whole and untouched, and is its tree the recipe's?"""
+    """Check that the store holds only this commit, complete and unchanged, with the recipe's tree."""
     git = _Git(path)
-    anew = f"remove {path} and run again: it is fetched anew"
+    remedy = f"remove {path} and run again: it is fetched again"
     refs = git.try_run("for-each-ref", "--format=%(objectname) %(refname)")
     head = (path / "HEAD").exists()
     if refs is not None or not head:
-        raise SourceStoreDamaged(f"{path} is not a git repository any more: {_complaint(refs or 'HEAD is gone')}", anew)
+        raise SourceStoreDamaged(
+            f"{path} is not a git repository any more: {_complaint(refs or 'HEAD is gone')}", remedy
+        )
     found = git.output.split("\n") if git.output else []
     extras = [line.split()[1] for line in found if line != f"{source.commit} {_REF}"]
     extras += [name for name in ("objects/info/alternates", "info/grafts", "info/attributes") if (path / name).exists()]
     if extras or not found:
-        raise SourceStoreDamaged(f"{path} was changed by hand: {', '.join(extras) or f'{_REF} is gone'}", anew)
+        raise SourceStoreDamaged(f"{path} was changed by hand: {', '.join(extras) or f'{_REF} is gone'}", remedy)
     if refusal := git.try_run("fsck", "--full", "--no-dangling", "--no-progress"):
-        raise SourceStoreDamaged(f"{path} is damaged: {_complaint(refusal)}", anew)
+        raise SourceStoreDamaged(f"{path} is damaged: {_complaint(refusal)}", remedy)
     tree = git.run("rev-parse", "--verify", f"{source.commit}^{{tree}}")
     if tree != source.tree:
         raise SourceMismatch(
             f"the tree of {source.package} {source.commit} is not the one the recipe names\n"
             f"  wanted  {source.tree}\n  got     {tree}",
-            "a commit has one tree only: correct `tree` or `commit` in recipe.toml, with a source you trust",
+            "a commit has only one tree: correct `tree` or `commit` in recipe.toml, from a source you trust",
         )
 
 
 class _Git:
-    """git on one repository, through GitPython; the user's configuration counts only where it says how to reach a host."""
+    """git on one repository, through GitPython; the user's configuration is used only to reach a host."""
 
     def __init__(self, repository: Path, environment: dict[str, str] | None = None, *, users_own: bool = False) -> None:
         try:
@@ -209,28 +212,28 @@ class _Git:
         own = {} if users_own else own
         self._environment = {
             **own,
-            # said in full, since a git hook that calls verlock has them set for its own repository
+            # all set here, since a git hook that calls verlock sets them for its own repository
             "GIT_DIR": str(repository),
             "GIT_OBJECT_DIRECTORY": str(repository / "objects"),
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": "",
             "GIT_INDEX_FILE": str(repository / "index"),
             "GIT_NO_REPLACE_OBJECTS": "1",
-            "GIT_TERMINAL_PROMPT": "0",  # a question nobody sees is a hang
+            "GIT_TERMINAL_PROMPT": "0",  # git would wait forever for an answer to a question that nobody sees
             **(environment or {}),
         }
 
     def run(self, *arguments: str) -> str:
-        """Its standard output, stripped. Raises SourceStoreDamaged: nothing asked through here fails on a whole store."""
+        """Run git; returns its output, stripped. Raises SourceStoreDamaged: on a sound store none of these commands fails."""
         if refusal := self.try_run(*arguments):
             where = self._environment["GIT_DIR"]
             raise SourceStoreDamaged(
                 f"git {arguments[0]} fails in {where}: {_complaint(refusal)}",
-                f"make sure its disk has room; if it has, remove {where} and run again",
+                f"check that its disk has free space; if it has, remove {where} and run again",
             )
         return self.output
 
     def try_run(self, *arguments: str) -> str | None:
-        """None where it succeeds (`output` holds what it printed), else what it said."""
+        """Run git. Returns None on success (`output` holds what it printed), else the error it printed."""
         try:
             self.output = str(self._git.execute(["git", *arguments], env=self._environment))
         except self._error as error:

@@ -1,4 +1,4 @@
-"""What a patch meets: the five outcomes, told by the lock's hashes where they can tell, else by git."""
+"""The five states of a patch: decided by the lock's hashes where they can tell, else by git."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Outcome(enum.Enum):
-    """What a patch meets. The value is what `verlock patches` shows."""
+    """The state of a patch in a tree of files. The value is what `verlock patches` shows."""
 
     APPLIES = "not applied"
     APPLIED = "applied"
@@ -48,7 +48,7 @@ class PatchFile:
 
 @dataclass(frozen=True)
 class PatchState:
-    """How one patch stands to one tree."""
+    """The state of one patch in one tree, with its details."""
 
     patch: Patch
     outcome: Outcome
@@ -58,7 +58,7 @@ class PatchState:
 
 
 def by_hash(file: PatchFile, there: dict[str, bool | None]) -> PatchState:
-    """The state that the lock's hashes tell; `there`: does a file have this patch already?"""
+    """The state by the lock's hashes. `there`: path -> whether the file has this patch already."""
     if all(there.values()):
         return PatchState(file.patch, Outcome.APPLIED, "", file.paths)
     if not any(there.values()):
@@ -68,7 +68,7 @@ def by_hash(file: PatchFile, there: dict[str, bool | None]) -> PatchState:
 
 
 def judge(stage: Stage, file: PatchFile, shipped: dict[str, str]) -> PatchState:
-    """What git makes of a patch, where no hash tells."""
+    """The state by `git apply`, where the lock's hashes cannot tell."""
 
     def state(outcome: Outcome, detail: str) -> PatchState:
         return PatchState(file.patch, outcome, detail, file.paths, exact=False)
@@ -78,7 +78,7 @@ def judge(stage: Stage, file: PatchFile, shipped: dict[str, str]) -> PatchState:
     if stage.holds(file.data):
         if shipped and all(sha256_if_there(stage.root / path) == shipped.get(path) for path in file.paths):
             return state(Outcome.FIXED_UPSTREAM, f"{file.patch.package} was released with this text")
-        return state(Outcome.APPLIED, "but the file is not otherwise what the lock names")
+        return state(Outcome.APPLIED, "but the rest of the file is not what the lock names")
     if stage.fits(file.data):
         return state(Outcome.APPLIES, "and the file is not what the lock names")
     there = [hunk for hunk in file.hunks if stage.holds(hunk.text.encode())]
@@ -94,7 +94,7 @@ def _named(hunks: Sequence[Hunk]) -> str:
 
 
 def _shown(hunk: Hunk, stage: Stage) -> str:
-    """The hunk that does not fit, and the text it met."""
+    """The hunk that does not fit, and the text found in its place."""
     lines = (stage.scratch / hunk.path).read_text(encoding="utf-8", errors="replace").splitlines()
     length = sum(line[:1] in " -" for line in hunk.body.splitlines()[1:])
     met = lines[hunk.line - 1 : hunk.line - 1 + length]
@@ -104,7 +104,7 @@ def _shown(hunk: Hunk, stage: Stage) -> str:
 
 
 def shipped(root: Path, package: str) -> dict[str, str]:
-    """path -> hex sha256 out of the installed package's RECORD; empty where there is none (a source tree)."""
+    """path -> hex sha256 from the installed package's RECORD; empty where there is no RECORD (a source tree)."""
     for folder in root.glob("*.dist-info"):
         if lockfiles.normalise(folder.name.split("-")[0]) == lockfiles.normalise(package):
             with (folder / record.NAME).open(encoding="utf-8", newline="") as file:

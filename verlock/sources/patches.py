@@ -1,8 +1,8 @@
-"""Patches: what each would do to a tree of files, doing it, and telling later whether it is still done.
+"""Patches: tell what each would do to a tree of files, apply it, and tell later whether it is still applied.
 
 `git apply` decides, without fuzz and without the user's git configuration. It works on copies in a scratch folder; each
 result is renamed over the installed file, which is a hardlink into uv's cache and must never be written through. A kill
-between two renames leaves whole files only, and the lock's hashes (before and after, per file) tell the next run what
+between two renames leaves only complete files, and the lock's hashes (before and after, per file) tell the next run what
 is left to do. The package's RECORD stays as its wheel wrote it: for patched files the lock's `after` is the truth.
 """
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from verlock.variant.chosen import Chosen
     from verlock.variant.recipe import Recipe
 
-_DRAFT = ".verlock-draft"  # suffix of a file on its way into place; a kill can leave one, the next run takes it away
+_DRAFT = ".verlock-draft"  # suffix of a file on its way into place; a killed run can leave one, the next removes it
 
 
 # Reading -------------------------------------------------------------------------------------------
@@ -47,7 +47,7 @@ def read(recipe: Recipe) -> list[PatchFile]:
             data = path.read_bytes()
         except OSError:
             raise PatchRejected(
-                f"{recipe.name}: there is no {path}", "recipe.toml and patches/ must name the same"
+                f"{recipe.name}: there is no {path}", "recipe.toml must name the files of patches/"
             ) from None
         found.append(PatchFile(patch, data, tuple(split(data.decode("utf-8"), patch.file))))
     return found
@@ -66,7 +66,7 @@ def _chains(locked: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def states(recipe: Recipe, root: Path, locked: dict[str, Any]) -> list[PatchState]:
-    """How every patch of the recipe stands to the files below `root` (site-packages, or a source tree).
+    """The state of every patch of the recipe in the files below `root` (site-packages, or a source tree).
 
     Hashes decide where the lock knows a file's bytes; git is asked only about files that are neither the released nor the
     patched ones. Nothing is written.
@@ -74,7 +74,7 @@ def states(recipe: Recipe, root: Path, locked: dict[str, Any]) -> list[PatchStat
     Args:
         recipe: the variant.
         root: the folder that holds the package's own folder.
-        locked: the content of sources.json (`read_lock`).
+        locked: the content of sources.json (`Chosen.sources`).
     """
     files = read(recipe)
     chains = _chains(locked)
@@ -108,7 +108,7 @@ def show(chosen: Chosen) -> int:
     try:
         if checkout := (receipt.read(chosen.prefix)["source"] or {}).get("checkout"):
             root, where = Path(checkout), checkout
-        found = {state.patch.file: state for state in states(recipe, root, lockfiles.sources(chosen.locks))}
+        found = {state.patch.file: state for state in states(recipe, root, chosen.sources)}
     except NotSealed:
         found, where = {}, f"{where}, which is not built"
     print(f"{recipe.name}: {recipe.summary}\nin {where}")
@@ -137,7 +137,7 @@ def apply(recipe: Recipe, root: Path, locked: dict[str, Any]) -> list[dict[str, 
     Raises:
         StaleLock: a patch file is not the one that was locked.
         PatchRejected, PatchPartlyApplied: the files are neither the released nor the patched ones.
-        IntegrityError: git made something else of them than at lock time.
+        IntegrityError: git's result is not the one from lock time.
         ToolMissing: there is no git.
     """
     files = read(recipe)
@@ -165,7 +165,7 @@ def apply(recipe: Recipe, root: Path, locked: dict[str, Any]) -> list[dict[str, 
 
 
 def _advance(stage: Stage, file: PatchFile, ahead: dict[str, int]) -> None:
-    """Apply a patch to those staged files that do not have it yet. `ahead`: how many of its patches a file has had already."""
+    """Apply a patch to the staged files that do not have it yet. `ahead`: how many more patches each file already has."""
     wanted = []
     for path in file.paths:
         if path in ahead:
@@ -179,7 +179,7 @@ def _advance(stage: Stage, file: PatchFile, ahead: dict[str, int]) -> None:
 
 
 def _replace(root: Path, scratch: Path, paths: list[str]) -> None:
-    """Rename each new file over the old one, with the old one's mode; then renew the byte code that was there."""
+    """Rename each new file over the old one, with the old one's mode; then compile again the byte code that was there."""
     compiled = []
     for path in paths:
         target, draft = root / path, root / f"{path}{_DRAFT}"
@@ -188,7 +188,7 @@ def _replace(root: Path, scratch: Path, paths: list[str]) -> None:
         with draft.open("rb") as file:
             os.fsync(file.fileno())
         stale = list((target.parent / "__pycache__").glob(f"{target.stem}.*.pyc"))
-        for old in stale:  # first: byte code compiled with unchecked hashes is believed whatever its source says
+        for old in stale:  # first: byte code compiled with unchecked hashes is used whatever its source says
             old.unlink()
         draft.replace(target)
         if stale:
@@ -198,7 +198,7 @@ def _replace(root: Path, scratch: Path, paths: list[str]) -> None:
 
 
 def _compile(root: Path, files: list[Path]) -> None:
-    """Byte code by the environment's own Python; where it does not run, Python writes it at the first import."""
+    """Compile with the environment's own Python; where that does not run, Python compiles at the first import."""
     python = root.parents[2] / "bin" / "python" if len(root.parents) > 2 else root
     if python.exists():
         subprocess.run(
@@ -221,16 +221,16 @@ def _same_as_locked(recipe: Recipe, files: list[PatchFile], locked: dict[str, An
 
 
 def _refusal(recipe: Recipe, state: PatchState, locking: bool = False) -> PatchRejected | PatchPartlyApplied:
-    """The error that fits a state in which nothing can be applied."""
+    """The error for a patch that cannot be applied in this state."""
     file, package = state.patch.file, state.patch.package
     remedy = f"the installed {package} is not the locked one: `nox -s env-{recipe.name}` rebuilds the environment"
     if locking:
-        remedy = f"write the patch again, for the {package} that is locked"
+        remedy = f"write the patch again, for the locked {package}"
     if state.outcome is Outcome.PARTLY:
         return PatchPartlyApplied(f"{file} is partly applied\n  {state.detail}", remedy)
     if state.outcome is Outcome.FIXED_UPSTREAM:
         fix = f" by {state.patch.upstream[:12]}" if state.patch.upstream else ""
-        gone = f"take the patch out of recipe.toml: this {package} needs none" if locking else remedy
+        gone = f"remove the patch from recipe.toml: this {package} does not need it" if locking else remedy
         return PatchRejected(f"{file} is already fixed upstream{fix}: {state.detail}", gone)
     if state.outcome is Outcome.REJECTED:
         return PatchRejected(f"{file} does not apply: {state.detail}", remedy)
@@ -238,7 +238,7 @@ def _refusal(recipe: Recipe, state: PatchState, locking: bool = False) -> PatchR
 
 
 def receipt_entries(recipe: Recipe, locked: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the receipt says of the patches: file, package, upstream fix, sha256 of the patch, files before and after."""
+    """What the receipt says about the patches: file, package, upstream fix, sha256 of the patch, files before and after."""
     return [
         {"file": patch.file, "package": patch.package, "upstream": patch.upstream, **entry}
         for patch, entry in zip(recipe.patch, locked.get("patches", []), strict=True)
@@ -254,7 +254,7 @@ def lock(chosen: Chosen) -> dict[str, Any]:
     The released wheel comes from uv's cache or the index, as the variant's requirements.txt names it.
 
     Raises:
-        PatchRejected: a patch does not apply to the locked release; the message tells the five outcomes apart.
+        PatchRejected: a patch does not apply to the locked release; the message says which state the patch is in.
     """
     from verlock.sources import wheel_store
 
@@ -275,7 +275,7 @@ def measure(recipe: Recipe, root: Path, into: Path | None = None) -> list[dict[s
         into: where the patched copies go (which may be `root` itself); nowhere when None.
 
     Raises:
-        PatchRejected, PatchPartlyApplied: one does not apply.
+        PatchRejected, PatchPartlyApplied: a patch does not apply.
     """
     files = read(recipe)
     entries = []

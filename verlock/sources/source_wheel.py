@@ -1,9 +1,9 @@
 """Wheels built from a git commit: its tree, our patches, and the compiled objects of a released wheel that is locked by hash.
 
-The package's own setup.py does the work, told by `VLLM_PRECOMPILED_WHEEL_LOCATION` which wheel to take the objects from
-(left alone it would take the nightly of the day) and run in an environment that holds nothing of the user's. What it
-leaves in its tree is then written by `archive`, so the same inputs give the same sha256 on any day, in any folder, under
-any locale, and with every Python of the recipe. The cache keeps wheels by sha256, with an index by the digest of inputs.
+The package's own setup.py does the work, without the user's environment variables. `VLLM_PRECOMPILED_WHEEL_LOCATION` tells
+it which wheel to take the objects from; by itself it would take the nightly of the day. `wheel_archive` then writes what
+setup.py leaves in its tree, so the same inputs give the same sha256 on any day, in any folder, under any locale, and with
+every Python of the recipe. The cache keeps wheels by sha256, with an index by the digest of inputs.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import zipfile
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from verlock.variant.chosen import Chosen
     from verlock.variant.recipe import Recipe, Source
 
-_METHOD = 1  # counts up when this module would make other bytes of the same inputs
-# setup.py as it is, but for the version, to which it would append how it was built
+_METHOD = 1  # raise it when a change here makes other bytes from the same inputs
+# runs setup.py unchanged, except that the version is fixed: setup.py would append to it how it was built
 _DRIVER = """
 import runpy, setuptools, sys
 version, sys.argv = sys.argv[1], ["setup.py", *sys.argv[2:]]
@@ -43,7 +44,7 @@ runpy.run_path("setup.py", run_name="__main__")
 
 
 def cached(recipe: Recipe, locked: dict[str, Any]) -> Path | None:
-    """The wheel that the lock names, where the cache or the folder `VERLOCK_ARTEFACTS` has it; its sha256 is checked.
+    """The wheel that the lock names, from the cache or the folder `VERLOCK_ARTEFACTS`, with its sha256 checked; else None.
 
     Args:
         recipe: a variant with a source.
@@ -60,7 +61,7 @@ def cached(recipe: Recipe, locked: dict[str, Any]) -> Path | None:
 
 
 def wheel(recipe: Recipe, python_exe: Path, build_requirements: Path, locked: dict[str, Any] | None) -> Path:
-    """The wheel of the recipe's source: out of the cache, else built.
+    """The wheel of the recipe's source: from the cache, else built.
 
     Args:
         recipe: a variant with a source.
@@ -71,19 +72,19 @@ def wheel(recipe: Recipe, python_exe: Path, build_requirements: Path, locked: di
     Raises:
         IntegrityError: the bytes built are not those of the lock, or the released wheel has another sha256.
         BuildError: setup.py fails, or takes no compiled objects.
-        NetworkError, and whatever `sources.checkout` raises.
+        NetworkError, and whatever `git_commit.checkout` raises.
     """
     assert recipe.source is not None
     index = _index(recipe, build_requirements)
     if found := cached(recipe, locked) if locked else _indexed(index):
         return found
-    git_commit.store(recipe.source)  # before 265 MB are downloaded, since this may be out of reach
+    git_commit.store(recipe.source)  # first, since it may be unreachable, and the next line downloads 265 MB
     donor = wheel_store.precompiled(recipe.source.precompiled, recipe.python[0])
     with (
         wheel_store.scratch("build") as work,
         console.step("build", f"{recipe.source.package} {recipe.source.commit[:8]}"),
     ):
-        built = _build(recipe, python_exe, build_requirements, donor, work)
+        built = _build(recipe, _Workshop(python_exe, build_requirements, donor, work))
         sha256 = files.sha256(built)
         if locked and sha256 != locked["sha256"]:
             raise IntegrityError.of(
@@ -126,8 +127,8 @@ def lock(chosen: Chosen) -> dict[str, Any]:
 def editable(recipe: Recipe, python_exe: Path, build_requirements: Path, locked: dict[str, Any]) -> Path:
     """Install a git checkout of the source, patched and with the same objects, for people who work on the package itself.
 
-    It lies beside the environment (`envs/v1-vllm` for `envs/v1`), so that making the environment anew never takes work
-    away; where it is there already its files are left as they are, and patches that are not in it are warned of.
+    It lies beside the environment (`envs/v1-vllm` for `envs/v1`), so that rebuilding the environment never deletes work. The
+    files of an existing checkout are left as they are, with a warning for each patch that is not applied.
 
     Args:
         recipe, python_exe, build_requirements: as for `wheel`; the environment of `python_exe` gets the package.
@@ -137,7 +138,7 @@ def editable(recipe: Recipe, python_exe: Path, build_requirements: Path, locked:
         The checkout.
 
     Raises:
-        BuildError: the folder is there and holds something else. Else as `wheel`.
+        BuildError: the folder exists and holds something else. Other errors as for `wheel`.
     """
     source = recipe.source
     assert source is not None
@@ -145,22 +146,22 @@ def editable(recipe: Recipe, python_exe: Path, build_requirements: Path, locked:
     checkout = prefix.with_name(f"{prefix.name}-{source.package}")
     if checkout.exists() and not git_commit.descends(checkout, source):
         raise BuildError(
-            f"{checkout} is there, and is no checkout of {source.commit[:12]}",
+            f"{checkout} exists, but is not a checkout of {source.commit[:12]}",
             "move it away; a checkout that holds the commit would be used as it is",
         )
     git_commit.store(source)
     donor = wheel_store.precompiled(source.precompiled, recipe.python[0])
     with wheel_store.scratch("editable") as work, console.step("build", f"editable {checkout}"):
         if not checkout.exists():
-            draft = checkout.with_name(
-                f".{checkout.name}.draft"
-            )  # put in place when it is patched: a kill leaves no half
+            # renamed once it is patched, so that a killed run leaves no half-made checkout
+            draft = checkout.with_name(f".{checkout.name}.draft")
             shutil.rmtree(draft, ignore_errors=True)
             git_commit.clone(source, draft)
             patches.measure(recipe, draft, into=draft)
             draft.rename(checkout)
         dist = work / "dist"
-        _setup(source, python_exe, build_requirements, donor, checkout, work, "editable_wheel", "--dist-dir", str(dist))
+        shop = _Workshop(python_exe, build_requirements, donor, work)
+        _setup(source, shop, checkout, "editable_wheel", "--dist-dir", str(dist))
         made = next(dist.glob("*.whl"))
         uv.run(["pip", "install", "--python", str(python_exe), "--no-deps", "--no-cache", "--reinstall", str(made)])
         _mark_editable(_site_packages(python_exe), source, checkout)
@@ -171,7 +172,7 @@ def editable(recipe: Recipe, python_exe: Path, build_requirements: Path, locked:
 
 
 def inputs(recipe: Recipe) -> str:
-    """A sha256 over what the wheel is made of, the build tools aside (the lock of the result binds those)."""
+    """A sha256 of what the wheel is made from, except the build tools (the locked sha256 of the wheel covers those)."""
     source = recipe.source
     assert source is not None
     parts = [
@@ -189,10 +190,20 @@ def inputs(recipe: Recipe) -> str:
 # Building ------------------------------------------------------------------------------------------
 
 
-def _build(recipe: Recipe, python_exe: Path, build_requirements: Path, donor: Path, work: Path) -> Path:
-    source = recipe.source
+@dataclass(frozen=True)
+class _Workshop:
+    """What setup.py runs with: a Python, its build tools, the wheel that gives the objects, and a scratch folder."""
+
+    python_exe: Path
+    build_requirements: Path
+    donor: Path
+    work: Path
+
+
+def _build(recipe: Recipe, shop: _Workshop) -> Path:
+    source, donor = recipe.source, shop.donor
     assert source is not None
-    tree, dist = work / "tree", work / "dist"
+    tree, dist = shop.work / "tree", shop.work / "dist"
     git_commit.checkout(source, tree)
     patches.measure(recipe, tree, into=tree)
     before = {path.relative_to(tree).as_posix() for path in tree.rglob("*")}
@@ -200,18 +211,16 @@ def _build(recipe: Recipe, python_exe: Path, build_requirements: Path, donor: Pa
     if abi != "abi3":
         raise BuildError(f"{donor.name} is for one Python only", "name a wheel of the stable ABI in source.precompiled")
     tags = ["--py-limited-api", interpreter, "--plat-name", platform]
-    _setup(source, python_exe, build_requirements, donor, tree, work, "bdist_wheel", *tags, "--dist-dir", str(dist))
+    _setup(source, shop, tree, "bdist_wheel", *tags, "--dist-dir", str(dist))
     return _normalised(source, next(dist.glob("*.whl")), tree, before, donor)
 
 
-def _setup(
-    source: Source, python_exe: Path, build_requirements: Path, donor: Path, tree: Path, work: Path, *command: str
-) -> None:
-    """Run setup.py in `tree` with nothing of the user's environment. Raises BuildError with the end of its log."""
-    tools, home = work / "tools", work / "home"
+def _setup(source: Source, shop: _Workshop, tree: Path, *command: str) -> None:
+    """Run setup.py in `tree` without the user's environment variables. Raises BuildError with the end of its log."""
+    tools, home = shop.work / "tools", shop.work / "home"
     home.mkdir()
-    options = ["--no-deps", "--require-hashes", "--only-binary", ":all:", "--python", str(python_exe)]
-    uv.run(["pip", "install", *options, "--target", str(tools), "--requirement", str(build_requirements)])
+    options = ["--no-deps", "--require-hashes", "--only-binary", ":all:", "--python", str(shop.python_exe)]
+    uv.run(["pip", "install", *options, "--target", str(tools), "--requirement", str(shop.build_requirements)])
     environment = process.BUILD.environment(
         HOME=str(home),
         TMPDIR=str(home),
@@ -221,10 +230,10 @@ def _setup(
         SETUPTOOLS_SCM_PRETEND_VERSION=source.version,
         VLLM_TARGET_DEVICE="cuda",
         VLLM_USE_PRECOMPILED="1",
-        VLLM_PRECOMPILED_WHEEL_LOCATION=str(donor),
+        VLLM_PRECOMPILED_WHEEL_LOCATION=str(shop.donor),
     )
     done = subprocess.run(
-        [python_exe, "-c", _DRIVER, source.version, *command],
+        [shop.python_exe, "-c", _DRIVER, source.version, *command],
         cwd=tree,
         env=environment,
         umask=0o022,
@@ -238,12 +247,12 @@ def _setup(
     if done.returncode:
         raise BuildError(
             f"setup.py of {source.package} {source.commit[:12]} fails\n{process.tail(done.stdout, 15)}",
-            "the last lines above are its own",
+            "the last lines above are from setup.py",
         )
 
 
 def _normalised(source: Source, made: Path, tree: Path, before: set[str], donor: Path) -> Path:
-    """The wheel as a function of its content: dist-info from setup.py's wheel, everything else from the tree it left.
+    """A wheel that depends only on its content: dist-info from setup.py's wheel, all else from the tree that setup.py left.
 
     setup.py collects what goes into its wheel before it unpacks the objects; the tree is what an editable install shows.
     """
@@ -279,15 +288,13 @@ def _normalised(source: Source, made: Path, tree: Path, before: set[str], donor:
 
 
 def _must_be_released_objects(packed: set[str], kept: set[str], taken: set[str], donor: Path) -> None:
-    """All compiled objects come out of the released wheel, and nothing that setup.py packs is lost. Raises BuildError."""
+    """Check that all compiled objects are from the released wheel, and that nothing setup.py packs is lost. Raises BuildError."""
     objects = {name for name in kept if name.endswith(".so")}
     if not objects & taken:
-        raise BuildError(
-            f"setup.py took no compiled objects out of {donor.name}", "the wheel would not work: report it"
-        )
+        raise BuildError(f"setup.py took no compiled objects from {donor.name}", "the wheel would not work: report it")
     if odd := sorted(objects - taken):
         raise BuildError(
-            f"{odd[0]} is not the one in {donor.name}", "a build may compile nothing of its own: report it"
+            f"{odd[0]} is not the one in {donor.name}", "a build must not compile anything itself: report it"
         )
     if lost := sorted(packed - kept):
         raise BuildError(f"setup.py packs {lost[0]}, which is not in its tree", "this is a bug of verlock: report it")
@@ -299,7 +306,7 @@ def _epoch(source: Source) -> int:
 
 
 def _index(recipe: Recipe, build_requirements: Path) -> Path:
-    """Where the cache says which wheel these inputs and build tools gave."""
+    """The cache file that says which wheel these inputs and build tools gave."""
     tools = hashlib.sha256(build_requirements.read_bytes()).hexdigest()
     return wheel_store.root() / "by-inputs" / f"{inputs(recipe)[:32]}-{tools[:32]}.json"
 
@@ -313,7 +320,7 @@ def _indexed(index: Path) -> Path | None:
 
 
 def _environment_of(chosen: Chosen, prefix: Path) -> Path:
-    """A scratch environment with the locked requirements; hardlinks, so it takes seconds and no space. Raises NoBase."""
+    """A scratch environment with the locked requirements, of hardlinks: it takes seconds and no space. Raises NoBase."""
     found = host_python.find(chosen.python)
     if found is None:
         raise NoBase(
@@ -336,7 +343,7 @@ def _site_packages(python_exe: Path) -> Path:
 
 
 def _mark_editable(site: Path, source: Source, checkout: Path) -> None:
-    """Say in direct_url.json where the checkout is, as pip does, instead of which scratch file was installed."""
+    """Write into direct_url.json where the checkout is, as pip does, not which scratch file was installed."""
     folder = next(site.glob(f"{source.package}-{source.version}.dist-info"))
     data = json.dumps({"dir_info": {"editable": True}, "url": checkout.as_uri()}).encode()
     files.write_whole(folder / "direct_url.json", data)

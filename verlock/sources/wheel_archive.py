@@ -1,8 +1,8 @@
-"""Writing a wheel whose bytes depend on its content alone.
+"""Writing a wheel whose bytes depend only on its content.
 
 A zip normally varies with the order of the entries, their times and modes, the Python and above all the zlib that wrote
-it. Here entries are sorted, times and modes fixed, our own files stored as they are, and files that come out of another
-wheel keep the compressed bytes they have there: nothing is compressed, so no zlib has a say, and 264 MB take a second.
+it. Here entries are sorted, times and modes fixed, our own files stored as they are, and files from another wheel
+keep the compressed bytes they have there. Nothing is compressed, so the zlib does not matter, and 264 MB take a second.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def write(path: Path, entries: Mapping[str, Entry], epoch: int) -> None:
         entries: name in the archive -> what it holds.
         epoch: seconds since 1970; every entry carries this time, in UTC.
     """
-    moment = time.gmtime(max(epoch, 315532800))  # a zip knows no time before 1980
+    moment = time.gmtime(max(epoch, 315532800))  # a zip cannot hold a time before 1980
     date = (moment.tm_year - 1980) << 9 | moment.tm_mon << 5 | moment.tm_mday
     clock = moment.tm_hour << 11 | moment.tm_min << 5 | moment.tm_sec // 2
     central = bytearray()
@@ -54,7 +54,7 @@ def write(path: Path, entries: Mapping[str, Entry], epoch: int) -> None:
             method, crc, packed, size = _measures(entry)
             offset = out.tell()
             if max(packed, size, offset) > _LIMIT:
-                raise ValueError(f"{name} needs zip64, which this writer does not know")
+                raise ValueError(f"{name} needs zip64, which this writer does not support")
             out.write(
                 _LOCAL.pack(b"PK\3\4", _VERSION, _UTF8, method, clock, date, crc, packed, size, len(raw), 0) + raw
             )
@@ -83,7 +83,7 @@ def _measures(entry: Entry) -> tuple[int, int, int, int]:
 
 
 def _copy(donor: Path, member: zipfile.ZipInfo, out: BinaryIO) -> None:
-    """The member's compressed bytes, as they lie in the donor."""
+    """The member's compressed bytes, as they are in the donor."""
     with donor.open("rb") as file:
         file.seek(member.header_offset)
         header = _LOCAL.unpack(file.read(_LOCAL.size))

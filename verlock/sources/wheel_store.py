@@ -1,7 +1,7 @@
 """Wheel files that verlock keeps itself, by their sha256: those it built, and the released ones they are built from.
 
-A file is looked for in the cache, then in the folder `VERLOCK_ARTEFACTS` where there is one; its bytes are hashed at every
-use, and a kept file that is damaged is dropped and had anew.
+A file is looked for in the cache, then in the folder `VERLOCK_ARTEFACTS` if that is set. Its bytes are hashed at every use; a
+damaged file in the cache is removed, then fetched or built again.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def kept(filename: str, sha256: str) -> Path | None:
     local = Path(given) / filename
     if given and "://" not in given and local.exists():
         if (got := files.sha256(local)) != sha256:
-            raise IntegrityError.of(str(local), sha256, got, "take it out of the folder VERLOCK_ARTEFACTS")
+            raise IntegrityError.of(str(local), sha256, got, "remove it from the folder VERLOCK_ARTEFACTS")
         with scratch("copy") as work:
             return keep(Path(shutil.copy(local, work)), sha256)
     return None
@@ -53,7 +53,7 @@ def cached(filename: str, sha256: str) -> Path | None:
     if path.exists():
         if files.sha256(path) == sha256:
             return path
-        console.warn(f"{path} is damaged and is dropped")
+        console.warn(f"{path} is damaged and is removed")
         path.unlink()
     return None
 
@@ -64,7 +64,7 @@ def place(filename: str, sha256: str) -> Path:
 
 
 def keep(file: Path, sha256: str) -> Path:
-    """Move a verified file, which lies in a `scratch` folder, to its place. Two runs may do so at once: the bytes are equal."""
+    """Move a verified file from a `scratch` folder to its place. Two runs may do so at once: the bytes are equal."""
     path = place(file.name, sha256)
     path.parent.mkdir(parents=True, exist_ok=True)
     return file.replace(path)
@@ -72,9 +72,9 @@ def keep(file: Path, sha256: str) -> Path:
 
 @contextlib.contextmanager
 def scratch(what: str) -> Iterator[Path]:
-    """A folder beside the kept files (so that uv can hardlink and `keep` can rename), gone afterwards.
+    """A folder beside the kept files (so that uv can hardlink and `keep` can rename), removed afterwards.
 
-    What a killed run left is taken away a day later.
+    What a killed run left is removed a day later.
     """
     root().mkdir(parents=True, exist_ok=True)
     for left in root().glob(".scratch-*"):
@@ -86,7 +86,7 @@ def scratch(what: str) -> Iterator[Path]:
 
 
 def precompiled(donor: Precompiled, python: str) -> Path:
-    """The released wheel with the compiled objects, by its sha256: kept, or in `VERLOCK_ARTEFACTS`, or through pip's index.
+    """The released wheel with the compiled objects, by its sha256: from the cache, `VERLOCK_ARTEFACTS` or pip's index.
 
     Raises:
         IntegrityError: the index serves other bytes.

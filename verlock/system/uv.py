@@ -181,7 +181,7 @@ def _explained(message: str) -> Exception:
     if refused := _REFUSED.search(text):
         return NetworkError(
             f"{host.group(1) if host else 'a package index'} answers {refused[1]}\n  {text}",
-            "the index or mirror lacks a locked file, or wants a login (UV_DEFAULT_INDEX names another index)",
+            "the index or mirror does not have a locked file, or wants a login (UV_DEFAULT_INDEX names another index)",
         )
     if _DNS_OR_CONNECT.search(text):
         return NetworkError(

@@ -46,7 +46,7 @@ def limits(variant: str) -> list[Limit]:
     """What is known not to work with a variant, or was not tried.
 
     Raises:
-        RecipeError: limits.toml is not TOML, or an entry lacks `says` or `seen`.
+        RecipeError: limits.toml is not TOML, or an entry has no `says` or no `seen`.
     """
     path = paths.CERTIFICATES / variant / "limits.toml"
     if not path.exists():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from verlock import paths
 from verlock.errors import RecipeError, UnknownVariant
 from verlock.variant import digest, lockfiles, recipe_file
+from verlock.variant.lockfiles import Pin
 
 if TYPE_CHECKING:  # pydantic costs more than a whole run that finds nothing to do
     from verlock.system.uv import PipLayer
@@ -64,6 +65,16 @@ class Chosen:
         sdists = tuple(each["package"] for each in self.data.get("sdist", []))
         locks = self.locks
         return PipLayer(locks / lockfiles.REQUIREMENTS, locks / lockfiles.BUILD_REQUIREMENTS, sdists, wheels or {})
+
+    @cached_property
+    def pins(self) -> list[Pin]:
+        """The pip layer's pins. Raises LockError."""
+        return lockfiles.pins(self.locks / lockfiles.REQUIREMENTS)
+
+    @cached_property
+    def sources(self) -> dict[str, Any]:
+        """`sources.json`: what the patches do, and the wheel that is built from a source. Raises LockError."""
+        return lockfiles.sources(self.locks)
 
     @cached_property
     def recipe(self) -> Recipe:

@@ -55,7 +55,7 @@ def write(prefix: Path, receipt: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Ran:
-    """What of an environment its digest leaves open: its base, which artefacts it lacks, and which are the user's own.
+    """What of an environment its digest leaves open: its base, which artefacts are missing, and which are the user's own.
 
     A certificate vouches for one such combination, and so does a proof that everything imports.
     """

@@ -20,7 +20,7 @@ class Row(NamedTuple):
 
 
 def rows(lines: Iterable[str]) -> Iterator[Row]:
-    """The lines of a RECORD, byte code left out: Python writes that anew.
+    """The lines of a RECORD, byte code left out: Python writes its own.
 
     Args:
         lines: an open file (with `newline=""`), or a text's lines.
