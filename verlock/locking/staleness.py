@@ -91,8 +91,6 @@ def sources(recipe: Recipe, path: Path) -> str | None:
 
 def tools() -> list[str]:
     """The locks of verlock's own tools that no longer match their inputs, a sentence each."""
-    from verlock.locking import lock_inputs
-
     folder = paths.LOCKS / lockfiles.TOOLS
     found = []
     for name in lock_inputs.tools_sets():

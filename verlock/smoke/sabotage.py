@@ -11,8 +11,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from verlock.smoke.gates import FAIL, Gate
+if TYPE_CHECKING:  # every command's parser lists the modes; the gates' own imports would slow all of them down
+    from verlock.smoke.gates import Gate
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ def other_version(package: str, folder: Path) -> Iterator[None]:
 
 def verdict(mode: str, gates: Iterable[Gate]) -> str:
     """Empty when exactly the gate that `mode` breaks is red, else one sentence that says what is red instead."""
+    from verlock.smoke.gates import FAIL
+
     red = [gate.id for gate in gates if gate.verdict == FAIL]
     wanted = MODES[mode].gate
     if red == [wanted]:
