@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from verlock import errors, paths
-from verlock.env import installed, verify
+from verlock.env import hashing, installed, verify
 from verlock.errors import NotSealed
 from verlock.system import files
 from verlock.variant import receipt
@@ -46,6 +46,8 @@ class Prefix:
         (self.root / "etc").mkdir()
         (self.root / "etc/own").write_bytes(b"own\n")
         (self.root / "lib64").symlink_to("lib")
+        for script in (self.root / "bin").iterdir():
+            script.chmod(0o755)
         self.seal()
 
     @property
@@ -237,7 +239,7 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(prefix, monkeypatch
         return real(path, *arguments, **more)
 
     monkeypatch.setattr(os, "open", refuse)
-    count, answers = verify._hash_all([str(prefix.site / "torch/__init__.py"), str(prefix.root / "etc/own")])
+    count, answers = hashing.hash_share([str(prefix.site / "torch/__init__.py"), str(prefix.root / "etc/own")])
     assert count == 4 and answers[str(prefix.site / "torch/__init__.py")] == "Input/output error"
 
 
@@ -344,7 +346,7 @@ def test_every_kind_has_an_error_and_the_order_is_that_of_the_codes():
 @given(st.lists(st.integers(0, 10**9), max_size=300))
 def test_shares_hold_every_file_once(sizes):
     files = [(size, str(number)) for number, size in enumerate(sizes)]
-    shares = list(verify._shares(files, 4))
+    shares = list(hashing.shares(files, 4))
     assert sorted(path for share in shares for path in share) == sorted(path for _, path in files)
 
 
