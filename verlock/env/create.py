@@ -151,6 +151,8 @@ def _inspected(chosen: Chosen, sealed: dict[str, Any]) -> dict[str, Any] | None:
         console.warn(f"healing {item}")
     if len(damage) > 10:
         console.warn(f"healing {len(damage) - 10} more")
+    for other in verify.sharing(chosen.prefix, damage):
+        console.warn(f"the same file is damaged in {other}; `create` or `verify` there sees it")
     spoilt = {item.package.partition(",")[0] for item in damage if item.package} & set(sealed["packages"])
     if spoilt:
         uv.forget(spoilt)
@@ -308,7 +310,7 @@ def _check(making: Making, step: console.Step) -> None:
         for item in damage[:10]:
             console.warn(f"uv's cache is damaged: {item}")
         for other in verify.sharing(making.chosen.prefix, damage):
-            console.warn(f"the same file is damaged in {other}; `verlock create` there puts it right")
+            console.warn(f"the same file is damaged in {other}; `create` or `verify` there sees it")
         uv.forget(spoilt)
         _wheels(making, step, again=spoilt)
         _patches(making, step)

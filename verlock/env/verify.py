@@ -288,7 +288,7 @@ def _unowned(
     """The byte code that Python may run, and what belongs to nobody: files, and folders that import although they are empty.
 
     verlock's own files count as owned, so do lock files outside site-packages, and whatever is in `__pycache__`: Python reads
-    nothing there but byte code of its own version. Byte code elsewhere is read where there is no source, so it is like any other file.
+    nothing there but byte code of its own version. Byte code elsewhere runs where it has no source: it is a file like any other.
     """
     prefix = chosen.prefix
     own = {f"{prefix}/{name}" for name in (receipt.NAME, receipt.MARKER)}
