@@ -107,7 +107,10 @@ def examine(
     compiled, strays = _unowned(chosen, walked, expected)
     found += strays
     found += _not_executable(prefix, expected)
-    found += _files(chosen, expected, compiled, progress)
+    there = {entry.path: entry for _, entries in walked for entry in entries}
+    sizes, wrong = _at_a_glance(prefix, expected, there)
+    found += wrong
+    found += _files(chosen, expected, sizes, compiled, progress)
     order = list(KINDS)
     return Findings(sorted(set(found), key=lambda item: (order.index(item.kind), item.package, item.path)), fingerprint)
 
@@ -231,31 +234,23 @@ def _against_lock(chosen: Chosen, sealed: dict[str, Any]) -> list[Damage]:
 def _files(
     chosen: Chosen,
     expected: dict[str, installed.Expected],
+    sizes: list[tuple[int, str]],
     compiled: list[byte_code.Compiled],
     progress: Callable[[int, int], None] | None,
 ) -> list[Damage]:
     """Hash everything, on all cores; then compare the byte code that is there with its sources."""
     prefix = chosen.prefix
     found: list[Damage] = []
-    sizes: list[tuple[int, str]] = []
-    for path, want in expected.items():
-        wrong, size = _at_a_glance(path, want)
-        if wrong:
-            kind, wanted, got = wrong
-            found.append(Damage(kind, want.package, _short(prefix, path), wanted, got))
-        elif want.sha256:
-            sizes.append((size, path))
-    sizes += [(0, each.path) for each in compiled]
     total = sum(size for size, _ in sizes)
     done = 0
     hashes: dict[str, str] = {}
-    for hashed, answers in hashing.sha256_of_all(sizes):
+    for hashed, answers in hashing.sha256_of_all([*sizes, *((0, each.path) for each in compiled)]):
         done += hashed
         hashes.update(answers)
         if progress:
             progress(min(done, total), total)
-    for path, got in hashes.items():
-        want = expected.get(path, installed.Expected("", sha256=got))
+    for _, path in sizes:
+        want, got = expected[path], hashes[path]
         if got != want.sha256:
             kind = "patch undone" if want.patch else "file changed"
             package = f"{want.package}, {want.patch}" if want.patch else want.package
@@ -268,18 +263,36 @@ def _files(
     return found
 
 
-def _at_a_glance(path: str, want: installed.Expected) -> tuple[tuple[str, str, str] | None, int]:
-    """What is wrong with a file without reading it (kind, wanted, got), and its size in bytes."""
-    if want.link:
-        got = os.readlink(path) if os.path.islink(path) else ""  # noqa: PTH114, PTH115
-        return (("file changed" if got else "file missing", want.link, got) if got != want.link else None), 0
-    try:
-        status = os.stat(path)  # noqa: PTH116
-    except OSError:
-        return ("patch undone" if want.patch else "file missing", "", ""), 0
-    if not stat.S_ISREG(status.st_mode) and not (stat.S_ISDIR(status.st_mode) and not want.sha256):
-        return ("patch undone" if want.patch else "file changed", want.sha256, "no regular file"), 0
-    return None, status.st_size
+def _at_a_glance(
+    prefix: Path, expected: dict[str, installed.Expected], there: Mapping[str, os.DirEntry[str]]
+) -> tuple[list[tuple[int, str]], list[Damage]]:
+    """The files that must be read, with their sizes in bytes; and what is wrong without reading.
+
+    Args:
+        prefix, expected: where, and what every file must be.
+        there: what a walk of the prefix met; it knows most sizes already.
+    """
+    sizes: list[tuple[int, str]] = []
+    found: list[Damage] = []
+    for path, want in expected.items():
+        short = _short(prefix, path)
+        if want.link:
+            got = os.readlink(path) if os.path.islink(path) else ""  # noqa: PTH114, PTH115
+            if got != want.link:
+                found.append(Damage("file changed" if got else "file missing", want.package, short, want.link, got))
+            continue
+        entry = there.get(path)
+        try:
+            status = os.stat(path) if entry is None or entry.is_symlink() else entry.stat()  # noqa: PTH116
+        except OSError:
+            found.append(Damage("patch undone" if want.patch else "file missing", want.package, short))
+            continue
+        if not stat.S_ISREG(status.st_mode) and not (stat.S_ISDIR(status.st_mode) and not want.sha256):
+            kind = "patch undone" if want.patch else "file changed"
+            found.append(Damage(kind, want.package, short, want.sha256, "no regular file"))
+        elif want.sha256:
+            sizes.append((status.st_size, path))
+    return sizes, found
 
 
 def _unowned(

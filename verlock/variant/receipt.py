@@ -120,7 +120,7 @@ def fingerprint(prefix: Path, walked: Iterable[tuple[str, list[os.DirEntry[str]]
     own = str(prefix / NAME)
     drafts = str(prefix / f".{NAME}.")
     for folder, entries in walk(prefix) if walked is None else walked:
-        if folder.endswith("/__pycache__"):
+        if "/__pycache__/" in f"{folder.removeprefix(str(prefix))}/":
             continue
         names = []
         for entry in entries:
