@@ -22,7 +22,7 @@ from packaging.version import Version
 from verlock import console, paths
 from verlock.conda import client
 from verlock.errors import LockError, NetworkError, RecipeError, ResolverDisagreement, VerlockError
-from verlock.locking import lock_diff, lock_inputs, resolvers, staleness
+from verlock.locking import lock_diff, lock_inputs, resolvers, staleness, sums
 from verlock.locking.loopback_index import Index, serve
 from verlock.system import files
 from verlock.variant import lockfiles
@@ -74,6 +74,7 @@ def run(variants: Sequence[str] = (), *, upgrade: Sequence[str] | None = None, c
         index.prefetch(_known_projects())
         if lockfiles.TOOLS in named or not variants:
             _tools(wish, index)
+            sums.update([] if wish.trial else [paths.LOCKS / lockfiles.TOOLS])
         for finished, (job, result) in enumerate(_each(jobs, lambda chosen: _lock(chosen, wish, index)), 1):
             title = f"{job.name} {job.python}"
             if isinstance(result, VerlockError):
@@ -82,6 +83,7 @@ def run(variants: Sequence[str] = (), *, upgrade: Sequence[str] | None = None, c
                 progress.detail = f"{finished} of {len(jobs)}, {title} failed"
             else:
                 trials.update(result)
+                sums.update([] if wish.trial else [job.locks])
                 progress.detail = f"{finished} of {len(jobs)}, {title}"
                 console.say(f"  {title} done, {finished} of {len(jobs)}")
     after = {**before, **trials} if wish.trial else lock_diff.tree()
@@ -191,9 +193,9 @@ def _conda_layer(chosen: Chosen, wish: Wish, work: Path, out: Path) -> None:
         if wish.trial or wish.upgrade is not None:
             variables["VERLOCK_CONDA_UPGRADE"] = ",".join(wish.upgrade or ()) or "*"
         elif offline:
-            if staleness.conda(chosen, current):
+            if staleness.conda(chosen, current) or not _as_written(current):
                 raise NetworkError(
-                    "the inputs of the conda layer changed, and no conda channel answers",
+                    "the inputs of the conda layer or its lock changed, and no conda channel answers",
                     "lock where the channel can be reached, name a mirror in VERLOCK_CONDA_MIRROR, or in "
                     "VERLOCK_CONDA_REPODATA a folder with the channel's linux-64/repodata.json and noarch/repodata.json",
                 )
@@ -306,7 +308,16 @@ def _sources_hold(chosen: Chosen, folder: Path, old: dict[str, bytes]) -> bool:
         and SOURCES in old
         and bool(chosen.recipe.patch or chosen.recipe.source)
         and not staleness.sources(chosen.recipe, folder / SOURCES)
+        and _as_written(folder / SOURCES)
     )
+
+
+def _as_written(lock: Path) -> bool:
+    """Whether a lock is what the last `verlock lock` wrote, so that what it says need not be found out again."""
+    try:
+        return sums.written(sums.read(), lock)
+    except LockError:
+        return False
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -322,9 +333,10 @@ def _tools(wish: Wish, index: Index) -> None:
     """Lock the tools: each set is one file for CPython 3.10 and newer. Only uv can make that, so pip does not confirm it."""
     if wish.trial:
         return
-    folder = paths.LOCKS / lockfiles.TOOLS
-    folder.mkdir(parents=True, exist_ok=True)
+    made: dict[str, bytes] = {}
     with _workspace() as work:
         for name in lock_inputs.tools_sets():
             pins = resolvers.propose_universal(work, name, lock_inputs.tools_cutoff(), index, upgrade=wish.upgrade)
-            _replace(folder / f"{name}.txt", (lock_inputs.tools_header(name) + pins).encode())
+            made[name] = (lock_inputs.tools_header(name, made.get(lockfiles.BASE_TOOLS)) + pins).encode()
+    for name, content in made.items():  # only now: the sets belong together
+        _replace(paths.LOCKS / lockfiles.TOOLS / f"{name}.txt", content)

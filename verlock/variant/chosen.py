@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verlock import paths
-from verlock.errors import RecipeError, UnknownVariant
+from verlock.errors import LockError, RecipeError, UnknownVariant
 from verlock.variant import digest, lockfiles, recipe_file
 from verlock.variant.lockfiles import Pin
 
@@ -74,7 +74,11 @@ class Chosen:
     @cached_property
     def sources(self) -> dict[str, Any]:
         """`sources.json`: what the patches do, and the wheel that is built from a source. Raises LockError."""
-        return lockfiles.sources(self.locks)
+        locked = lockfiles.sources(self.locks)
+        if self.data.get("source") and locked["wheel"] is None:
+            path = self.locks / lockfiles.SOURCES
+            raise LockError(f"{paths.shown(path)} names no wheel of the recipe's source", lockfiles.restore(path))
+        return locked
 
     @cached_property
     def recipe(self) -> Recipe:
