@@ -283,6 +283,7 @@ class SiteWheelRefused(VerlockError):
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _REFUSED = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.EBUSY, errno.ENAMETOOLONG, errno.EMFILE}
+    | {errno.ENOTDIR, errno.EISDIR, errno.ELOOP}  # something else lies where a folder or a file belongs
 )
 
 
@@ -295,6 +296,7 @@ def of_system(error: OSError) -> VerlockError | None:
     if error.errno in _REFUSED:
         return FileRefused(
             f"{where}: {said}",
-            "check who may write there, or choose other folders with VERLOCK_ENVS, VERLOCK_CACHE and UV_CACHE_DIR",
+            "check what lies there and who may write there, "
+            "or choose other folders with VERLOCK_ENVS, VERLOCK_CACHE and UV_CACHE_DIR",
         )
     return None

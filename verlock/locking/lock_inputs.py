@@ -100,7 +100,7 @@ def tools_cutoff() -> str:
 
 
 def tools_header(name: str, base: bytes | None = None) -> str:
-    """The comment lines at the top of the lock of one set of tools; `base` is the base set's lock, the one in locks/ when None."""
+    """The comment lines at the top of the lock of one set of tools; `base` is the base set's lock (None: that in locks/)."""
     facts = [lockfiles.TOOLS, tools_cutoff()]
     path = paths.LOCKS / lockfiles.TOOLS / f"{lockfiles.BASE_TOOLS}.txt"
     if base is None and path.exists():

@@ -6,6 +6,7 @@ finished files are put in place together. A pin moves only when asked: what is l
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import shutil
@@ -62,12 +63,13 @@ def run(variants: Sequence[str] = (), *, upgrade: Sequence[str] | None = None, c
         0, or the exit code of the first lock that failed; the others are still written.
 
     Raises:
-        UnknownVariant, RecipeError: before anything is resolved.
+        UnknownVariant, RecipeError, LockError: before anything is resolved.
     """
     wish = Wish(None if upgrade is None else tuple(lockfiles.normalise(name) for name in upgrade), *_cutoff(cutoff))
     named = list(dict.fromkeys(variants)) or names()
     jobs = [chosen for name in named if name != lockfiles.TOOLS for chosen in choose(name).valid().pythons()]
     before = lock_diff.tree()
+    _can_move(wish, named, before)
     failures: list[VerlockError] = []
     trials: lock_diff.Tree = {}
     with serve() as index, console.step("lock", f"{len(jobs)} locks") as progress:
@@ -93,6 +95,25 @@ def run(variants: Sequence[str] = (), *, upgrade: Sequence[str] | None = None, c
             "this was a trial: nothing was written; to keep it, change cutoff.date in the recipe and lock again"
         )
     return failures[0].exit_code if failures else 0
+
+
+def _can_move(wish: Wish, named: Sequence[str], before: lock_diff.Tree) -> None:
+    """Raises LockError where a package to upgrade is in none of these locks: it would be passed over in silence."""
+    locked = {
+        lockfiles.normalise(package)
+        for (place, _), layer in before.items()
+        for package in layer
+        if place.partition("/")[0] in (*named, lockfiles.TOOLS)
+    }
+    for name in wish.upgrade or ():
+        if locked and name not in locked:
+            near = difflib.get_close_matches(name, locked, n=3)
+            remedy = (
+                f"did you mean {' or '.join(near)}?" if near else "`verlock diff` and `verlock why` tell what is locked"
+            )
+            if name in names():
+                remedy = f"name variants before the option: `nox -s lock -- {name} --upgrade ...`"
+            raise LockError(f"--upgrade {name}: none of the locks of {', '.join(named)} has such a package", remedy)
 
 
 def _cutoff(text: str | None) -> tuple[date | None, bool]:

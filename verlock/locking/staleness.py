@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 _INPUTS = re.compile(r"^# inputs (sha256:[0-9a-f]{64})$", re.MULTILINE)
 
 
-def of(variant: str) -> dict[Path, str]:
-    """The locks of a variant that no longer match their inputs, with a sentence each; empty when all are current."""
+def of(pythons: Sequence[Chosen]) -> dict[Path, str]:
+    """The locks of a variant's Pythons that no longer match their inputs, with a sentence each; empty when all are current."""
     found: dict[Path, str] = {}
-    for chosen in choose(variant).pythons():
+    for chosen in pythons:
         folder, recipe = chosen.locks, chosen.recipe
         complaints = {name: "is missing" for name in lockfiles.ALL if not (folder / name).exists()}
         sources_lock = folder / lockfiles.SOURCES
@@ -116,7 +116,7 @@ def check(variants: Sequence[str] = ()) -> int:
                         found[path] = f"has no line in locks/{sums.NAME}"
                     elif not sums.written(listed, path):
                         edited[path] = _edit(path)
-            found = {**found, **(tools() if is_tools else of(variant))}
+            found = {**found, **(tools() if is_tools else of(chosen))}
         except (RecipeError, LockError) as error:
             broken.append(error)
     if not variants:
