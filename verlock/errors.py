@@ -68,6 +68,12 @@ class ResolutionError(VerlockError):
     exit_code = 15
 
 
+class CertificateError(VerlockError):
+    """A certificate cannot be read, or has not what a certificate has."""
+
+    exit_code = 16
+
+
 # 20-29: this machine, and what it can reach ----------------------------------------------------------
 
 

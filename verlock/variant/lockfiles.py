@@ -11,6 +11,7 @@ from typing import Any
 
 from verlock import paths
 from verlock.errors import LockError
+from verlock.variant.shape import fits
 
 CONDA_LOCK = "conda-lock.yml"
 REQUIREMENTS = "requirements.txt"
@@ -21,6 +22,13 @@ TOOLS = "tools"
 BASE_TOOLS = "requirements"  # of the sets of tools the one that verlock itself runs on; all others include it
 
 _PIN = re.compile(r"^(?P<name>[A-Za-z0-9][\w.-]*)(?:\[[^\]]*\])?==(?P<version>[^\s;\\]+)\s*(?:;(?P<marker>[^\\]*))?$")
+_CONDA = {
+    "package": [{**dict.fromkeys(("name", "version", "url", "platform"), str), "hash": dict, "dependencies": dict}]
+}
+_SOURCES = {
+    "patches": [{"file": str, "sha256": str, "touches": [dict.fromkeys(("path", "before", "after"), str)]}],
+    "wheel": (None, dict.fromkeys(("filename", "sha256", "commit", "tree", "inputs"), str)),
+}
 _HASH = re.compile(r"^--hash=(sha256:[0-9a-f]{64})$")
 
 
@@ -154,16 +162,13 @@ def conda_askers(lock: Path, name: str) -> list[tuple[str, str, str]]:
 
 def _conda_entries(lock: Path) -> list[dict[str, Any]]:
     """The entries of a conda-lock.yml. Raises LockError unless each has what an entry has, at least."""
-    text = text_of(lock)
-    wanted = {"name": str, "version": str, "url": str, "platform": str, "hash": dict, "dependencies": dict}
     try:
-        entries = read_yaml(text)["package"]
-        whole = all(isinstance(item[key], kind) for item in entries for key, kind in wanted.items())
-    except (ValueError, KeyError, TypeError) as error:
-        raise LockError(f"{paths.shown(lock)} is not a conda-lock.yml: {error!r}", restore(lock)) from None
-    if not whole:
+        content = read_yaml(text_of(lock))
+    except ValueError as error:
+        raise LockError(f"{paths.shown(lock)} is not a conda-lock.yml: {error}", restore(lock)) from None
+    if not fits(content, _CONDA):
         raise LockError(f"{paths.shown(lock)} is not a conda-lock.yml", restore(lock))
-    return list(entries)
+    return list(content["package"])
 
 
 def sources(folder: Path) -> dict[str, Any]:
@@ -176,22 +181,22 @@ def sources(folder: Path) -> dict[str, Any]:
         return {"patches": [], "wheel": None}
     try:
         locked: dict[str, Any] = json.loads(text_of(path))
-        wheel = locked["wheel"]
-        touched = [each for item in locked["patches"] for each in item["touches"]]
-        sums = [item["sha256"] for item in locked["patches"]]
-        sums += [each[key] for each in touched for key in ("before", "after")]
-        names = [item["file"] for item in locked["patches"]]
-        if wheel is not None:
-            sums += [wheel["sha256"], wheel["inputs"]]
-            names += [wheel["filename"]]
-            wheel["commit"] + wheel["tree"]
-        whole = all(map(_is_sha256, sums)) and all(map(_is_inside, [*names, *(each["path"] for each in touched)]))
-        whole = whole and not any("/" in name for name in names)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        whole = False
-    if not whole:
+    except ValueError:
+        locked = {}
+    if not fits(locked, _SOURCES) or "wheel" not in locked or not _safe(locked):
         raise LockError(f"{paths.shown(path)} is not a lock of sources", restore(path))
     return locked
+
+
+def _safe(locked: dict[str, Any]) -> bool:
+    """Whether a sources.json has sha256 where they belong, and names no file that lies elsewhere."""
+    wheels = [locked["wheel"]] if locked["wheel"] else []
+    touched = [each for item in locked["patches"] for each in item["touches"]]
+    sums = [item["sha256"] for item in (*locked["patches"], *wheels)]
+    sums += [each[key] for each in touched for key in ("before", "after")]
+    names = [*(item["file"] for item in locked["patches"]), *(wheel["filename"] for wheel in wheels)]
+    inside = all(_is_inside(path) for path in (*names, *(each["path"] for each in touched)))
+    return inside and not any("/" in name for name in names) and all(map(_is_sha256, sums))
 
 
 def _is_sha256(value: Any) -> bool:
@@ -200,4 +205,4 @@ def _is_sha256(value: Any) -> bool:
 
 def _is_inside(path: str) -> bool:
     """Whether a path is one below the folder that it is relative to."""
-    return bool(path) and not path.startswith("/") and not {"..", ""} & {*path.split("/")} and "\0" not in path
+    return not {"..", ".", ""} & {*path.split("/")} and path.isprintable()
