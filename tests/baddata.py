@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 
 # pieces that mean something in one of the formats, and text of any kind
 PIECES = st.sampled_from(
-    ["\n", "[[", "]", "{", "}", '"', "'", ":", "- ", "---\n", "+++ b/../x\n", "@@ -1 +1 @@\n", "==", "\\\n", "../", "/etc/x", "\0", "#"]
-) | st.text(max_size=8)  # fmt: skip
+    [
+        *("\n", "[[", "]", "{", "}", '"', "'", ":", "- ", "---\n", "+++ b/../x\n", "@@ -1 +1 @@\n"),
+        *("==", "\\\n", "../", "/etc/x", "\0", "#"),
+    ]
+) | st.text(max_size=8)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just("../../outside"),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),

@@ -61,7 +61,7 @@ reason = "test"
 # what a receipt has besides its schema and its prefix
 SEALED: dict[str, Any] = {
     **dict.fromkeys(("variant", "python", "digest", "prefix", "fingerprint"), ""),
-    **dict.fromkeys(("packages", "missing", "site_wheels", "files"), {}),
+    **{key: {} for key in ("packages", "missing", "site_wheels", "files")},
     "base": {"kind": "host", "version": "3.10.13"},
     "conda": [],
     "patches": [],

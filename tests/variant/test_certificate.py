@@ -11,7 +11,11 @@ from verlock.variant.certificate import Limit
 from verlock.variant.chosen import names
 
 WHOLE = {
-    **{"date": "2025-05-01", "python": "3.10", "digest": "a", "gpu": {"name": "G", "count": 1}, "standin": True},
+    "date": "2025-05-01",
+    "python": "3.10",
+    "digest": "a",
+    "gpu": {"name": "G", "count": 1},
+    "standin": True,
     "receipt": {"base": {"kind": "host", "version": "3.10.13"}, "missing": []},
 }
 H100 = "NVIDIA H100 80GB HBM3"

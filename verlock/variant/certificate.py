@@ -17,7 +17,6 @@ from verlock.errors import CertificateError, RecipeError
 from verlock.variant import lockfiles, recipe_file
 from verlock.variant.shape import EACH, fits
 
-
 SHAPE = {
     **dict.fromkeys(("date", "python", "digest"), str),
     "gpu": {"name": str, "count": int},
