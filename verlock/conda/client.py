@@ -130,6 +130,7 @@ def _in_child(action: str, **job: Any) -> Any:
         text=True,
         env=process.OWN.environment(PYTHONPATH=str(paths.ROOT)),
         check=False,
+        preexec_fn=process.ends_with_verlock,
     )
     try:
         answer = json.loads(done.stdout)

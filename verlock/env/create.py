@@ -1,8 +1,7 @@
 """`verlock create`: from a lock to a sealed environment, in the steps of `STEPS`.
 
 An environment is never repaired half-way: nothing to do is a no-op, and in every other case it is made new from the caches, which
-takes seconds since files are hardlinked. Packages found damaged are first dropped from uv's cache, because an edit of a
-hardlinked file is an edit of the cache.
+takes seconds since files are hardlinked. Packages that are damaged in uv's cache too are first dropped from it.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from verlock import console
-from verlock.env import python_choice
+from verlock import console, paths
+from verlock.env import prefix_folder, python_choice
 from verlock.errors import ArtefactMissing, CheckFailed, FileRefused, NetworkError, NotSealed
-from verlock.system.files import alone
+from verlock.system.files import alone, clear_drafts
 from verlock.variant import digest, receipt
 from verlock.variant.chosen import Chosen
 
@@ -43,6 +42,7 @@ class Making:
     wheels: dict[str, tuple[Path, str]] = field(default_factory=dict)  # from outside the index: file, sha256
     missing: dict[str, str] = field(default_factory=dict)  # artefact -> why
     site_wheels: dict[str, dict[str, str]] = field(default_factory=dict)  # artefact -> file, version, sha256
+    built: Path | None = None  # the wheel of the recipe's source, where cache or mirror has it
     source: dict[str, Any] | None = None  # what was built from a git commit
     patches: list[dict[str, Any]] = field(default_factory=list)
     receipt: dict[str, Any] = field(default_factory=dict)
@@ -67,6 +67,7 @@ def make(chosen: Chosen, options: Options) -> None:
         sealed, verb = _of_others(chosen, options), "up to date"
     else:
         with alone(prefix.with_name(f".{prefix.name}.lock"), str(prefix)):
+            prefix_folder.settle(prefix)
             present = _present(chosen, options)
             if present is not None and _untouched(prefix, present) and not _incomplete(chosen, present, options):
                 sealed, verb = present, "up to date"
@@ -123,10 +124,9 @@ def _incomplete(chosen: Chosen, sealed: dict[str, Any], options: Options) -> boo
 def _inspected(chosen: Chosen, sealed: dict[str, Any]) -> dict[str, Any] | None:
     """Look closer at a sealed prefix whose fingerprint differs: whole after all (its receipt), or damaged (None).
 
-    What is damaged is dropped from uv's cache before the environment is rebuilt.
+    What is damaged in uv's cache too is dropped from it before the environment is rebuilt.
     """
-    from verlock.env import verify
-    from verlock.system import uv
+    from verlock.env import healing, verify
 
     with console.step("verify", "something changed since it was sealed"):
         damage = verify.inspect(chosen)
@@ -138,9 +138,7 @@ def _inspected(chosen: Chosen, sealed: dict[str, Any]) -> dict[str, Any] | None:
         console.warn(f"healing {item}")
     if len(damage) > 10:
         console.warn(f"healing {len(damage) - 10} more")
-    spoilt = {item.package.partition(",")[0] for item in damage if item.package} & set(sealed["packages"])
-    if spoilt:
-        uv.forget(spoilt)
+    healing.prepare(chosen, sealed, damage)
     return None
 
 
@@ -149,7 +147,7 @@ def _inspected(chosen: Chosen, sealed: dict[str, Any]) -> dict[str, Any] | None:
 
 def _make(chosen: Chosen, options: Options, present: dict[str, Any] | None) -> dict[str, Any]:
     """Make it, unless it proves to be whole. What can be refused is refused before an environment there is touched."""
-    from verlock.env import python_base, site_wheels
+    from verlock.env import site_wheels
 
     making = Making(chosen, options, site_wheels=present["site_wheels"] if present else {})
     summary = chosen.recipe.summary
@@ -163,7 +161,7 @@ def _make(chosen: Chosen, options: Options, present: dict[str, Any] | None) -> d
     console.say(f"{chosen.name}: {summary}\n  {chosen.prefix}, Python {chosen.python}, digest {chosen.digest[:12]}")
     first, *rest = STEPS
     _take(making, first)
-    with python_base.replacing(chosen.prefix):
+    with prefix_folder.replacing(chosen.prefix):
         for name in rest:
             _take(making, name)
     return making.receipt
@@ -177,7 +175,10 @@ def _take(making: Making, name: str) -> None:
 def _preflight(making: Making, step: console.Step) -> None:
     from verlock.env import preflight
 
+    for folder in ("artefacts", "wheels", "sources"):
+        clear_drafts(paths.cache_dir() / folder)
     preflight.run(making.chosen)
+    making.built = preflight.sources(making.chosen, making.options.editable)
 
 
 def _base(making: Making, step: console.Step) -> None:
@@ -249,7 +250,7 @@ def _source(making: Making) -> None:
     assert source is not None
     locked = chosen.sources["wheel"]
     layer = chosen.pip_layer(making.wheels)
-    wheel = source_wheel.cached(chosen.recipe, locked)
+    wheel = making.built
     if wheel is None:
         uv.sync(chosen.interpreter, layer)  # its setup.py needs torch, so everything else goes in first
         wheel = source_wheel.wheel(chosen.recipe, chosen.interpreter, layer.build_requirements, locked)

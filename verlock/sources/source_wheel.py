@@ -220,7 +220,9 @@ def _setup(source: Source, shop: _Workshop, tree: Path, *command: str) -> None:
     tools, home = shop.work / "tools", shop.work / "home"
     home.mkdir()
     options = ["--no-deps", "--require-hashes", "--only-binary", ":all:", "--python", str(shop.python_exe)]
-    uv.run(["pip", "install", *options, "--target", str(tools), "--requirement", str(shop.build_requirements)])
+    uv.cached_or_fetched(
+        ["pip", "install", *options, "--target", str(tools), "--requirement", str(shop.build_requirements)]
+    )
     environment = process.BUILD.environment(
         HOME=str(home),
         TMPDIR=str(home),
@@ -243,6 +245,7 @@ def _setup(source: Source, shop: _Workshop, tree: Path, *command: str) -> None:
         text=True,
         errors="replace",
         check=False,
+        preexec_fn=process.ends_with_verlock,
     )
     if done.returncode:
         raise BuildError(

@@ -100,8 +100,9 @@ def precompiled(donor: Precompiled, python: str) -> Path:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
         command += ["--python-version", python, "--no-cache-dir", "--disable-pip-version-check", "--quiet"]
         done = subprocess.run(
-            [*command, "--dest", str(work), "--requirement", str(wanted)], capture_output=True, text=True, check=False
-        )
+            [*command, "--dest", str(work), "--requirement", str(wanted)], capture_output=True, text=True, check=False,
+            preexec_fn=process.ends_with_verlock,
+        )  # fmt: skip
         if "DO NOT MATCH THE HASHES" in done.stderr:
             got = re.search(r"Got\s+([0-9a-f]{64})", done.stderr)
             raise IntegrityError.of(

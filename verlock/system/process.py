@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import fnmatch
 import os
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,6 +124,18 @@ COMPILE = Policy(drops={"SOURCE_DATE_EPOCH": "it makes byte code that is believe
 
 # A module of verlock in a process of its own, with verlock's own Python.
 OWN = Policy(sets={"PYTHONSAFEPATH": "1"})
+
+
+_PR_SET_PDEATHSIG = 1
+_C = ctypes.CDLL(None, use_errno=True)
+
+
+def ends_with_verlock() -> None:
+    """For `preexec_fn`: the kernel kills this child when verlock ends, however it ends.
+
+    A uv that outlives a killed verlock would go on writing into a folder in which the next run makes the environment anew.
+    """
+    _C.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def tail(said: str | Path, lines: int) -> str:

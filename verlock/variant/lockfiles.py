@@ -171,7 +171,10 @@ def sources(folder: Path) -> dict[str, Any]:
         return {"patches": [], "wheel": None}
     try:
         locked: dict[str, Any] = json.loads(text_of(path))
-        locked["wheel"], [item["touches"] for item in locked["patches"]]
+        for item in locked["patches"]:
+            item["file"], item["sha256"], [(each["path"], each["before"], each["after"]) for each in item["touches"]]
+        if locked["wheel"] is not None:
+            locked["wheel"]["filename"], locked["wheel"]["sha256"], locked["wheel"]["inputs"]
     except (ValueError, KeyError, TypeError):
         raise LockError(
             f"{path} is not a lock of sources", "restore it from git, or lock again: `nox -s lock`"
