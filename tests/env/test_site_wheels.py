@@ -210,7 +210,6 @@ def test_a_killed_run_s_are_remembered(chosen):
     assert site_wheels.remembered(chosen.prefix) == {}
     sealed(prefix_folder.aside_of(chosen.prefix), site_wheels={"flash-attn": ENTRY})
     prefix_folder.settle(chosen.prefix)
-    chosen.prefix.mkdir(parents=True)
     assert site_wheels.remembered(chosen.prefix) == {"flash-attn": ENTRY}
 
 

@@ -105,9 +105,10 @@ def disk(chosen: Chosen) -> None:
         place = places[name]
         free = shutil.disk_usage(place).free
         if free < needed[name]:
+            where = "name a larger place with VERLOCK_ENVS and UV_CACHE_DIR (best on one file system)"
             raise DiskTooSmall(
                 f"{place} has {free / 1e9:.1f} GB free, {recipe.name} takes up to {needed[name] / 1e9:.1f} GB",
-                f"free some space, or name a larger place with VERLOCK_ENVS and UV_CACHE_DIR (best on one file system){_deletable()}",
+                f"free some space, or {where}{_deletable()}",
             )
 
 
