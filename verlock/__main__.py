@@ -1,12 +1,10 @@
 """`python -m verlock`: the command line without nox."""
 
+from __future__ import annotations
+
 import os
 import signal
 import sys
-
-from verlock.cli import main
-
-ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 def end_like_ctrl_c() -> None:
@@ -20,12 +18,24 @@ def end_like_ctrl_c() -> None:
             signal.signal(each, lambda number, frame: None)
         raise KeyboardInterrupt(number)
 
-    heard = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]  # nohup ignores SIGHUP
-    for number in heard:
-        signal.signal(number, end)
-    os.register_at_fork(after_in_child=lambda: [signal.signal(number, signal.SIG_DFL) for number in heard])
+    # what was started to ignore one, as nohup does with SIGHUP, goes on ignoring it
+    heard = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]
+    for each in heard:
+        signal.signal(each, end)
+    os.register_at_fork(after_in_child=lambda: [signal.signal(each, signal.SIG_DFL) for each in heard])
+
+
+def run() -> int:
+    """Run the command line; returns the exit code."""
+    ctrl_c = signal.getsignal(signal.SIGINT)
+    if ctrl_c is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is something to clean up, the end needs no traceback
+    from verlock.cli import main
+
+    end_like_ctrl_c()
+    signal.signal(signal.SIGINT, ctrl_c)
+    return main()
 
 
 if __name__ == "__main__":
-    end_like_ctrl_c()
-    sys.exit(main())
+    sys.exit(run())
