@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -168,22 +169,29 @@ def test_the_tail_of_a_log(tmp_path):
     assert process.tail(log, 2) == "    broken \ufffd\n    three"
 
 
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="no util-linux here")
 def test_a_child_ends_with_a_verlock_that_is_killed():
     """SIGKILL leaves no time to end a child, which would write into what the next run makes."""
     code = (
         "import subprocess\nfrom verlock.system import process\n"
-        "child = subprocess.Popen(['sleep', '600'], preexec_fn=process.ends_with_verlock)\n"
+        "child = subprocess.Popen(process.bound(['sleep', '600']))\n"
         "print(child.pid, flush=True)\nchild.wait()"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=paths.ROOT)
     child = int(parent.stdout.readline())
-    assert Path(f"/proc/{child}/comm").exists()
+    while Path(f"/proc/{child}/comm").read_text() != "sleep\n":
+        time.sleep(0.01)
     parent.kill()
     parent.communicate()
     patience = time.monotonic() + 30
     while lives(child) and time.monotonic() < patience:
         time.sleep(0.01)
     assert not lives(child)
+
+
+def test_without_util_linux_it_is_started_all_the_same(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert process.bound(["uv", "sync"]) == ["uv", "sync"]
 
 
 def lives(process):

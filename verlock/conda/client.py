@@ -124,13 +124,12 @@ def mirrors_from_environment() -> list[str]:
 
 def _in_child(action: str, **job: Any) -> Any:
     done = subprocess.run(
-        [sys.executable, "-m", "verlock.conda.engine", action],
+        process.bound([sys.executable, "-m", "verlock.conda.engine", action]),
         input=json.dumps(job),
         capture_output=True,
         text=True,
         env=process.OWN.environment(PYTHONPATH=str(paths.ROOT)),
         check=False,
-        preexec_fn=process.ends_with_verlock,
     )
     try:
         answer = json.loads(done.stdout)

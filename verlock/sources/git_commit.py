@@ -236,9 +236,7 @@ class _Git:
     def try_run(self, *arguments: str) -> str | None:
         """Run git. Returns None on success (`output` holds what it printed), else the error it printed."""
         try:
-            self.output = str(
-                self._git.execute(["git", *arguments], env=self._environment, preexec_fn=process.ends_with_verlock)
-            )
+            self.output = str(self._git.execute(process.bound(["git", *arguments]), env=self._environment))
         except self._error as error:
             return str(getattr(error, "stderr", "") or error)
         return None

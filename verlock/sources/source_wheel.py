@@ -235,7 +235,7 @@ def _setup(source: Source, shop: _Workshop, tree: Path, *command: str) -> None:
         VLLM_PRECOMPILED_WHEEL_LOCATION=str(shop.donor),
     )
     done = subprocess.run(
-        [shop.python_exe, "-c", _DRIVER, source.version, *command],
+        process.bound([shop.python_exe, "-c", _DRIVER, source.version, *command]),
         cwd=tree,
         env=environment,
         umask=0o022,
@@ -245,7 +245,6 @@ def _setup(source: Source, shop: _Workshop, tree: Path, *command: str) -> None:
         text=True,
         errors="replace",
         check=False,
-        preexec_fn=process.ends_with_verlock,
     )
     if done.returncode:
         raise BuildError(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import fnmatch
 import os
-import signal
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -126,16 +125,14 @@ COMPILE = Policy(drops={"SOURCE_DATE_EPOCH": "it makes byte code that is believe
 OWN = Policy(sets={"PYTHONSAFEPATH": "1"})
 
 
-_PR_SET_PDEATHSIG = 1
-_C = ctypes.CDLL(None, use_errno=True)
+def bound(command: Sequence[str | Path]) -> list[str | Path]:
+    """The command as one that the kernel kills when verlock ends, however it ends; unchanged where there is no util-linux.
 
-
-def ends_with_verlock() -> None:
-    """For `preexec_fn`: the kernel kills this child when verlock ends, however it ends.
-
-    A uv that outlives a killed verlock would go on writing into a folder in which the next run makes the environment anew.
+    A uv that outlives a killed verlock would go on writing into a folder where the next run makes the environment anew. (Not by
+    `preexec_fn`: what Python runs around such a fork swallows a Ctrl-C that comes meanwhile.)
     """
-    _C.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL", "--", *command] if setpriv else list(command)
 
 
 def tail(said: str | Path, lines: int) -> str:

@@ -173,13 +173,12 @@ def forget(packages: Iterable[str]) -> None:
 def run(arguments: list[str], stdin: str = "", patience: float | None = None) -> str:
     """Run uv; returns its standard output, raises what its message means, or TimeoutExpired after `patience` seconds."""
     done = subprocess.run(
-        [uv(), "--no-progress", "--color", "never", *arguments],
+        process.bound([uv(), "--no-progress", "--color", "never", *arguments]),
         input=stdin,
         capture_output=True,
         text=True,
         check=False,
         timeout=patience,
-        preexec_fn=process.ends_with_verlock,
         cwd="/",  # no uv.toml or pyproject.toml of the folder the user happens to stand in
         env=process.UV.environment(),
     )
