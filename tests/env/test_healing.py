@@ -121,6 +121,6 @@ def test_an_environment_beside_it_with_the_same_damage_is_named_and_looked_at_by
     (chosen.site / "torch/a.so").write_bytes(b"evil")
     prepare(chosen, "file changed")
     said = capsys.readouterr().err
-    assert f"{other.prefix} has the same damage, such as lib/python3.10/site-packages/torch/a.so" in said
+    assert f"the same file is damaged in {other.prefix}: `nox" in said
     assert "`nox -s env-vllm072 -- --python 3.10` heals it" in said and "vllm083" not in said
     assert receipt.read(other.prefix)["fingerprint"] == "" and receipt.read(third.prefix)["fingerprint"] == "x"

@@ -99,7 +99,7 @@ def test_auto_takes_the_host_s_where_the_network_ends_half_way(chosen, prefix, h
     monkeypatch.setattr(client, "install", install)
     entry, files = make(chosen, "auto")
     assert entry["kind"] == "host" and set(files) == {"bin/activate"}
-    assert names(prefix) == [prefix_folder.MARKER, "bin", receipt.NAME]
+    assert names(prefix) == [receipt.MARKER, "bin", receipt.NAME]
     assert names(prefix.parent) == ["vllm073"]
 
 

@@ -5,14 +5,14 @@ Files are hardlinks, so an edit in one environment may be an edit of the cache a
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from verlock import console, paths
-from verlock.env import installed
+from verlock import console
+from verlock.env import installed, verify
 from verlock.env.verify import Damage
 from verlock.errors import NotSealed
 from verlock.system import uv
@@ -35,11 +35,12 @@ def prepare(chosen: Chosen, sealed: Mapping[str, Any], damage: Iterable[Damage])
     Raises what `uv.forget` raises.
     """
     changed = [item for item in damage if item.kind in _TELLING]
-    for other, path in _sharing(chosen, changed).items():
-        sealed_other = receipt.read(other)
-        receipt.distrust(other)  # so that its own `create` looks closer, whatever size and time of the file say
-        again = f"nox -s env-{sealed_other['variant']} -- --python {sealed_other['python']}"
-        console.warn(f"{other} has the same damage, such as {path}: `{again}` heals it")
+    for other in map(Path, verify.sharing(chosen.prefix, changed)):
+        with contextlib.suppress(NotSealed):
+            beside = receipt.read(other)
+            receipt.distrust(other)  # so that its own `create` looks closer, whatever size and time of the file say
+            again = f"nox -s env-{beside['variant']} -- --python {beside['python']}"
+            console.warn(f"the same file is damaged in {other}: `{again}` heals it")
     packages = {item.package.partition(",")[0] for item in changed}
     if spoilt := _spoilt(chosen, sealed, packages):
         console.warn(f"damaged in uv's cache too, and therefore fetched again: {', '.join(sorted(spoilt))}")
@@ -67,35 +68,3 @@ def _sound(wheel: Path, dist_info: str) -> bool:
             return all(sha256_if_there(wheel / row.path) == row.sha256 for row in record.rows(file) if row.sha256)
     except (OSError, ValueError, csv.Error):
         return False
-
-
-def _sharing(chosen: Chosen, damage: Iterable[Damage]) -> dict[Path, str]:
-    """The other environments that have one of the damaged files as a hardlink: folder -> the path of such a file."""
-    prefix = chosen.prefix
-    found: dict[Path, str] = {}
-    damaged = {
-        item.path: os.path.relpath(prefix / item.path, chosen.site)
-        for item in damage
-        if item.path and _inode(prefix / item.path)
-    }
-    for other in sorted(path.parent for path in paths.envs_dir().glob(f"*/{receipt.NAME}")):
-        try:
-            receipt.read(other)
-        except NotSealed:
-            continue
-        if other.resolve() == prefix.resolve():
-            continue
-        for path, relative in damaged.items():
-            inode = _inode(prefix / path)
-            if any(_inode(site / relative) == inode for site in other.glob("lib/python3.*/site-packages")):
-                found.setdefault(other, path)
-    return found
-
-
-def _inode(path: Path) -> tuple[int, int] | None:
-    """What two names of one file have in common; None where there is no such file, or it has one name only."""
-    try:
-        status = path.lstat()
-    except OSError:
-        return None
-    return (status.st_dev, status.st_ino) if status.st_nlink > 1 else None

@@ -14,7 +14,7 @@ from verlock.errors import NoBase
 from verlock.system.files import discard, empty_trash
 from verlock.variant import receipt
 
-MARKER = ".verlock"  # in a prefix from its first moment on: this folder is verlock's to delete
+MARKER = receipt.MARKER
 
 
 @contextlib.contextmanager

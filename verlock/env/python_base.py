@@ -15,7 +15,7 @@ from verlock.env import installed, prefix_folder
 from verlock.errors import NetworkError, NoBase
 from verlock.system import host_python, uv
 from verlock.system.files import sha256
-from verlock.variant import lockfiles
+from verlock.variant import lockfiles, receipt
 from verlock.variant.chosen import Chosen
 from verlock.variant.recipe import Recipe
 
@@ -90,7 +90,7 @@ def _set_venv_environment(recipe: Recipe, prefix: Path) -> None:
 
 def _unowned(prefix: Path) -> dict[str, str]:
     """Files of the base of which neither a RECORD nor conda-meta has the hash: path -> hex sha256, or `link:<target>`."""
-    owned = {f"{prefix}/{prefix_folder.MARKER}"}
+    owned = {f"{prefix}/{receipt.MARKER}"}
     for path in installed.conda_records(prefix):  # each is no package's own file: its hash goes into the receipt
         record = json.loads(path.read_text(encoding="utf-8"))
         owned.update(f"{prefix}/{item['_path']}" for item in record["paths_data"]["paths"])
