@@ -15,7 +15,7 @@ from verlock.env import installed, prefix_folder
 from verlock.errors import NetworkError, NoBase
 from verlock.system import host_python, uv
 from verlock.system.files import sha256
-from verlock.variant import lockfiles, receipt
+from verlock.variant import lockfiles
 from verlock.variant.chosen import Chosen
 from verlock.variant.recipe import Recipe
 
