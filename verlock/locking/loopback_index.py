@@ -156,7 +156,9 @@ class _Ranges(io.RawIOBase):
         answer = download.get(session, url, {"Range": f"bytes=-{_TAIL}", "Accept-Encoding": "identity"})
         self._blocks: list[tuple[int, bytes]] = []
         if answer.status_code == 404:
-            raise NetworkError(f"{addresses.host(url)} does not have {url.rpartition('/')[2]}, which its page names", "lock again")
+            raise NetworkError(
+                f"{addresses.host(url)} does not have {url.rpartition('/')[2]}, which its page names", "lock again"
+            )
         if answer.status_code == 206:
             self._size = int(answer.headers["Content-Range"].rpartition("/")[2])
             self._blocks.append((self._size - len(answer.content), answer.content))
@@ -187,7 +189,9 @@ class _Ranges(io.RawIOBase):
                 self._position = stop
                 return block[start - begin : stop - begin]
         last = min(self._size, max(stop, start + _TAIL)) - 1
-        answer = download.get(self._session, self._url, {"Range": f"bytes={start}-{last}", "Accept-Encoding": "identity"})
+        answer = download.get(
+            self._session, self._url, {"Range": f"bytes={start}-{last}", "Accept-Encoding": "identity"}
+        )
         self._blocks.append((start, answer.content))
         self._position = stop
         return bytes(answer.content[: stop - start])

@@ -127,7 +127,12 @@ def propose(question: Question, index: Index, *, upgrade: Sequence[str] | None) 
         command += [word for name in upgrade for word in ("--upgrade-package", name)] or ["--upgrade"]
     if question.constraint:
         command += ["--constraint", question.constraint]
-    _run(command, question.work, f"uv finds no solution for {question.source}", environment(UV_DEFAULT_INDEX=index.source))
+    _run(
+        command,
+        question.work,
+        f"uv finds no solution for {question.source}",
+        environment(UV_DEFAULT_INDEX=index.source),
+    )
     return lockfiles.pins(question.work / question.output)
 
 

@@ -1,7 +1,7 @@
 """Wheel files that verlock keeps itself, by their sha256: those it built, and the released ones they are built from.
 
-A file is looked for in the cache, then in the folder or mirror `VERLOCK_ARTEFACTS` if that is set. Its bytes are hashed at every use; a
-damaged file in the cache is removed, then fetched or built again.
+A file is looked for in the cache, then in the folder or mirror `VERLOCK_ARTEFACTS` if that is set. Its bytes are hashed at
+every use; a damaged file in the cache is removed, then fetched or built again.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def scratch(what: str) -> Iterator[Path]:
 
 
 def precompiled(donor: Precompiled, python: str) -> Path:
-    """The released wheel with the compiled objects, by its sha256: from the cache, `VERLOCK_ARTEFACTS` or the user's index (`package_index`).
+    """The released wheel with the compiled objects, by its sha256: from the cache, `VERLOCK_ARTEFACTS` or the index.
 
     Raises:
         IntegrityError: the index serves other bytes.

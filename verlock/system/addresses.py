@@ -11,7 +11,11 @@ from collections.abc import Mapping
 from urllib.parse import unquote, urlsplit
 
 HIDDEN = "***"  # stands where credentials were
-BUNDLES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")  # variables with a file of certificates, besides SSL_CERT_FILE
+BUNDLES = (
+    "PIP_CERT",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+)  # variables with a file of certificates, besides SSL_CERT_FILE
 
 _USERINFO = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)(?P<userinfo>[^\s/?#'\"`<>]*)@")
 _TOKEN_IN_PATH = re.compile(r"(?P<before>://[^\s/]+/t/)(?P<token>[^\s/]+)")  # conda's: https://host/t/TOKEN/channel

@@ -1,7 +1,7 @@
 """Downloads: the one way in which verlock itself fetches over HTTP.
 
-What passes by itself (no connection, 5xx, 408, 429) is tried again after a pause that grows and is not the same for all; an answer
-that was cut off goes on where it ended; any other refusal is final. Proxies, NO_PROXY, netrc and certificates are the user's:
+What passes by itself (no connection, 5xx, 408, 429) is tried again after a pause that grows and differs; an answer that
+was cut off goes on where it ended; any other refusal is final. Proxies, NO_PROXY, netrc and certificates are the user's:
 OpenSSL's store (SSL_CERT_FILE, SSL_CERT_DIR) and the bundle that REQUESTS_CA_BUNDLE, PIP_CERT or CURL_CA_BUNDLE names, else
 certifi's. A name and password in a URL become authentication, and no message shows them.
 
@@ -137,8 +137,10 @@ def fetch_first(
                 continue
             shutil.copyfile(place, into)
             if (got := files.sha256(into)) != sha256:
-                raise IntegrityError.of(str(place), f"sha256:{sha256}", f"sha256:{got}", "remove that file, or copy it again")
-            return
+                raise IntegrityError.of(
+                    str(place), f"sha256:{sha256}", f"sha256:{got}", "remove that file, or copy it again"
+                )
+            return None
         try:
             return fetch(place, into, sha256, tell)
         except NetworkError as error:
@@ -259,7 +261,9 @@ class _Partial:
             self.out.seek(0)
             self.out.truncate()
         tag = answer.headers.get("ETag", "")
-        self.mark = tag if tag.startswith('"') else answer.headers.get("Last-Modified", "")  # a weak tag may not be used here
+        self.mark = (
+            tag if tag.startswith('"') else answer.headers.get("Last-Modified", "")
+        )  # a weak tag may not be used here
         length = answer.headers.get("Content-Length", "")
         return int(length) if length.isdigit() else None
 
@@ -295,9 +299,9 @@ def _asked(
     what: str,
     *,
     final: tuple[int, ...] = (),
-    seconds: float = _SILENT_SECONDS,
+    seconds: float | None = None,
 ) -> Any:
-    """The head of an answer, whose body is still to be read; `final` are refusals that the caller wants to see. Raises _Failure."""
+    """The head of an answer, whose body is still to be read; `final`: refusals that the caller wants. Raises _Failure."""
     import requests
 
     try:
@@ -307,7 +311,7 @@ def _asked(
             auth=login,
             headers=headers,
             stream=True,
-            timeout=(min(_CONNECT_SECONDS, seconds), seconds),
+            timeout=(seconds or _CONNECT_SECONDS, seconds or _SILENT_SECONDS),
             verify=next((os.environ[name] for name in addresses.BUNDLES if os.environ.get(name)), True),
             proxies={"no_proxy": process.no_proxy(os.environ)},
         )
@@ -320,15 +324,18 @@ def _asked(
     answer.close()
     where = addresses.host(answer.url)
     login_wanted = status in (401, 403, 407)
-    error = NetworkError(
+    refusal = NetworkError(
         f"{where} does not give {what}: it answers {status} {answer.reason or ''}".rstrip(),
         f"if {where} wants a login, give it in the URL or in ~/.netrc; or {_PUT_IT}" if login_wanted else _PUT_IT,
     )
-    raise _Failure(error, passing=status >= 500 or status in (408, 429), answer=answer)
+    raise _Failure(refusal, passing=status >= 500 or status in (408, 429), answer=answer)
 
 
 def _refuse_page(answer: Any, what: str) -> None:
-    if answer.headers.get("Content-Type", "").partition(";")[0].strip().lower() in ("text/html", "application/xhtml+xml"):
+    if answer.headers.get("Content-Type", "").partition(";")[0].strip().lower() in (
+        "text/html",
+        "application/xhtml+xml",
+    ):
         answer.close()
         where = addresses.host(answer.url)
         error = NetworkError(

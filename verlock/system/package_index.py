@@ -74,7 +74,7 @@ def for_pip() -> dict[str, str]:
 
 
 def address(value: str) -> str:
-    """The URL (or path) in a setting: without the name that uv allows before it (`corp=https://...`), and without a last slash."""
+    """The URL (or path) in a setting: without uv's name before it (`corp=https://...`) and without a last slash."""
     named = _NAMED.match(value)
     return (value[named.end() :] if named else value).rstrip("/")
 
@@ -130,7 +130,7 @@ def _in_pip_conf() -> Iterator[tuple[Path, str]]:
 
 
 def _pip_files() -> list[Path]:
-    """pip's configuration files in its order: the machine's, the user's, this Python's, and the one that PIP_CONFIG_FILE names."""
+    """pip's configuration files in its order: the machine's, the user's, this Python's, and PIP_CONFIG_FILE."""
     given = os.environ.get("PIP_CONFIG_FILE", "")
     if given == os.devnull:
         return []

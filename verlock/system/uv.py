@@ -189,7 +189,7 @@ def _explained(message: str) -> Exception:
     if _TLS.search(text):
         return NetworkError(
             f"the certificate of {host} is not trusted\n  {text}",
-            "name the file with your organisation's certificates in SSL_CERT_FILE, or set UV_SYSTEM_CERTS=1 for the machine's own",
+            "name the file with your organisation's certificates in SSL_CERT_FILE, or set UV_SYSTEM_CERTS=1",
         )
     if _DNS_OR_CONNECT.search(text):
         return NetworkError(
