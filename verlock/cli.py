@@ -80,7 +80,10 @@ def _environment_commands(commands: Commands) -> None:
     create.add_argument("--quiet", action="store_true", help="print only warnings and errors")
     create.set_defaults(run=_create)
 
-    verify = commands.add_parser("verify", help="compare every installed file with its lock")
+    verify = commands.add_parser("verify", help="compare every installed file with its lock",
+                                 description="Compare every file of an environment with its lock. What is outside its folder "
+                                             "is not seen: the system's libraries, the driver, the host's standard library, "
+                                             "and what PYTHONPATH and the like name. The README says more.")  # fmt: skip
     _variant(verify)
     verify.add_argument("--strict", action="store_true", help="a missing optional artefact is an error too")
     verify.add_argument("--json", action="store_true", help="print all differences as JSON")

@@ -118,6 +118,16 @@ def test_the_fingerprint_does_not_see_byte_code_or_the_receipt(prefix):
     assert receipt.fingerprint(prefix) == before
 
 
+def test_the_fingerprint_of_what_was_walked_already_is_the_same(prefix):
+    (prefix / "lib/pkg/__pycache__/deeper").mkdir()
+    (prefix / "lib/pkg/__pycache__/deeper/file").write_text("x")
+    (prefix / "lib/pkg/zzz").mkdir()
+    (prefix / "lib/pkg/zzz/file").write_text("x")
+    walked = list(receipt.walk(prefix, byte_code=True))
+    assert f"{prefix}/lib/pkg/__pycache__" in [folder for folder, _ in walked]
+    assert receipt.fingerprint(prefix, walked) == receipt.fingerprint(prefix)
+
+
 def test_the_fingerprint_of_names_that_are_no_text(prefix):
     before = receipt.fingerprint(prefix)
     Path(os.fsdecode(os.fsencode(prefix) + b"/lib/\xff\n.py")).write_bytes(b"")

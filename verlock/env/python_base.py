@@ -22,7 +22,7 @@ from verlock.variant import lockfiles, receipt
 from verlock.variant.chosen import Chosen
 from verlock.variant.recipe import Recipe
 
-MARKER = ".verlock"  # in a prefix from its first moment on: this folder is verlock's to delete
+MARKER = receipt.MARKER
 
 
 def install(chosen: Chosen, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
