@@ -211,7 +211,7 @@ def test_healing_while_another_uv_holds_the_cache(made):
         other.wait()
 
 
-def test_touching_files_makes_nothing_anew(made):
+def test_touching_files_makes_nothing_again(made):
     inode = made.prefix.stat().st_ino
     os.utime(made.site / BYTES)
     said = made.create()
@@ -441,7 +441,7 @@ def test_the_second_run_goes_on_when_the_first_is_killed(fresh):
     fresh.verify()
 
 
-def test_a_changed_lock_makes_it_anew(made, edit):
+def test_a_changed_lock_makes_it_again(made, edit):
     edit(made.locks / "build-requirements.txt", "", "# a comment\n")
     assert "up to date" in made.create(), "comments act on nothing"
     edit(made.locks / "build-requirements.txt", "", f"wheel==0.45.1 --hash=sha256:{'a' * 64}\n")
@@ -450,7 +450,7 @@ def test_a_changed_lock_makes_it_anew(made, edit):
     made.verify()
 
 
-def test_prose_in_the_recipe_makes_nothing_anew(made, edit):
+def test_prose_in_the_recipe_makes_nothing_again(made, edit):
     edit(made.recipe, 'reason = "test"', 'reason = "a better sentence"')
     assert "up to date" in made.create()
 

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+import toy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +17,7 @@ from verlock.variant import receipt
 
 
 def sealed(prefix: Path) -> dict:
-    return {**dict.fromkeys(receipt.KEYS), "site_wheels": {}, "schema": receipt.SCHEMA, "prefix": str(prefix)}
+    return {**toy.SEALED, "schema": receipt.SCHEMA, "prefix": str(prefix)}
 
 
 @pytest.fixture

@@ -408,5 +408,8 @@ def _report(chosen: Chosen, sealed: dict[str, Any], verb: str, seconds: float) -
             "  put the file into a folder, name that folder in VERLOCK_ARTEFACTS and run again; or run again with a network"
         )
     if verb == "ready":
-        how = f"conda activate {prefix}" if base["kind"] == "conda" else f"source {prefix}/bin/activate"
+        import shlex
+
+        conda = base["kind"] == "conda"
+        how = shlex.join(["conda", "activate", str(prefix)] if conda else ["source", f"{prefix}/bin/activate"])
         console.say(f"  {how}")

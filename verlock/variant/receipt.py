@@ -18,14 +18,23 @@ from typing import Any
 
 from verlock.errors import NotSealed
 from verlock.system import files
+from verlock.variant.shape import EACH, fits
 
 NAME = "verlock.json"
 MARKER = ".verlock"  # in a prefix from its first moment on: this folder is verlock's to delete
 SCHEMA = 1
-KEYS = frozenset(
-    {"variant", "python", "digest", "prefix", "base", "conda", "packages", "missing", "patches", "editable", "files"}
-    | {"fingerprint"}
-)
+SHAPE = {
+    **dict.fromkeys(("variant", "python", "digest", "prefix", "fingerprint"), str),
+    "base": {"kind": str, "version": str},
+    "conda": [str],
+    "packages": {EACH: {"version": str}},
+    "missing": {EACH: str},
+    "site_wheels": (None, {EACH: dict.fromkeys(("file", "version", "sha256"), str)}),
+    "patches": [{"file": str, "touches": [dict.fromkeys(("path", "before", "after"), str)]}],
+    "source": (None, dict),
+    "editable": bool,
+    "files": {EACH: str},
+}
 
 
 def read(prefix: Path) -> dict[str, Any]:
@@ -38,14 +47,14 @@ def read(prefix: Path) -> dict[str, Any]:
         receipt: dict[str, Any] = json.loads((prefix / NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise NotSealed(f"{prefix} is not a finished environment", "make it with `nox -s env-<variant>`") from None
-    if not isinstance(receipt, dict) or receipt.get("schema") != SCHEMA or not receipt.keys() >= KEYS:
+    if not fits(receipt, SHAPE) or receipt.get("schema") != SCHEMA:
         raise NotSealed(f"{prefix} was made by another verlock", "make it again with `nox -s env-<variant>`")
     if os.path.realpath(receipt["prefix"]) != os.path.realpath(prefix):
         raise NotSealed(
             f"{prefix} was moved: it was made at {receipt['prefix']}, and its scripts point there",
             "make it again where it is to be (VERLOCK_ENVS names the folder)",
         )
-    receipt.setdefault("site_wheels", {})  # a receipt of before there were any
+    receipt["site_wheels"] = receipt.get("site_wheels") or {}  # a receipt of before there were any
     return receipt
 
 
