@@ -138,7 +138,10 @@ def fetch_first(
             shutil.copyfile(place, into)
             if (got := files.sha256(into)) != sha256:
                 raise IntegrityError.of(
-                    str(place), f"sha256:{sha256}", f"sha256:{got}", "remove that file, or copy it again"
+                    str(place),
+                    f"sha256:{sha256}",
+                    f"sha256:{got}",
+                    f"remove it from the folder {PLACE}, or copy it there again",
                 )
             return None
         try:
