@@ -231,7 +231,7 @@ class TestWalk:
         assert (prefix / "file").exists() != there
 
     def test_damage_is_named_and_healed(self, prefix, walk, monkeypatch, capsys):
-        change(prefix, packages={"torch": {}, "vllm": {}})
+        change(prefix, packages={"torch": {"version": "2"}, "vllm": {"version": "1"}})
         kinds = [("torch", "a"), ("vllm, 0001-X.patch", "b"), ("conda:pip", "c"), ("", "d")]
         damage = [verify.Damage("file changed", package, path) for package, path in kinds]
         dropped = []

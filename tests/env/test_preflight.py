@@ -103,15 +103,15 @@ class TestSources:
             preflight.sources(choose("vllm073"), editable=False)
 
     def test_no_sources_json(self, clone):
-        for name, error in (("vllm073", StaleLock), ("v1", StaleLock)):
+        for name, error, said in (("vllm073", StaleLock, "after the lock was made"), ("v1", LockError, "names no wheel")):
             (clone / f"locks/{name}/sources.json").unlink()
-            with pytest.raises(error, match="after the lock was made"):
+            with pytest.raises(error, match=said):
                 preflight.sources(choose(name), editable=False)
 
     def test_a_source_without_a_wheel_in_the_lock(self, clone):
         path = clone / "locks/v1/sources.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "wheel": None}))
-        with pytest.raises(LockError, match="names no wheel for vllm"):
+        with pytest.raises(LockError, match="names no wheel"):
             preflight.sources(choose("v1"), editable=False)
 
     def test_a_missing_patch_file(self, clone):

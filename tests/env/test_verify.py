@@ -306,7 +306,7 @@ def test_other_environments_with_the_same_damaged_file_are_named(prefix):
         other = prefix.root.with_name(name)
         file = other / "lib" / f"python{minor}" / "site-packages" / path
         file.parent.mkdir(parents=True)
-        (other / receipt.NAME).write_text("{}")
+        receipt.write(other, {**toy.SEALED, "schema": receipt.SCHEMA, "prefix": str(other)})
         if name == "whole":
             file.write_bytes(b"torch\n")
         else:

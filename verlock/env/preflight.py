@@ -10,10 +10,10 @@ from pathlib import Path
 from packaging.version import Version
 
 from verlock import console, paths
-from verlock.errors import DiskTooSmall, DriverTooOld, LockError, NotSealed, PlatformMismatch
+from verlock.errors import DiskTooSmall, DriverTooOld, NotSealed, PlatformMismatch
 from verlock.system import gpu, uv
 from verlock.system.files import own_bytes
-from verlock.variant import lockfiles, receipt
+from verlock.variant import receipt
 from verlock.variant.chosen import Chosen
 from verlock.variant.recipe import Recipe
 
@@ -55,11 +55,6 @@ def sources(chosen: Chosen, editable: bool) -> Path | None:
     patches.as_locked(recipe, locked)
     if recipe.source is None:
         return None
-    if locked["wheel"] is None:
-        raise LockError(
-            f"{paths.shown(chosen.locks / lockfiles.SOURCES)} names no wheel for {recipe.source.package}",
-            f"restore it from git, or lock again: `nox -s lock -- {chosen.name}`",
-        )
     wheel = source_wheel.cached(recipe, locked["wheel"])
     if wheel is None or editable:
         git_commit.store(recipe.source)
