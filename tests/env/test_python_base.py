@@ -36,7 +36,9 @@ def host(monkeypatch, tmp_path):
         (prefix / "bin").mkdir()
         (prefix / "bin/activate").write_text("# activate\n")
 
-    monkeypatch.setattr(host_python, "find", lambda minor: host_python.HostPython(tmp_path / "python", "3.10.99"))
+    (tmp_path / "python").write_text("python")
+    found = host_python.HostPython(tmp_path / "python", "3.10.99")
+    monkeypatch.setattr(host_python, "find", lambda minor: found)
     monkeypatch.setattr(uv, "make_venv", venv)
 
 
@@ -101,6 +103,19 @@ def test_the_host_s_base(chosen, prefix, host):
     assert files == {"bin/activate": hashlib.sha256(text).hexdigest()}
     assert text == b"# activate\nexport VLLM_USE_V1=0\n"
     assert names(prefix.parent) == ["vllm073"]
+
+
+def test_the_receipt_holds_the_host_s_interpreter_and_its_library(chosen, prefix, host, monkeypatch, tmp_path):
+    """By the path that the environment links to: both an edit of that file and another file behind a link are seen."""
+    (tmp_path / "python3").symlink_to("python")
+    (tmp_path / "libpython3.10.so.1.0").write_text("library")
+    found = host_python.HostPython(tmp_path / "python3", "3.10.99", tmp_path / "libpython3.10.so.1.0")
+    monkeypatch.setattr(host_python, "find", lambda minor: found)
+    entry, _ = make(chosen, "host")
+    assert entry["interpreter"] == {
+        str(tmp_path / name): hashlib.sha256(text).hexdigest()
+        for name, text in (("python3", b"python"), ("libpython3.10.so.1.0", b"library"))
+    }
 
 
 def test_values_are_quoted_for_the_shell(chosen, prefix, host):

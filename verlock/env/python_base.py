@@ -33,7 +33,8 @@ def install(chosen: Chosen, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
         kind: "conda", "host", or "auto": conda where a channel answers, else host, said aloud.
 
     Returns:
-        The receipt's entry (kind, version, from), and the files that no package owns: path -> hex sha256 or `link:<target>`.
+        The receipt's entry (kind, version, from; of a host base also interpreter: absolute path -> hex sha256), and the files
+        that no package owns: path -> hex sha256 or `link:<target>`.
 
     Raises:
         NoBase: there is neither.
@@ -62,7 +63,10 @@ def install(chosen: Chosen, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
         console.warn(f"{why_host}; base: host, {found.executable} ({found.version}) in place of the locked conda layer")
     uv.make_venv(found.executable, prefix, prefix.name)
     _set_venv_environment(chosen.recipe, prefix)
-    return {"kind": "host", "version": found.version, "from": str(found.executable)}, _unowned(prefix)
+    # by the path that the environment's links lead through, so that another interpreter put there is seen too
+    interpreter = {str(path): sha256(path) for path in (found.executable, found.library) if path}
+    entry = {"kind": "host", "version": found.version, "from": str(found.executable), "interpreter": interpreter}
+    return entry, _unowned(prefix)
 
 
 def _install_conda(chosen: Chosen, ask_first: bool) -> None:
