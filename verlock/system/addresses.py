@@ -1,0 +1,63 @@
+"""Addresses: how they are shown without the credentials in them, and how a user's words about proxies reach everything.
+
+Whatever prints or keeps a URL calls `shown`; whatever prints or keeps what a child or a library said calls `scrubbed`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from urllib.parse import unquote, urlsplit
+
+HIDDEN = "***"  # stands where credentials were
+
+_USERINFO = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)(?P<userinfo>[^\s/?#'\"`<>]*)@")
+_TOKEN_IN_PATH = re.compile(r"(?P<before>://[^\s/]+/t/)(?P<token>[^\s/]+)")  # conda's: https://host/t/TOKEN/channel
+_QUERY = re.compile(r"(?P<address>[a-zA-Z][a-zA-Z0-9+.-]*://[^\s?#'\"`<>]+)\?[^\s#'\"`<>)\]]+")
+_BARE_PROXY = re.compile(r"[^/@\s]+:[^/@\s]*(?=@)")  # user:secret@proxy:3128, as HTTP_PROXY may say it
+_SHORTEST = 4  # characters; a shorter secret would be found in words that have nothing to do with it
+
+
+def shown(url: str) -> str:
+    """A URL (or a path, or several with commas between) as it may be printed and kept: no user, password, token or query."""
+    url = _USERINFO.sub(rf"\g<scheme>{HIDDEN}@", url)
+    url = _QUERY.sub(rf"\g<address>?{HIDDEN}", url)
+    return _TOKEN_IN_PATH.sub(rf"\g<before>{HIDDEN}", url)
+
+
+def scrubbed(text: str) -> str:
+    """What a child or a library said, as it may be printed and kept.
+
+    No URL in it has credentials, and no secret is left that a URL in this process's variables holds, however it is written.
+    """
+    text = shown(text)
+    for secret in _secrets(os.environ):
+        text = text.replace(secret, HIDDEN)
+    return text
+
+
+def host(url: str) -> str:
+    """The host of a URL with its port, without credentials; the URL itself (shown) where it names none."""
+    try:
+        return urlsplit(url).netloc.rpartition("@")[2] or shown(url)
+    except ValueError:
+        return shown(url)
+
+
+def _secrets(variables: Mapping[str, str]) -> list[str]:
+    """The passwords and tokens in the URLs that variables hold, as written and decoded, the longest first."""
+    found: set[str] = set()
+    for name, value in variables.items():
+        if "://" in value:
+            userinfos = [match["userinfo"] for match in _USERINFO.finditer(value)]
+            found.update(match["token"] for match in _TOKEN_IN_PATH.finditer(value))
+        elif "@" in value and name.upper().endswith("_PROXY"):
+            userinfos = _BARE_PROXY.findall(value)
+        else:
+            continue
+        for userinfo in userinfos:
+            user, colon, password = userinfo.partition(":")
+            found.add(password if colon else user)
+    found |= {unquote(secret) for secret in found}
+    return sorted((secret for secret in found if len(secret) >= _SHORTEST), key=lambda secret: (-len(secret), secret))
