@@ -126,10 +126,11 @@ def test_values_are_quoted_for_the_shell(chosen, prefix, host):
 
 
 def test_auto_takes_the_host_s_where_no_channel_answers_and_says_so(chosen, prefix, host, monkeypatch, capsys):
-    monkeypatch.setattr(client, "reachable", lambda lock, mirrors: False)
+    problem = "conda.anaconda.org does not answer: Connection refused"
+    monkeypatch.setattr(client, "ask", refuse(NetworkError(problem)))
     entry, _ = make(chosen, "auto")
     assert entry["kind"] == "host"
-    assert "warning: conda.anaconda.org does not answer; base: host" in capsys.readouterr().err
+    assert f"warning: {problem}; base: host" in capsys.readouterr().err
 
 
 def test_auto_takes_the_host_s_where_the_network_ends_half_way(chosen, prefix, host, monkeypatch):
@@ -137,7 +138,7 @@ def test_auto_takes_the_host_s_where_the_network_ends_half_way(chosen, prefix, h
         (prefix / "half").write_text("half")
         raise NetworkError("the channel went away")
 
-    monkeypatch.setattr(client, "reachable", lambda lock, mirrors: True)
+    monkeypatch.setattr(client, "ask", lambda lock, mirrors, cache: None)
     monkeypatch.setattr(client, "install", install)
     entry, files = make(chosen, "auto")
     assert entry["kind"] == "host" and set(files) == {"bin/activate"}
@@ -146,7 +147,7 @@ def test_auto_takes_the_host_s_where_the_network_ends_half_way(chosen, prefix, h
 
 @pytest.mark.parametrize("kind", ["conda", "auto"])
 def test_no_base_at_all_takes_nothing_away(chosen, prefix, monkeypatch, kind):
-    monkeypatch.setattr(client, "reachable", lambda lock, mirrors: False)
+    monkeypatch.setattr(client, "ask", refuse(NetworkError("nobody answers", "name a mirror")))
     monkeypatch.setattr(client, "install", refuse(NetworkError("nobody answers", "name a mirror")))
     monkeypatch.setattr(host_python, "find", lambda minor: None)
     old(prefix)

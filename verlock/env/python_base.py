@@ -10,9 +10,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from verlock import console, paths
+from verlock import console
 from verlock.conda import client
 from verlock.env import installed
 from verlock.errors import NetworkError, NoBase
@@ -71,11 +70,10 @@ def install(chosen: Chosen, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
 
 def _install_conda(chosen: Chosen, ask_first: bool) -> None:
     lock, prefix = chosen.locks / lockfiles.CONDA_LOCK, chosen.prefix
-    mirrors = client.mirrors_from_environment()
-    if ask_first and not client.reachable(lock, mirrors):  # a few seconds sooner than the engine's own retries
-        host = urlsplit(lockfiles.conda_packages(lock)[0]["url"]).netloc
-        raise NetworkError(f"{host} does not answer", "name a conda-forge mirror in VERLOCK_CONDA_MIRROR")
-    client.install(lock, prefix, paths.cache_dir() / "conda", mirrors=mirrors)
+    mirrors, cache = client.mirrors_from_environment(), client.cache_dir()
+    if ask_first:  # sooner than the install's own patience; where all is in the cache, nobody is asked
+        client.ask(lock, mirrors, cache)
+    client.install(lock, prefix, cache, mirrors=mirrors)
     _set_conda_environment(chosen.recipe, prefix)
 
 

@@ -11,6 +11,11 @@ from collections.abc import Mapping
 from urllib.parse import unquote, urlsplit
 
 HIDDEN = "***"  # stands where credentials were
+BUNDLES = (
+    "PIP_CERT",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+)  # variables with a file of certificates, besides SSL_CERT_FILE
 
 _USERINFO = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)(?P<userinfo>[^\s/?#'\"`<>]*)@")
 _TOKEN_IN_PATH = re.compile(r"(?P<before>://[^\s/]+/t/)(?P<token>[^\s/]+)")  # conda's: https://host/t/TOKEN/channel
@@ -43,6 +48,32 @@ def host(url: str) -> str:
         return urlsplit(url).netloc.rpartition("@")[2] or shown(url)
     except ValueError:
         return shown(url)
+
+
+def split(url: str) -> tuple[str, tuple[str, str] | None]:
+    """A URL without its credentials, and these decoded. Raises ValueError for what is no URL."""
+    parts = urlsplit(url)
+    userinfo, found, place = parts.netloc.rpartition("@")
+    if not found:
+        return url, None
+    user, _, password = userinfo.partition(":")
+    return parts._replace(netloc=place).geturl(), (unquote(user), unquote(password))
+
+
+def as_at(url: str, source: str) -> str:
+    """A URL with the credentials of `source`, where both are on the same host and `url` has none."""
+    there, own = urlsplit(source), urlsplit(url)
+    userinfo, found, place = there.netloc.rpartition("@")
+    if not found or (there.scheme, place) != (own.scheme, own.netloc):
+        return url
+    return own._replace(netloc=f"{userinfo}@{place}").geturl()
+
+
+def certificates() -> dict[str, str]:
+    """SSL_CERT_FILE for a child that knows no other variable (uv), where the user has set one of the others only."""
+    if os.environ.get("SSL_CERT_FILE"):
+        return {}
+    return next(({"SSL_CERT_FILE": os.environ[name]} for name in BUNDLES if os.environ.get(name)), {})
 
 
 def _secrets(variables: Mapping[str, str]) -> list[str]:
