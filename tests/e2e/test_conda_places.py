@@ -6,7 +6,10 @@ import base64
 import contextlib
 import hashlib
 import json
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from http.server import ThreadingHTTPServer
@@ -200,6 +203,31 @@ def test_the_way_to_a_channel_leads_through_the_proxy(site, lock, install, monke
         client.ask(lock("http://conda.invalid"))
     assert "(through the proxy 127.0.0.1:" in caught.value.problem
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl to make certificates with")
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])
+def test_a_company_s_own_certificate_is_believed_where_the_user_says_so(
+    site, lock, install, tmp_path, monkeypatch, name
+):
+    for command in (
+        "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=company",
+        "req -newkey rsa:2048 -nodes -keyout key.pem -out request -subj /CN=mirror",
+        "x509 -req -in request -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -out cert.pem -extfile names",
+    ):
+        (tmp_path / "names").write_text("subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n")
+        subprocess.run(["openssl", *command.split()], cwd=tmp_path, check=True, capture_output=True)
+    secure = site()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    secure.server.socket = context.wrap_socket(secure.server.socket, server_side=True)
+    url = secure.url.replace("http", "https")
+    for each in ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(each, raising=False)
+    with pytest.raises(NetworkError, match=r"no secure connection \(TLS: .*certificate"):
+        client.ask(lock(url))
+    monkeypatch.setenv(name, str(tmp_path / "ca.pem"))
+    install(lock(url))
 
 
 def test_what_one_place_lacks_comes_from_the_next(site, lock, install):

@@ -10,7 +10,7 @@ import pytest
 import toy
 
 from verlock import cli
-from verlock.env import create, import_check, python_base, site_wheels
+from verlock.env import create, import_check, prefix_folder, site_wheels
 from verlock.errors import CheckFailed, RecipeError, SiteWheelRefused
 from verlock.sources import wheel_store
 from verlock.system import files
@@ -196,8 +196,10 @@ def test_only_an_artefact_of_the_recipe_can_have_one(chosen, wheel):
 def sealed(prefix, **fields):
     prefix.mkdir(parents=True, exist_ok=True)
     base = {"kind": "host", "version": "3.10.1"}
-    whole = {**dict.fromkeys(receipt.KEYS), "schema": 1, "prefix": str(prefix), "variant": "vllm073", "python": "3.10"}
+    whole = {**toy.SEALED, "schema": 1, "prefix": str(prefix), "variant": "vllm073", "python": "3.10"}
     whole |= {"digest": choose("vllm073", "3.10").digest, "base": base, "missing": {}, "editable": False, **fields}
+    if "site_wheels" not in fields:
+        del whole["site_wheels"]  # as in a receipt of before there were any
     (prefix / receipt.NAME).write_text(json.dumps({**whole, "fingerprint": receipt.fingerprint(prefix)}))
 
 
@@ -208,8 +210,8 @@ def test_an_old_receipt_has_none(chosen):
 
 def test_a_killed_run_s_are_remembered(chosen):
     assert site_wheels.remembered(chosen.prefix) == {}
-    sealed(python_base.aside_of(chosen.prefix), site_wheels={"flash-attn": ENTRY})
-    chosen.prefix.mkdir(parents=True)
+    sealed(prefix_folder.aside_of(chosen.prefix), site_wheels={"flash-attn": ENTRY})
+    prefix_folder.settle(chosen.prefix)
     assert site_wheels.remembered(chosen.prefix) == {"flash-attn": ENTRY}
 
 

@@ -113,6 +113,7 @@ def mig(nvidia_smi, monkeypatch):
 def test_a_mig_slice_is_one_gpu_of_its_own_memory(mig, visible, profile, memory):
     mig()(visible)
     assert gpu.find() == Gpus(f"NVIDIA A100-SXM4-40GB MIG {profile}", 1, memory, "535.104.05")
+    assert gpu.indices() == []
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from verlock import console, errors, paths
 from verlock.errors import InstallError, NetworkError
-from verlock.system import process
+from verlock.system import addresses, process
 
 
 def install(lock: Path, prefix: Path, cache: Path, *, mirrors: Sequence[str] = ()) -> None:
@@ -130,11 +130,11 @@ def mirrors_from_environment() -> list[str]:
 
 def _in_child(action: str, **job: Any) -> Any:
     done = subprocess.run(
-        [sys.executable, "-m", "verlock.conda.engine", action],
+        process.bound([sys.executable, "-m", "verlock.conda.engine", action]),
         input=json.dumps(job),
         capture_output=True,
         text=True,
-        env=process.OWN.environment(PYTHONPATH=str(paths.ROOT)),
+        env=process.OWN.environment(PYTHONPATH=str(paths.ROOT), **addresses.certificates()),
         check=False,
     )
     try:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 from xml.etree import ElementTree
 
 from verlock.errors import NoGpu
@@ -67,10 +68,8 @@ def find() -> Gpus | None:
     Raises:
         NoGpu: nvidia-smi hangs, or does not tell the memory; or slices are named together with whole GPUs, or not by name.
     """
-    rows = [_Row(*row) for row in _ask("index,uuid,name,memory.total,driver_version,mig.mode.current")]
-    wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
-    entries = None if wanted is None else [entry.strip() for entry in wanted.split(",")]
-    if rows and entries and entries[0].startswith("MIG-"):
+    rows, entries = _rows(), _entries()
+    if rows and _is_slice(entries):
         return _slice(rows, entries[0])
     seen = _visible(rows, entries)
     if not seen:
@@ -82,6 +81,28 @@ def find() -> Gpus | None:
         )
     first = seen[0]
     return Gpus(first.name, len(seen), _mib(first.name, first.memory), first.driver)
+
+
+def indices() -> list[str]:
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves, by index as nvidia-smi counts (CUDA's PCI_BUS_ID order); none for a MIG slice.
+
+    Raises NoGpu.
+    """
+    entries = _entries()
+    return [] if _is_slice(entries) else [row.index for row in _visible(_rows(), entries)]
+
+
+def _rows() -> list[_Row]:
+    return [_Row(*row) for row in _ask("index,uuid,name,memory.total,driver_version,mig.mode.current")]
+
+
+def _entries() -> list[str] | None:
+    wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return None if wanted is None else [entry.strip() for entry in wanted.split(",")]
+
+
+def _is_slice(entries: list[str] | None) -> TypeGuard[list[str]]:
+    return bool(entries and entries[0].startswith("MIG-"))
 
 
 def _visible(rows: list[_Row], entries: list[str] | None) -> list[_Row]:
