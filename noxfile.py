@@ -16,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -80,7 +81,10 @@ def _make_tools(session: nox.Session, lock: Path, stamp: Path, wanted: str) -> N
     stamp.write_text("unfinished")
     session.run(sys.executable, "-m", "venv", str(folder), external=True, silent=True)
     pip = [str(folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-    session.run(*pip, "--require-hashes", "--only-binary", ":all:", "-r", str(lock), external=True)
+    # uv's settings come first, as in verlock/system/package_index.py, so that one that only uv knows reaches pip too
+    index = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL") or ""
+    env = {"PIP_INDEX_URL": re.sub(r"^[\w.-]+=(?=\S)", "", index)} if index else {}
+    session.run(*pip, "--require-hashes", "--only-binary", ":all:", "-r", str(lock), external=True, env=env)
     stamp.write_text(wanted)  # last: without it the tools are installed again
 
 

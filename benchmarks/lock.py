@@ -24,7 +24,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from verlock.locking import loopback_index, resolvers  # noqa: E402
+from verlock.locking import resolvers  # noqa: E402
+from verlock.system import package_index  # noqa: E402
 from verlock.variant.chosen import choose, names  # noqa: E402
 
 VARIANT = "vllm073"
@@ -72,7 +73,7 @@ def peer(runs: int, limit: float) -> list[float | None]:
             command += [
                 "--strip-extras",
                 "--index-url",
-                loopback_index.upstream(),
+                package_index.upstream(),
                 "--cache-dir",
                 f"{folder}/pip-tools",
             ]

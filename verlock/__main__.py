@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from types import TracebackType
 
 
 def end_like_ctrl_c() -> None:
@@ -37,5 +38,15 @@ def run() -> int:
     return main()
 
 
+def _scrubbed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A bug shows its traceback, but no password that stands in a variable."""
+    import traceback
+
+    from verlock.system import addresses
+
+    sys.stderr.write(addresses.scrubbed("".join(traceback.format_exception(kind, error, trace))))
+
+
 if __name__ == "__main__":
+    sys.excepthook = _scrubbed
     sys.exit(run())

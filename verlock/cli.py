@@ -33,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = arguments.run(arguments)
     except VerlockError as error:
-        print(f"verlock: {error}", file=sys.stderr)
+        from verlock.system import addresses
+
+        print(f"verlock: {addresses.scrubbed(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as interrupt:
         print("verlock: interrupted; finished steps are kept, and the next run continues from there", file=sys.stderr)

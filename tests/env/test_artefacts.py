@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import errno
 import hashlib
 import http.server
@@ -13,6 +15,7 @@ import pytest
 
 from verlock.env import artefacts
 from verlock.errors import IntegrityError, NetworkError
+from verlock.system import download, loopback
 from verlock.variant.recipe import ArtefactFile
 
 NAME = "flash_attn-2.8.3+cu12torch2.5-cp310-cp310-linux_x86_64.whl"
@@ -23,13 +26,16 @@ SHA256 = hashlib.sha256(DATA).hexdigest()
 def artefact(**more):
     """flash-attn's wheel, at an address where nobody answers."""
     url = f"https://127.0.0.1:9/download/{NAME.replace('+', '%2B')}"
-    return ArtefactFile(**{"torch": "2.5", "cxx11abi": False, "python": "3.10", "url": url, "sha256": SHA256, **more})
+    made = ArtefactFile(torch="2.5", cxx11abi=False, python="3.10", url=url, sha256=SHA256)
+    return made.model_copy(update=more)  # which lets a test name an http URL
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("VERLOCK_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("VERLOCK_ARTEFACTS", raising=False)
+    monkeypatch.setattr(download, "_BACK_OFF", 0)
+    monkeypatch.setattr(download, "_SILENT_SECONDS", 0.5)
     return tmp_path / "cache"
 
 
@@ -64,6 +70,18 @@ def serve(monkeypatch):
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, format, *args):
         pass
+
+
+@contextlib.contextmanager
+def origin():
+    """Where the recipe says that the file is: it has it."""
+
+    class Handler(loopback.Handler):
+        def do_GET(self):
+            self.answer(200, DATA)
+
+    with loopback.serve(Handler) as url:
+        yield url
 
 
 def answering(headers, body, status=200):
@@ -131,6 +149,49 @@ def test_a_mirror_without_it(serve, cache):
     with pytest.raises(NetworkError, match="Not Found"):
         artefacts.fetch(artefact())
     assert not left(cache)
+
+
+def test_a_mirror_that_lacks_a_file_is_passed_over(serve, folder):
+    serve(answering({}, b"", 404))
+    with origin() as url:
+        assert artefacts.fetch(artefact(url=f"{url}/{NAME}")).read_bytes() == DATA
+
+
+def test_a_login_page_of_a_mirror_is_passed_over(serve, folder):
+    serve(answering({"Content-Type": "text/html; charset=utf-8"}, b"<html>log in</html>"))
+    with origin() as url:
+        assert artefacts.fetch(artefact(url=f"{url}/{NAME}")).read_bytes() == DATA
+    with pytest.raises(NetworkError, match="sends a web page instead of other") as caught:
+        artefacts.fetch(artefact(url="https://127.0.0.1:9/other.whl"))
+    assert "127.0.0.1:9 does not give other.whl" in caught.value.problem
+
+
+def test_a_folder_that_is_not_there_is_said(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("VERLOCK_ARTEFACTS", str(tmp_path / "none"))
+    with pytest.raises(NetworkError):
+        artefacts.fetch(artefact())
+    assert f"VERLOCK_ARTEFACTS names {tmp_path / 'none'}, which is no folder" in capsys.readouterr().err
+
+
+def test_name_and_password_of_a_mirror_work_and_are_not_shown(serve, folder, monkeypatch, cache):
+    class Handler(Quiet):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=str(folder))
+
+        def do_GET(self):
+            if self.headers.get("Authorization") == "Basic " + base64.b64encode(b"user:s3cr3t/x").decode():
+                super().do_GET()
+            else:
+                self.send_error(401)
+
+    server = serve(Handler)
+    monkeypatch.setenv("VERLOCK_ARTEFACTS", f"http://user:s3cr3t%2Fx@127.0.0.1:{server.server_port}/")
+    assert artefacts.reachable(artefact().url, SHA256)
+    assert artefacts.fetch(artefact()).read_bytes() == DATA
+    monkeypatch.setenv("VERLOCK_ARTEFACTS", f"http://user:wr0ng@127.0.0.1:{server.server_port}/")
+    with pytest.raises(NetworkError, match="it answers 401") as caught:
+        artefacts.fetch(artefact(url="https://127.0.0.1:9/other.whl"))
+    assert "wr0ng" not in str(caught.value)
 
 
 def test_wrong_bytes_of_the_right_size(folder, cache):

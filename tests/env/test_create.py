@@ -10,6 +10,7 @@ import re
 import time
 
 import pytest
+import toy
 
 from verlock import paths
 from verlock.env import artefacts, create, healing, verify
@@ -25,7 +26,7 @@ def prefix(clone, tmp_path):
     folder = tmp_path / "envs/vllm073"
     folder.mkdir(parents=True)
     sealed = {
-        **dict.fromkeys(receipt.KEYS),
+        **toy.SEALED,
         "schema": receipt.SCHEMA,
         "prefix": str(folder),
         "variant": "vllm073",

@@ -38,7 +38,7 @@ def installed(chosen):
         toy.install(archive, "torch", "2.5.1", FILES)
     chosen.site.parent.mkdir(parents=True)
     shutil.copytree(archive, chosen.site, copy_function=os.link)
-    sealed = dict.fromkeys(receipt.KEYS) | {"schema": receipt.SCHEMA, "variant": chosen.name, "python": chosen.python}
+    sealed = toy.SEALED | {"schema": receipt.SCHEMA, "variant": chosen.name, "python": chosen.python}
     packages = {"torch": {"version": "2.5.1"}}
     receipt.write(chosen.prefix, sealed | {"prefix": str(chosen.prefix), "packages": packages, "fingerprint": "x"})
     return chosen

@@ -8,6 +8,7 @@ import shutil
 from collections import namedtuple
 
 import pytest
+import toy
 
 from verlock.env import preflight
 from verlock.errors import (
@@ -201,7 +202,7 @@ class TestDisk:
     def test_healing_takes_what_the_damaged_one_does_not_share_with_the_cache(self, disk, monkeypatch):
         chosen = choose("vllm073")
         chosen.prefix.mkdir(parents=True)
-        sealed = dict.fromkeys(receipt.KEYS) | {"schema": receipt.SCHEMA, "prefix": str(chosen.prefix)}
+        sealed = toy.SEALED | {"schema": receipt.SCHEMA, "prefix": str(chosen.prefix)}
         receipt.write(chosen.prefix, {**sealed, "digest": chosen.digest})
         monkeypatch.setattr(preflight, "own_bytes", lambda folder: int(1.5e9))
         disk(free=2.4e9)

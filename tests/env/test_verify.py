@@ -102,13 +102,17 @@ class Prefix:
         receipt.write(
             self.root,
             {
-                **dict.fromkeys(receipt.KEYS),
+                **toy.SEALED,
                 "schema": receipt.SCHEMA,
                 "prefix": str(self.root),
                 "variant": "vllm072",
                 "python": "3.10",
                 "digest": self.chosen.digest,
-                "base": {"kind": "conda", "interpreter": {str(self.host): files.sha256(self.host)}},
+                "base": {
+                    "kind": "conda",
+                    "version": "3.10.13",
+                    "interpreter": {str(self.host): files.sha256(self.host)},
+                },
                 "conda": ["pip-25.0.1-py_0"],
                 "packages": packages,
                 "missing": {},

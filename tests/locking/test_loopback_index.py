@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
+
 import fakeindex
 import pytest
 import requests
 
 from verlock.locking import loopback_index
+from verlock.system import loopback
 
 
 def test_metadata_is_read_by_range_and_kept(clone):
@@ -25,16 +30,66 @@ def test_metadata_is_read_by_range_and_kept(clone):
         assert (clone.parent / "cache" / "metadata" / sha256[:2] / sha256).read_text() == text
 
 
-def test_the_users_index_is_found_in_their_settings(monkeypatch):
-    for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"):
-        monkeypatch.delenv(name, raising=False)
-    default = loopback_index.upstream()
-    assert default.startswith("https://")
-    assert default.endswith("/simple")
-    monkeypatch.setenv("PIP_INDEX_URL", "https://user:secret@mirror.example/simple/")
-    assert loopback_index.upstream() == "https://user:secret@mirror.example/simple"
-    monkeypatch.setenv("UV_DEFAULT_INDEX", "corp=https://corp.example/simple")
-    assert loopback_index.upstream() == "https://corp.example/simple"
+@pytest.fixture
+def offering(clone):
+    """An index whose one wheel has its metadata beside it: `offer` is what the page says of it, `body` what comes."""
+
+    @contextlib.contextmanager
+    def serve(offer, body, kind="text/plain"):
+        with fakeindex.serve() as made:
+            sha256 = made.release("big", "1.0", "2025-01-01", "six")
+
+            class Front(loopback.Handler):
+                def do_GET(self):
+                    if self.path.endswith(".metadata"):
+                        return self.answer(200, body, Content_Type=kind)
+                    headers = {"Range": self.headers["Range"]} if self.headers["Range"] else {}
+                    answer = requests.get(made.url.removesuffix("/simple") + self.path, headers=headers, timeout=9)
+                    if "/simple/" in self.path:
+                        page = answer.json()
+                        page["files"][0]["core-metadata"] = offer
+                        return self.answer(200, json.dumps(page).encode(), Content_Type=loopback_index.JSON)
+                    more = {"Content_Range": answer.headers["Content-Range"]} if headers else {}
+                    return self.answer(answer.status_code, answer.content, **more)
+
+            with loopback.serve(Front) as url, loopback_index.serve(f"{url}/simple") as index:
+                index.page("big")
+                yield index, sha256, clone.parent / "cache/metadata" / sha256[:2] / sha256
+
+    return serve
+
+
+TEXT = b"Metadata-Version: 2.1\nName: big\nVersion: 1.0\n"
+
+
+def test_metadata_with_its_hash_is_kept(offering):
+    with offering({"sha256": hashlib.sha256(TEXT).hexdigest()}, TEXT) as (index, sha256, kept):
+        assert index.metadata(sha256) == TEXT == kept.read_bytes()
+
+
+def test_metadata_that_nobody_vouches_for_is_used_and_not_kept(offering):
+    with offering(True, TEXT) as (index, sha256, kept):
+        assert index.metadata(sha256) == TEXT and not kept.exists()
+
+
+@pytest.mark.parametrize(
+    ("offer", "body", "kind"),
+    [
+        (True, b"<html>log in</html>", "text/html"),
+        (True, b"<html>log in</html>", "text/plain"),
+        ({"sha256": "0" * 64}, TEXT, "text/plain"),
+    ],
+)
+def test_what_is_no_metadata_is_read_out_of_the_wheel_instead(offering, offer, body, kind):
+    with offering(offer, body, kind) as (index, sha256, kept):
+        assert b"Requires-Dist: six" in index.metadata(sha256) and b"Requires-Dist: six" in kept.read_bytes()
+
+
+def test_a_web_page_that_an_earlier_verlock_kept_is_not_believed(offering):
+    with offering(True, TEXT) as (index, sha256, kept):
+        kept.parent.mkdir(parents=True)
+        kept.write_bytes(b"<html>log in</html>")
+        assert index.metadata(sha256) == TEXT
 
 
 @pytest.mark.parametrize(

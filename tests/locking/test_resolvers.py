@@ -98,6 +98,8 @@ def test_a_pre_release_has_to_be_named_but_in_a_trial(index, allowed, refused):
 
 
 def test_a_certificate_that_pip_has_serves_uv_too(monkeypatch):
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
     for name in ("SSL_CERT_FILE", "PIP_CERT"):
         monkeypatch.delenv(name, raising=False)
     assert "SSL_CERT_FILE" not in resolvers.environment()

@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+import toy
 
 from verlock import paths
 from verlock.errors import (
@@ -102,7 +103,7 @@ def inside(tmp_path, monkeypatch, nvidia_smi):
     chosen.interpreter.chmod(0o755)
 
     def seal(**other):
-        sealed = dict.fromkeys(receipt.KEYS, "") | {
+        sealed = toy.SEALED | {
             "schema": receipt.SCHEMA,
             "digest": chosen.digest,
             "prefix": str(chosen.prefix),

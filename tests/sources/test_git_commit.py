@@ -116,7 +116,7 @@ def test_the_users_git_changes_no_byte(mirrored, tmp_path, monkeypatch):
 
 
 def test_nobody_answers(source):
-    with pytest.raises(NetworkError, match=r"(?s)127\.0\.0\.1 cannot be reached.*VERLOCK_SOURCE_MIRROR") as caught:
+    with pytest.raises(NetworkError, match=r"(?s)127\.0\.0\.1:9 cannot be reached.*VERLOCK_SOURCE_MIRROR") as caught:
         git_commit.store(source)
     assert caught.value.exit_code == 24
     assert not list((paths.cache_dir() / "sources").iterdir())
@@ -134,6 +134,20 @@ def test_a_mirror_that_is_no_repository_is_said_so(source, tmp_path, monkeypatch
     monkeypatch.setenv("VERLOCK_SOURCE_MIRROR", str(tmp_path))
     with pytest.raises(SourceUnavailable, match="does not appear to be a git repository"):
         git_commit.store(source)
+
+
+def test_a_mirror_of_another_user_is_said_with_what_to_do(mirrored, upstream, monkeypatch):
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    with pytest.raises(SourceUnavailable, match="belongs to another user, and git does not read it") as caught:
+        git_commit.store(mirrored)
+    assert f"git config --global --add safe.directory '{upstream}" in str(caught.value)
+
+
+def test_name_and_password_of_a_mirror_are_not_shown(source, monkeypatch):
+    monkeypatch.setenv("VERLOCK_SOURCE_MIRROR", "http://user:s3cret@127.0.0.1:9/x.git")
+    with pytest.raises(NetworkError, match=r"http://\*\*\*@127\.0\.0\.1:9/x\.git: ") as caught:
+        git_commit.store(source)
+    assert "s3cret" not in str(caught.value)
 
 
 def test_the_tree_decides(mirrored):

@@ -34,7 +34,7 @@ UV_DECIDES = {
 }
 UV_LEADS = {"UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_LINK_MODE", "UV_CACHE_DIR", "UV_HTTP_TIMEOUT", "UV_NATIVE_TLS"}
 UV_LEADS |= {"UV_SYSTEM_CERTS", "UV_OFFLINE", "UV_FIND_LINKS"}
-PROXIES = {"http_proxy", "https_proxy", "HTTPS_PROXY", "no_proxy", "ALL_PROXY"}
+PROXIES = {"http_proxy", "https_proxy", "HTTPS_PROXY", "ALL_PROXY"}
 CERTIFICATES = {"SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT"}
 MIXING = {"PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "CONDA_PREFIX", "LD_PRELOAD"}
 ENGINE = {"VLLM_USE_V1", "VLLM_ATTENTION_BACKEND", "RAY_ADDRESS", "PYTORCH_CUDA_ALLOC_CONF"}
@@ -115,6 +115,8 @@ def test_every_policy_is_looked_at():
 def test_what_a_child_is_given(monkeypatch, name):
     start_in_shell(monkeypatch)
     given = POLICIES[name].environment()
+    own = {given.pop(key, None) for key in ("no_proxy", "NO_PROXY")}
+    assert own == ({"127.0.0.1,localhost"} if PASSED_ON[name] & PROXIES else {None})
     assert {key for key in given if given[key] == f"the shell's {key}"} == PASSED_ON[name] - SET[name].keys()
     assert {key: value for key, value in given.items() if value != f"the shell's {key}"} == SET[name]
 
@@ -122,7 +124,7 @@ def test_what_a_child_is_given(monkeypatch, name):
 @pytest.mark.parametrize("name", PASSED_ON)
 def test_what_one_call_gives_goes_over_all_else(monkeypatch, name):
     start_in_shell(monkeypatch)
-    more = dict.fromkeys([*PASSED_ON[name], *SET[name], "VLLM_USE_V1", "NEW"], "this call's")
+    more = dict.fromkeys([*PASSED_ON[name], *SET[name], "VLLM_USE_V1", "NEW", "no_proxy", "NO_PROXY"], "this call's")
     assert POLICIES[name].environment(**more) == more
     assert os.environ["PATH"] == "the shell's PATH"
 
@@ -139,13 +141,28 @@ def test_every_name_has_a_reason_and_is_matched_in_capitals(name):
 def test_capitals_do_not_matter(monkeypatch, name):
     monkeypatch.setattr(os, "environ", {name: "x", "PATH": "y"})
     assert Policy(drops={"*_PROXY": "not for it"}).environment() == {"PATH": "y"}
-    assert Policy(keeps={"*_PROXY": "the user's"}).environment() == {name: "x"}
+    assert Policy(keeps={"*_PROXY": "the user's"}).environment()[name] == "x"
+
+
+@pytest.mark.parametrize(
+    ("given", "passed"),
+    [
+        ({"no_proxy": "a.example, 127.0.0.1"}, "a.example,127.0.0.1,localhost"),
+        ({"NO_PROXY": "a.example"}, "a.example,127.0.0.1,localhost"),
+        ({"no_proxy": "*"}, "*"),
+        ({}, "127.0.0.1,localhost"),
+    ],
+)
+def test_this_machine_is_asked_without_a_proxy(monkeypatch, given, passed):
+    monkeypatch.setattr(os, "environ", {"https_proxy": "http://proxy", **given})
+    child = Policy().environment()
+    assert child["no_proxy"] == child["NO_PROXY"] == passed
 
 
 def test_nothing_kept_is_not_everything_kept(monkeypatch):
     start_in_shell(monkeypatch)
     assert Policy(keeps={}).environment() == {}
-    assert Policy().environment() == dict(os.environ)
+    assert Policy().environment().items() >= os.environ.items()
 
 
 def test_the_environment_is_that_of_the_moment(monkeypatch):

@@ -238,14 +238,14 @@ def _fetched(making: Making, tell: Callable[[str], None] = lambda text: None) ->
 
 def _wheels(making: Making, step: console.Step, again: Collection[str] = ()) -> None:
     from verlock.env import installed
-    from verlock.system import uv
+    from verlock.system import package_index, uv
 
     chosen = making.chosen
     count = len(chosen.pins)
     step.announce(f"{count} packages")
 
     def tell(fetched: int) -> None:
-        step.detail = f"{count} packages, {fetched} fetched"
+        step.detail = f"{count} packages, {fetched} fetched from {package_index.chosen()}"
 
     with uv.counting(tell):
         if chosen.recipe.source is not None:

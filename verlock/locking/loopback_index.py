@@ -13,12 +13,10 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import re
-import subprocess
-import sys
 import threading
 import zipfile
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -30,29 +28,11 @@ from urllib.parse import urljoin, urlsplit
 
 from verlock import paths
 from verlock.errors import NetworkError, ResolutionError
-from verlock.system import files, loopback
+from verlock.system import addresses, download, files, loopback, package_index
 
 JSON = "application/vnd.pypi.simple.v1+json"
-_SECONDS = 60.0
+_METADATA = re.compile(rb"Metadata-Version:\s*\d", re.IGNORECASE)
 _TAIL = 64 * 1024  # bytes; the central directory of nearly every wheel fits
-
-
-def upstream() -> str:
-    """The simple index this machine's user has chosen: uv's or pip's setting, else pip's own default.
-
-    Only the address of the main index is taken; extra indexes and find-links never take part in a lock.
-    """
-    for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"):
-        if value := os.environ.get(name):
-            return value.rpartition("=")[2].rstrip("/") if "=" in value.partition("://")[0] else value.rstrip("/")
-    asked = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "get", "global.index-url"], capture_output=True, text=True, check=False
-    )
-    if asked.returncode == 0 and asked.stdout.strip():
-        return asked.stdout.strip().rstrip("/")
-    from pip._internal.models.index import PyPI
-
-    return str(PyPI.simple_url).rstrip("/")
 
 
 @dataclass(frozen=True)
@@ -64,6 +44,7 @@ class File:
     sha256: str
     uploaded: datetime | None
     metadata_url: str | None
+    metadata_sha256: str = ""  # "" where the index offers the metadata, but does not say its hash
 
 
 @dataclass
@@ -97,15 +78,24 @@ class Index:
         """The METADATA of a wheel that some page named. Raises KeyError, NetworkError."""
         kept = self.cache / sha256[:2] / sha256
         with contextlib.suppress(FileNotFoundError):
-            return kept.read_bytes()
+            if _METADATA.match(text := kept.read_bytes()):
+                return text  # else a web page, which an earlier verlock took for metadata
         file = self._files[sha256]
-        text = self._get(file.metadata_url).content if file.metadata_url else self._out_of_wheel(file)
-        files.write_whole(kept, bytes(text))
-        return bytes(text)
+        if file.metadata_url:
+            with contextlib.suppress(NetworkError):  # the wheel has it too
+                text = bytes(download.get(self._session, file.metadata_url).content)
+                if file.metadata_sha256 and hashlib.sha256(text).hexdigest() == file.metadata_sha256:
+                    files.write_whole(kept, text)
+                    return text
+                if not file.metadata_sha256 and _METADATA.match(text):
+                    return text  # nobody vouches for it: good for this run, and not kept
+        text = self._out_of_wheel(file)
+        files.write_whole(kept, text)
+        return text
 
     def location(self, sha256: str) -> str:
-        """The URL of a file that some page named. Raises KeyError."""
-        return self._files[sha256].url
+        """The URL of a file that some page named, with the index's credentials where it is on the same host. Raises KeyError."""
+        return addresses.as_at(self._files[sha256].url, self.source)
 
     def _page_future(self, name: str) -> Future[dict[str, Any]]:
         with self._lock:
@@ -115,12 +105,12 @@ class Index:
 
     def _fetch_page(self, name: str) -> dict[str, Any]:
         address = f"{self.source}/{name}/"
-        answer = self._get(address, {"Accept": JSON}, missing_is_fine=True)
+        answer = download.get(self._session, address, {"Accept": JSON}, page_is_fine=True)
         if answer.status_code == 404:
             return {"meta": {"api-version": "1.1"}, "name": name, "files": [], "versions": []}
         if JSON.rpartition("+")[0] not in answer.headers.get("Content-Type", ""):
             raise ResolutionError(
-                f"{_host(self.source)} has no JSON pages and so no upload times, and a cut-off needs them",
+                f"{addresses.host(self.source)} has no JSON pages and so no upload times, and a cut-off needs them",
                 "lock against an index that has them (PEP 700); installing works from any mirror",
             )
         page: dict[str, Any] = answer.json()
@@ -128,44 +118,47 @@ class Index:
             sha256 = item.get("hashes", {}).get("sha256")
             if not sha256:
                 continue
-            url = urljoin(answer.url, item["url"])
-            offered = item.pop("core-metadata", False) or item.pop("data-dist-info-metadata", False)
+            url = addresses.as_at(urljoin(answer.url, item["url"]), self.source)
+            offered = item.pop("core-metadata", False) or item.get("data-dist-info-metadata", False)
             self._files[sha256] = File(
-                item["filename"], url, sha256, _moment(item.get("upload-time")), f"{url}.metadata" if offered else None
+                item["filename"],
+                url,
+                sha256,
+                _moment(item.get("upload-time")),
+                f"{url}.metadata" if offered else None,
+                offered.get("sha256", "") if isinstance(offered, dict) else "",
             )
             item.pop("data-dist-info-metadata", None)
             item["url"] = f"{self.url}/files/{sha256}/{item['filename']}"
             item["core-metadata"] = item["filename"].endswith(".whl")
         return page
 
-    def _get(self, url: str, headers: dict[str, str] | None = None, *, missing_is_fine: bool = False) -> Any:
-        import requests
-
-        try:
-            answer = self._session.get(url, headers=headers, timeout=_SECONDS)
-            if not (missing_is_fine and answer.status_code == 404):
-                answer.raise_for_status()
-        except requests.RequestException as error:
-            raise NetworkError(
-                f"{_host(url)} does not answer: {error}", "check the network, or set PIP_INDEX_URL"
-            ) from None
-        return answer
-
     def _out_of_wheel(self, file: File) -> bytes:
-        with zipfile.ZipFile(_Ranges(self, file.url)) as wheel:
-            name = next(
-                name for name in wheel.namelist() if name.count("/") == 1 and name.endswith(".dist-info/METADATA")
-            )
-            return wheel.read(name)
+        """A wheel's METADATA; the zip's own checksum says that it is whole."""
+        try:
+            with zipfile.ZipFile(_Ranges(self._session, file.url)) as wheel:
+                name = next(
+                    name for name in wheel.namelist() if name.count("/") == 1 and name.endswith(".dist-info/METADATA")
+                )
+                return wheel.read(name)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise NetworkError(
+                f"{addresses.host(file.url)} sends something else instead of {file.filename}: {error}",
+                "lock again, or against another mirror",
+            ) from None
 
 
 class _Ranges(io.RawIOBase):
     """A remote file, read in ranges, the first of which is its end."""
 
-    def __init__(self, index: Index, url: str) -> None:
-        self._index, self._url, self._position = index, url, 0
-        answer = index._get(url, {"Range": f"bytes=-{_TAIL}", "Accept-Encoding": "identity"})
+    def __init__(self, session: Any, url: str) -> None:
+        self._session, self._url, self._position = session, url, 0
+        answer = download.get(session, url, {"Range": f"bytes=-{_TAIL}", "Accept-Encoding": "identity"})
         self._blocks: list[tuple[int, bytes]] = []
+        if answer.status_code == 404:
+            raise NetworkError(
+                f"{addresses.host(url)} does not have {url.rpartition('/')[2]}, which its page names", "lock again"
+            )
         if answer.status_code == 206:
             self._size = int(answer.headers["Content-Range"].rpartition("/")[2])
             self._blocks.append((self._size - len(answer.content), answer.content))
@@ -196,7 +189,9 @@ class _Ranges(io.RawIOBase):
                 self._position = stop
                 return block[start - begin : stop - begin]
         last = min(self._size, max(stop, start + _TAIL)) - 1
-        answer = self._index._get(self._url, {"Range": f"bytes={start}-{last}", "Accept-Encoding": "identity"})
+        answer = download.get(
+            self._session, self._url, {"Range": f"bytes={start}-{last}", "Accept-Encoding": "identity"}
+        )
         self._blocks.append((start, answer.content))
         self._position = stop
         return bytes(answer.content[: stop - start])
@@ -231,24 +226,15 @@ class _Handler(loopback.Handler):
 
 @contextlib.contextmanager
 def serve(source: str | None = None) -> Iterator[Index]:
-    """Run a loopback index in front of `source` (`upstream()` when None); its simple pages are at `url + "/simple"`."""
-    import requests
-
-    session = requests.Session()
-    session.mount("https://", requests.adapters.HTTPAdapter(pool_maxsize=16, max_retries=2))
-    if certificate := os.environ.get("PIP_CERT") or os.environ.get("SSL_CERT_FILE"):
-        session.verify = certificate
-    index = Index((source or upstream()).rstrip("/"), paths.cache_dir() / "metadata", _session=session)
+    """Run a loopback index in front of `source` (the user's choice when None); its simple pages are at `url + "/simple"`."""
+    session = download.session()
+    index = Index((source or package_index.upstream()).rstrip("/"), paths.cache_dir() / "metadata", _session=session)
     try:
         with loopback.serve(partial(_Handler, index)) as index.url:
             yield index
     finally:
         index._pool.shutdown(wait=False, cancel_futures=True)
         session.close()
-
-
-def _host(url: str) -> str:
-    return urlsplit(url).hostname or url
 
 
 def _moment(text: str | None) -> datetime | None:

@@ -28,7 +28,7 @@ from verlock.errors import (
     VerlockError,
 )
 from verlock.locking.loopback_index import Index
-from verlock.system import host_python, process, uv
+from verlock.system import addresses, host_python, process, uv
 from verlock.variant import lockfiles
 from verlock.variant.lockfiles import Pin
 
@@ -70,10 +70,7 @@ class Question:
 
 def environment(**extra: str) -> dict[str, str]:
     """The environment of every resolver: of the user's configuration only how to reach an index."""
-    found = process.RESOLVER.environment(**extra)
-    return (
-        found if "SSL_CERT_FILE" in found or "PIP_CERT" not in found else {**found, "SSL_CERT_FILE": found["PIP_CERT"]}
-    )
+    return process.RESOLVER.environment(**addresses.certificates(), **extra)
 
 
 def interpreter(python: str) -> Path:
@@ -114,7 +111,6 @@ def propose(question: Question, index: Index, *, upgrade: Sequence[str] | None) 
     """
     target = question.target
     command = [uv.uv(), "pip", "compile", question.source, "--output-file", question.output]
-    command += ["--default-index", index.source]
     command += [
         "--python",
         str(interpreter(target.python)),
@@ -131,7 +127,12 @@ def propose(question: Question, index: Index, *, upgrade: Sequence[str] | None) 
         command += [word for name in upgrade for word in ("--upgrade-package", name)] or ["--upgrade"]
     if question.constraint:
         command += ["--constraint", question.constraint]
-    _run(command, question.work, f"uv finds no solution for {question.source}", environment())
+    _run(
+        command,
+        question.work,
+        f"uv finds no solution for {question.source}",
+        environment(UV_DEFAULT_INDEX=index.source),
+    )
     return lockfiles.pins(question.work / question.output)
 
 
@@ -150,13 +151,13 @@ def propose_universal(work: Path, name: str, cutoff: str, index: Index, *, upgra
         (work / draft).write_text(text, encoding="utf-8")
     command = [uv.uv(), "pip", "compile", source, "--output-file", draft, "--universal"]
     command += ["--python-version", "3.10", "--only-binary", ":all:", "--exclude-newer", f"{cutoff}T00:00:00Z"]
-    command += ["--default-index", index.source, "--generate-hashes", "--no-header", "--quiet"]
+    command += ["--generate-hashes", "--no-header", "--quiet"]
     command += ["--no-emit-index-url", "--no-emit-find-links"]
     if name != lockfiles.BASE_TOOLS:
         command += ["--constraint", base]
     if upgrade is not None:
         command += [word for name in upgrade for word in ("--upgrade-package", name)] or ["--upgrade"]
-    _run(command, work, f"uv finds no solution for {source}", environment())
+    _run(command, work, f"uv finds no solution for {source}", environment(UV_DEFAULT_INDEX=index.source))
     return (work / draft).read_text(encoding="utf-8")
 
 
@@ -289,7 +290,8 @@ def _run(command: Sequence[str], work: Path, complaint: str, variables: Mapping[
     done = subprocess.run(command, cwd=work, capture_output=True, text=True, env=dict(variables), check=False)
     if done.returncode == 0:
         return
-    said = "\n  ".join(line.rstrip() for line in (done.stderr.strip() or done.stdout.strip()).splitlines()[-30:])
+    text = addresses.scrubbed(done.stderr.strip() or done.stdout.strip())
+    said = "\n  ".join(line.rstrip() for line in text.splitlines()[-30:])
     error: VerlockError
     if '"error": "NetworkError"' in said or "NetworkError" in said or _NETWORK.search(said):
         error = NetworkError(

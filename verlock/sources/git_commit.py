@@ -13,7 +13,6 @@ import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from verlock import paths
 from verlock.errors import (
@@ -24,7 +23,7 @@ from verlock.errors import (
     ToolMissing,
     VerlockError,
 )
-from verlock.system import process
+from verlock.system import addresses, process
 
 if TYPE_CHECKING:
     from verlock.variant.recipe import Source
@@ -35,6 +34,7 @@ _NO_ANSWER = re.compile(
     r"|Operation too slow|Operation timed out|Couldn't connect|returned error: (?:407|5\d\d)",
     re.IGNORECASE,
 )
+_OTHER_OWNER = re.compile(r"detected dubious ownership in repository at '([^'\n]+)'")
 # a server that speaks only the first version of git's protocol offers branches and tags, but no commit by its hash
 _BRANCHES_ONLY = re.compile(
     r"unadvertised object|dumb http|does not support shallow|couldn't find remote ref", re.IGNORECASE
@@ -154,9 +154,9 @@ def _fetch_from(place: str, commit: str, draft: Path) -> str | None:
 
 
 def _nowhere(source: Source, refusals: dict[str, str]) -> VerlockError:
-    lines = "".join(f"\n  {place}: {_complaint(reason)}" for place, reason in refusals.items())
+    lines = "".join(f"\n  {addresses.shown(place)}: {_complaint(reason)}" for place, reason in refusals.items())
     if all(_NO_ANSWER.search(reason) for reason in refusals.values()):
-        hosts = sorted({urlsplit(place).hostname or place for place in refusals})
+        hosts = sorted({addresses.host(place) for place in refusals})
         return NetworkError(f"{' and '.join(hosts)} cannot be reached for {source.package}'s source{lines}", _ANYWHERE)
     return SourceUnavailable(
         f"commit {source.commit} of {source.package} is in none of the places asked{lines}", _ANYWHERE
@@ -164,9 +164,14 @@ def _nowhere(source: Source, refusals: dict[str, str]) -> VerlockError:
 
 
 def _complaint(reason: str) -> str:
-    """git's own error message, without what GitPython prints around it."""
+    """git's own error message, without credentials and without what GitPython prints around it."""
+    if owner := _OTHER_OWNER.search(reason):
+        return (
+            f"{owner[1]} belongs to another user, and git does not read it before you say that it may: "
+            f"git config --global --add safe.directory '{owner[1]}'"
+        )
     found = re.search(r"(?:fatal|error|remote error): ([^\n]*)", reason)
-    return (found[1] if found else reason.strip().splitlines()[-1]).rstrip("'")
+    return addresses.scrubbed((found[1] if found else reason.strip().splitlines()[-1]).rstrip("'"))
 
 
 def _verify(source: Source, path: Path) -> None:

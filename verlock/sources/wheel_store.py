@@ -1,7 +1,7 @@
 """Wheel files that verlock keeps itself, by their sha256: those it built, and the released ones they are built from.
 
-A file is looked for in the cache, then in the folder `VERLOCK_ARTEFACTS` if that is set. Its bytes are hashed at every use; a
-damaged file in the cache is removed, then fetched or built again.
+A file is looked for in the cache, then in the folder or mirror `VERLOCK_ARTEFACTS` if that is set. Its bytes are hashed at
+every use; a damaged file in the cache is removed, then fetched or built again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from verlock import console, paths
 from verlock.errors import IntegrityError, LockError, NetworkError
-from verlock.system import files, process, uv
+from verlock.system import addresses, download, files, package_index, process, uv
 
 if TYPE_CHECKING:
     from verlock.variant.recipe import Precompiled
@@ -37,13 +37,12 @@ def kept(filename: str, sha256: str) -> Path | None:
     """The file of that name and hash, or None."""
     if found := cached(filename, sha256):
         return found
-    given = os.environ.get("VERLOCK_ARTEFACTS", "")
-    local = Path(given) / filename
-    if given and "://" not in given and local.exists():
-        if (got := files.sha256(local)) != sha256:
-            raise IntegrityError.of(str(local), sha256, got, "remove it from the folder VERLOCK_ARTEFACTS")
-        with scratch("copy") as work:
-            return keep(Path(shutil.copy(local, work)), sha256)
+    for place in download.users_places(filename):
+        if isinstance(place, Path) and not place.is_file():
+            continue
+        with scratch("copy") as work, contextlib.suppress(NetworkError):  # a mirror need not have every file
+            download.fetch_first([place], work / filename, sha256)
+            return keep(work / filename, sha256)
     return None
 
 
@@ -86,7 +85,7 @@ def scratch(what: str) -> Iterator[Path]:
 
 
 def precompiled(donor: Precompiled, python: str) -> Path:
-    """The released wheel with the compiled objects, by its sha256: from the cache, `VERLOCK_ARTEFACTS` or pip's index.
+    """The released wheel with the compiled objects, by its sha256: from the cache, `VERLOCK_ARTEFACTS` or the index.
 
     Raises:
         IntegrityError: the index serves other bytes.
@@ -94,7 +93,9 @@ def precompiled(donor: Precompiled, python: str) -> Path:
     """
     if found := kept(donor.filename, donor.sha256):
         return found
-    with scratch("donor") as work, console.step("download", f"{donor.filename}, {donor.size / 1e6:.0f} MB"):
+    index = package_index.chosen()
+    told = f"{donor.filename}, {donor.size / 1e6:.0f} MB from {index}"
+    with scratch("donor") as work, console.step("download", told):
         wanted = work / "wanted.txt"
         wanted.write_text(f"{donor.package}=={donor.version} --hash=sha256:{donor.sha256}\n", encoding="utf-8")
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
@@ -104,6 +105,7 @@ def precompiled(donor: Precompiled, python: str) -> Path:
             capture_output=True,
             text=True,
             check=False,
+            env={**os.environ, **package_index.for_pip()},
         )
         if "DO NOT MATCH THE HASHES" in done.stderr:
             got = re.search(r"Got\s+([0-9a-f]{64})", done.stderr)
@@ -113,7 +115,9 @@ def precompiled(donor: Precompiled, python: str) -> Path:
         if done.returncode:
             remedy = f"check the network and the index, or put {donor.filename} into the folder VERLOCK_ARTEFACTS"
             raise NetworkError(
-                f"{donor.filename} cannot be downloaded; pip says\n{process.tail(done.stderr, 6)}", remedy
+                f"{donor.filename} cannot be downloaded from {index}; pip says\n"
+                + process.tail(addresses.scrubbed(done.stderr), 6),
+                remedy,
             )
         file = work / donor.filename
         if not file.exists() or files.sha256(file) != donor.sha256:

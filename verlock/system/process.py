@@ -5,9 +5,12 @@ from __future__ import annotations
 import fnmatch
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+_THIS_MACHINE = ("127.0.0.1", "localhost")
+_PROXIES = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "these lead to a proxy")
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,21 @@ class Policy:
         """The variables of such a child, with `more` on top."""
         named = self.drops if self.keeps is None else self.keeps
         kept = {name: value for name, value in os.environ.items() if _any(name, named) != (self.keeps is None)}
+        if proxied(kept):
+            kept |= dict.fromkeys(("no_proxy", "NO_PROXY"), no_proxy(kept))
         return {**kept, **self.sets, **more}
+
+
+def proxied(variables: Iterable[str]) -> bool:
+    """Whether variables of these names lead to a proxy."""
+    return any(_any(name, _PROXIES) for name in variables)
+
+
+def no_proxy(variables: Mapping[str, str]) -> str:
+    """What no proxy is asked for: the user's own list, and this machine, where verlock's own servers are (`loopback`)."""
+    users = variables.get("no_proxy") or variables.get("NO_PROXY") or ""
+    listed = [place.strip() for place in users.split(",") if place.strip()]
+    return users if "*" in listed else ",".join(dict.fromkeys([*listed, *_THIS_MACHINE]))
 
 
 def _any(name: str, patterns: Mapping[str, str]) -> bool:

@@ -16,14 +16,15 @@ from pathlib import Path
 
 from verlock import console
 from verlock.errors import DiskTooSmall, InstallError, IntegrityError, NetworkError, VerlockError
-from verlock.system import process
+from verlock.system import addresses, package_index, process
 
 _DNS_OR_CONNECT = re.compile(
     r"dns error|error sending request|Could not connect|Failed to fetch|timed out", re.IGNORECASE
 )
 _REFUSED = re.compile(r"HTTP status (?:client|server) error \(([^)]+)\)")
 _CACHE_PATIENCE = 10.0  # seconds to wait for another uv to be done with the cache
-_URL_HOST = re.compile(r"https?://([^/`\s]+)")
+_URL = re.compile(r"https?://[^/`\s)]+")
+_TLS = re.compile(r"invalid peer certificate|UnknownIssuer|certificate verify failed|tls handshake", re.IGNORECASE)
 
 
 def uv() -> str:
@@ -180,7 +181,7 @@ def run(arguments: list[str], stdin: str = "", patience: float | None = None) ->
         check=False,
         timeout=patience,
         cwd="/",  # no uv.toml or pyproject.toml of the folder the user happens to stand in
-        env=process.UV.environment(),
+        env=process.UV.environment(**package_index.for_uv()),
     )
     if done.returncode:
         raise _explained(done.stderr)
@@ -189,7 +190,7 @@ def run(arguments: list[str], stdin: str = "", patience: float | None = None) ->
 
 def _explained(message: str) -> Exception:
     """The error class that fits what uv said, with uv's words."""
-    text = message.strip()
+    text = addresses.scrubbed(message.strip())
     if "Hash mismatch" in text:
         package = re.search(r"Hash mismatch for `([^`]+)`", text)
         wanted = re.findall(r"sha256:[0-9a-f]{64}", text.partition("Computed:")[0])
@@ -205,15 +206,22 @@ def _explained(message: str) -> Exception:
             f"the disk is full; uv says\n  {text.splitlines()[-1].strip()}",
             "free some space and run again: what was finished is kept",
         )
-    host = _URL_HOST.search(text)
+    found = _URL.search(text)
+    host = addresses.host(found[0]) if found else "a package index"
     if refused := _REFUSED.search(text):
         return NetworkError(
-            f"{host.group(1) if host else 'a package index'} answers {refused[1]}\n  {text}",
-            "the index or mirror does not have a locked file, or wants a login (UV_DEFAULT_INDEX names another index)",
+            f"{host} answers {refused[1]}\n  {text}",
+            "the index or mirror does not have a locked file, or wants a login (UV_DEFAULT_INDEX names another index; a name and "
+            "password go into its URL or into ~/.netrc)",
+        )
+    if _TLS.search(text):
+        return NetworkError(
+            f"the certificate of {host} is not trusted\n  {text}",
+            "name the file with your organisation's certificates in SSL_CERT_FILE, or set UV_SYSTEM_CERTS=1",
         )
     if _DNS_OR_CONNECT.search(text):
         return NetworkError(
-            f"{host.group(1) if host else 'a package index'} does not answer",
+            f"{host} does not answer\n  {text}",
             "check the network or proxy, or name a mirror (UV_DEFAULT_INDEX); what was downloaded so far is kept",
         )
     return InstallError(f"uv could not install the locked packages\n  {text}", "the message above is uv's own")
