@@ -71,7 +71,7 @@ def nvidia_smi(tmp_path, monkeypatch):
         code = f"#!{sys.executable}\nimport sys\nrows = []\n"
         for index, (name, memory, driver, *uuid) in enumerate(gpus):
             row = {"index": index, "uuid": uuid[0] if uuid else f"GPU-{index:08x}", "name": name}
-            code += f"rows.append({ {**row, 'memory.total': memory, 'driver_version': driver}!r})\n"
+            code += f"rows.append({ {**row, 'memory.total': memory, 'driver_version': driver, 'mig.mode.current': '[N/A]'}!r})\n"
         code += (
             "(asked,) = [each.partition('=')[2] for each in sys.argv if each.startswith('--query-gpu=')]\n"
             "assert '--format=csv,noheader,nounits' in sys.argv\n"

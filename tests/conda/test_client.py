@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from verlock.conda import CUTOFF, client, conda_command, engine
+from verlock.conda import CUTOFF, client, conda_command, engine, places
 from verlock.errors import InstallError, IntegrityError, NetworkError, ResolutionError
 
 A, B = "a" * 64, "b" * 64
@@ -47,10 +47,10 @@ def test_both_hashes_are_named():
 
 
 def test_local_mirrors_are_told_from_urls(tmp_path):
-    assert client.local_path("https://mirror.example/conda-forge") is None
-    assert client.local_path(tmp_path.as_uri()) == tmp_path
-    assert client.local_path("file:///a%20b") is not None and str(client.local_path("file:///a%20b")) == "/a b"
-    assert client.local_path("/mnt/mirror") is not None
+    assert places.local_path("https://mirror.example/conda-forge") is None
+    assert places.local_path(tmp_path.as_uri()) == tmp_path
+    assert places.local_path("file:///a%20b") is not None and str(places.local_path("file:///a%20b")) == "/a b"
+    assert places.local_path("/mnt/mirror") is not None
 
 
 def test_mirrors_come_from_the_environment(monkeypatch):
@@ -111,7 +111,8 @@ def test_what_conda_lock_cannot_pass_on_reaches_the_solve(tmp_path, monkeypatch)
     assert offer == client.Offer(date(2025, 4, 3), Path("/repodata"), Path("/conda-lock.yml"), True, [], ["/mirror"])
 
 
-def test_an_offer_reaches_the_engine_as_plain_data(monkeypatch):
+def test_an_offer_reaches_the_engine_as_plain_data(monkeypatch, tmp_path):
+    monkeypatch.setenv("VERLOCK_CACHE", str(tmp_path))
     jobs = []
     monkeypatch.setattr(
         client, "_in_child", lambda action, **job: jobs.append((action, json.loads(json.dumps(job)))) or []
@@ -120,6 +121,7 @@ def test_an_offer_reaches_the_engine_as_plain_data(monkeypatch):
     offer = client.Offer(date(2025, 4, 3), Path("/repodata"), Path("/lock"), True, ("git",), ("/mirror",))
     client.solve(("git",), ("https://c.example/x",), [("__unix", "0", "0")], offer)
     same = {"specs": ["git"], "channels": ["https://c.example/x"], "virtual": [["__unix", "0", "0"]]}
+    same["cache"] = f"{tmp_path}/conda/repodata"  # rattler's own choice would be the home folder
     empty = {"cutoff": None, "repodata": None, "locked": None, "locked_only": False, "upgrade": [], "mirrors": []}
     full = {"cutoff": "2025-04-03", "repodata": "/repodata", "locked": "/lock", "locked_only": True}
     full |= {"upgrade": ["git"], "mirrors": ["/mirror"]}

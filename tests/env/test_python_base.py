@@ -36,7 +36,9 @@ def host(monkeypatch, tmp_path):
         (prefix / "bin").mkdir()
         (prefix / "bin/activate").write_text("# activate\n")
 
-    monkeypatch.setattr(host_python, "find", lambda minor: host_python.HostPython(tmp_path / "python", "3.10.99"))
+    (tmp_path / "python").write_text("python")
+    found = host_python.HostPython(tmp_path / "python", "3.10.99")
+    monkeypatch.setattr(host_python, "find", lambda minor: found)
     monkeypatch.setattr(uv, "make_venv", venv)
 
 
@@ -76,6 +78,19 @@ def test_the_host_s_base(chosen, prefix, host):
     assert names(prefix.parent) == ["vllm073"]
 
 
+def test_the_receipt_holds_the_host_s_interpreter_and_its_library(chosen, prefix, host, monkeypatch, tmp_path):
+    """By the path that the environment links to: both an edit of that file and another file behind a link are seen."""
+    (tmp_path / "python3").symlink_to("python")
+    (tmp_path / "libpython3.10.so.1.0").write_text("library")
+    found = host_python.HostPython(tmp_path / "python3", "3.10.99", tmp_path / "libpython3.10.so.1.0")
+    monkeypatch.setattr(host_python, "find", lambda minor: found)
+    entry, _ = make(chosen, "host")
+    assert entry["interpreter"] == {
+        str(tmp_path / name): hashlib.sha256(text).hexdigest()
+        for name, text in (("python3", b"python"), ("libpython3.10.so.1.0", b"library"))
+    }
+
+
 def test_values_are_quoted_for_the_shell(chosen, prefix, host):
     vllm = {**chosen.data["vllm"], "environment": {"A": "it's $HOME", "B": "`x`"}}
     odd = dataclasses.replace(chosen, data={**chosen.data, "vllm": vllm})
@@ -84,10 +99,11 @@ def test_values_are_quoted_for_the_shell(chosen, prefix, host):
 
 
 def test_auto_takes_the_host_s_where_no_channel_answers_and_says_so(chosen, prefix, host, monkeypatch, capsys):
-    monkeypatch.setattr(client, "reachable", lambda lock, mirrors: False)
+    problem = "conda.anaconda.org does not answer: Connection refused"
+    monkeypatch.setattr(client, "ask", refuse(NetworkError(problem)))
     entry, _ = make(chosen, "auto")
     assert entry["kind"] == "host"
-    assert "warning: conda.anaconda.org does not answer; base: host" in capsys.readouterr().err
+    assert f"warning: {problem}; base: host" in capsys.readouterr().err
 
 
 def test_auto_takes_the_host_s_where_the_network_ends_half_way(chosen, prefix, host, monkeypatch):
@@ -95,7 +111,7 @@ def test_auto_takes_the_host_s_where_the_network_ends_half_way(chosen, prefix, h
         (prefix / "half").write_text("half")
         raise NetworkError("the channel went away")
 
-    monkeypatch.setattr(client, "reachable", lambda lock, mirrors: True)
+    monkeypatch.setattr(client, "ask", lambda lock, mirrors, cache: None)
     monkeypatch.setattr(client, "install", install)
     entry, files = make(chosen, "auto")
     assert entry["kind"] == "host" and set(files) == {"bin/activate"}
@@ -105,7 +121,7 @@ def test_auto_takes_the_host_s_where_the_network_ends_half_way(chosen, prefix, h
 
 @pytest.mark.parametrize("kind", ["conda", "auto"])
 def test_no_base_at_all_takes_nothing_away(chosen, prefix, monkeypatch, kind):
-    monkeypatch.setattr(client, "reachable", lambda lock, mirrors: False)
+    monkeypatch.setattr(client, "ask", refuse(NetworkError("nobody answers", "name a mirror")))
     monkeypatch.setattr(client, "install", refuse(NetworkError("nobody answers", "name a mirror")))
     monkeypatch.setattr(host_python, "find", lambda minor: None)
     old(prefix)

@@ -23,7 +23,7 @@ def machine(monkeypatch, tmp_path):
     def of(*minors, channel=False):
         have = {minor: HostPython(Path(f"/usr/bin/python{minor}"), f"{minor}.1") for minor in minors}
         monkeypatch.setattr(host_python, "find", have.get)
-        monkeypatch.setattr(client, "reachable", lambda lock, mirrors: channel)
+        monkeypatch.setattr(client, "reachable", lambda lock, mirrors, cache: channel)
 
     return of
 

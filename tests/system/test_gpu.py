@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 
 import pytest
@@ -58,11 +59,91 @@ def test_where_all_are_hidden_there_is_none(nvidia_smi, monkeypatch, visible):
     assert gpu.find() is None
 
 
-@pytest.mark.parametrize("visible", ["MIG-5e5c1cd0-0000", "MIG-GPU-aaaa1111-0000/1/0", "0,MIG-5e5c1cd0-0000"])
-def test_a_mig_slice_is_refused_by_name(nvidia_smi, monkeypatch, visible):
-    nvidia_smi(H100)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    with pytest.raises(NoGpu, match=f"a MIG slice, {visible.removeprefix('0,')}"):
+# as NVIDIA's MIG user guide prints them
+LISTED = """\
+GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-e86cb44c-6756-fd30-cd4a-1e6da3caf9b0)
+  MIG 3g.20gb     Device  0: (UUID: MIG-c7384736-a75d-5afc-978f-d2f1294409fd)
+  MIG 1c.3g.20gb  Device  1: (UUID: MIG-GPU-e86cb44c-6756-fd30-cd4a-1e6da3caf9b0/2/0)
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77)
+  MIG 1g.5gb      Device  0: (UUID: MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f)
+"""
+TOLD = """\
+<?xml version="1.0" ?>
+<!DOCTYPE nvidia_smi_log SYSTEM "nvsmi_device_v12.dtd">
+<nvidia_smi_log><driver_version>535.104.05</driver_version>
+<gpu id="00000000:07:00.0"><uuid>GPU-e86cb44c-6756-fd30-cd4a-1e6da3caf9b0</uuid>
+<mig_devices>
+<mig_device><index>0</index><fb_memory_usage><total>20096 MiB</total></fb_memory_usage>
+<bar1_memory_usage><total>32767 MiB</total></bar1_memory_usage></mig_device>
+<mig_device><index>1</index><fb_memory_usage><total>N/A</total></fb_memory_usage></mig_device>
+</mig_devices><fb_memory_usage><total>40960 MiB</total></fb_memory_usage></gpu>
+<gpu id="00000000:08:00.0"><uuid>GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77</uuid>
+<mig_devices><mig_device><index>0</index><fb_memory_usage><total>4864 MiB</total></fb_memory_usage></mig_device></mig_devices>
+</gpu></nvidia_smi_log>
+"""
+FIRST = "MIG-c7384736-a75d-5afc-978f-d2f1294409fd"
+OTHER = "MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f"
+UNTOLD = "MIG-GPU-e86cb44c-6756-fd30-cd4a-1e6da3caf9b0/2/0"
+WHOLE = [(line.split()[2:-2], line.split()[-1].rstrip(")")) for line in LISTED.splitlines() if line.startswith("GPU")]
+
+
+@pytest.fixture
+def mig(nvidia_smi, monkeypatch):
+    """Two A100 in MIG mode; gives a function that sets CUDA_VISIBLE_DEVICES."""
+
+    def show(told=TOLD):
+        rows = [
+            f"{number}, {uuid}, {' '.join(name)}, 40960, 535.104.05, Enabled"
+            for number, (name, uuid) in enumerate(WHOLE)
+        ]
+        answers = {"-L": LISTED, "-q": told, "--query-gpu=": "\n".join(rows) + "\n"}
+        nvidia_smi.says(
+            f"#!{sys.executable}\nimport sys\n"
+            f"print(next(said for asked, said in {answers!r}.items() if sys.argv[1].startswith(asked)), end='')\n"
+        )
+        return lambda visible: monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    return show
+
+
+@pytest.mark.parametrize(
+    ("visible", "profile", "memory"),
+    [(FIRST, "3g.20gb", 20096), (OTHER, "1g.5gb", 4864), (f"{OTHER},{FIRST}", "1g.5gb", 4864), (f"{FIRST},0", "3g.20gb", 20096)],
+)  # fmt: skip
+def test_a_mig_slice_is_one_gpu_of_its_own_memory(mig, visible, profile, memory):
+    mig()(visible)
+    assert gpu.find() == Gpus(f"NVIDIA A100-SXM4-40GB MIG {profile}", 1, memory, "535.104.05")
+    assert gpu.indices() == []
+
+
+@pytest.mark.parametrize(
+    ("visible", "said"),
+    [
+        (UNTOLD, "says N/A for the memory of NVIDIA A100-SXM4-40GB MIG 1c.3g.20gb"),
+        ("MIG-c7384736", "does not list, MIG-c7384736"),
+        (f"0,{FIRST}", f"whole GPUs and a MIG slice, {FIRST}"),
+        ("0", "GPU 0 .NVIDIA A100-SXM4-40GB. is divided into MIG slices"),
+    ],
+)
+def test_what_is_not_known_of_a_slice_is_refused_in_a_sentence(mig, visible, said):
+    mig()(visible)
+    with pytest.raises(NoGpu, match=said):
+        gpu.find()
+
+
+def test_slices_must_be_named(mig):
+    mig()
+    with pytest.raises(NoGpu, match=r"GPU 0 .* is divided into MIG slices") as caught:
+        gpu.find()
+    assert "nvidia-smi -L" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "told", ["", "No devices were found", TOLD.replace("<index>0", "<index>7"), TOLD.replace("GPU-", "")]
+)
+def test_a_slice_whose_memory_is_not_told_is_refused(mig, told):
+    mig(told)(FIRST)
+    with pytest.raises(NoGpu, match=r"says nothing for the memory of .* MIG 3g\.20gb"):
         gpu.find()
 
 
@@ -84,7 +165,7 @@ def test_a_nvidia_smi_without_a_driver_shows_no_gpu(nvidia_smi):
 
 
 def test_rows_of_a_nvidia_smi_that_failed_do_not_count(nvidia_smi):
-    row = "0, GPU-aaaa1111-0000, NVIDIA H100 80GB HBM3, 81559, 580.159.04"
+    row = "0, GPU-aaaa1111-0000, NVIDIA H100 80GB HBM3, 81559, 580.159.04, Disabled"
     nvidia_smi.says(f"#!/bin/sh\necho '{row}'\n")
     assert gpu.find().count == 1
     nvidia_smi.says(f"#!/bin/sh\necho '{row}'\nexit 15\n")
@@ -102,15 +183,19 @@ def test_one_that_cannot_be_started_shows_no_gpu(nvidia_smi):
 
 
 @pytest.mark.parametrize("dies", [True, False])
-def test_a_hanging_nvidia_smi_is_no_gpu_within_its_patience(nvidia_smi, monkeypatch, tmp_path, dies):
+def test_a_hanging_nvidia_smi_is_not_the_same_as_no_gpu(nvidia_smi, monkeypatch, tmp_path, dies):
     nvidia_smi.says(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 60\n")
     monkeypatch.setattr(gpu, "_PATIENCE", 2.0)
     if not dies:  # as one that waits in the driver
         monkeypatch.setattr(subprocess.Popen, "kill", lambda self: None)
+    monkeypatch.setattr(gpu, "_KERNEL_DRIVER", tmp_path / "version")
     start = time.monotonic()
-    assert gpu.find() is None
+    with pytest.raises(NoGpu, match=r"nvidia-smi did not answer within 2\.0 s"):
+        gpu.find()
     assert time.monotonic() - start < 10
     pid = int((tmp_path / "pid").read_text())
+    if dies:
+        assert gpu.driver() is None, "an environment may be made all the same"
     if dies:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)

@@ -133,6 +133,14 @@ def test_the_interpreter_that_runs_verlock_is_found():
     assert subprocess.run([found.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "True\n"
 
 
+def test_the_library_is_the_one_that_the_interpreter_has_loaded():
+    minor = f"{sys.version_info.major}.{sys.version_info.minor}"
+    found = host_python.find(minor)
+    linked = subprocess.run(["ldd", found.executable], capture_output=True, text=True, check=True).stdout
+    assert (found.library is not None) == ("libpython" in linked)
+    assert found.library is None or (found.library.is_file() and found.library.name in linked)
+
+
 @pytest.mark.skipif(sys.prefix == sys.base_prefix, reason="the tests do not run in a virtual environment")
 def test_a_real_virtual_environment_is_none():
     assert host_python.probe(Path(sys.executable)) is None

@@ -11,29 +11,81 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
-from verlock.conda.client import local_path, split_url
+from verlock.conda import places
+from verlock.conda.client import split_url
+from verlock.conda.places import local_path
 from verlock.errors import InstallError, IntegrityError, NetworkError, ResolutionError, VerlockError
-from verlock.system import files, loopback
+from verlock.system import addresses, files, loopback
 from verlock.variant import lockfiles
 
 RETRIES = 3
 
 
-@contextlib.contextmanager
-def _client(channels: Sequence[str], mirrors: Sequence[str]) -> Iterator[Any]:
-    """An http client that asks the mirrors before each channel.
+def _config() -> Any:
+    """rattler's own configuration: certificates, proxies, file of credentials, mirrors."""
+    from rattler import Config
 
-    Folders are served on the loopback, since rattler checks the hash of http packages only. A file that no folder has is
-    redirected to the channel, since rattler goes on to the next mirror when one is dead, but not when it has no such file.
+    return Config.load_from_default_locations("verlock")
+
+
+def _places(job: dict[str, Any]) -> places.Places:
+    """The places of all channels that a lock names."""
+    from rattler.networking import Client
+
+    config = _config()
+    listed = [(split_url(item["url"]), item["sha256"]) for item in lockfiles.conda_packages(Path(job["lock"]))]
+    table = {base: [*job["mirrors"], *(config.mirrors.get(base) or [base])] for (base, _, _), _ in listed}
+    config.unset("mirrors")  # else rattler would go to them in place of the channel, and stop at the first
+    drafts = Path(job["cache"]) if job["cache"] else None
+    if drafts:
+        drafts.mkdir(parents=True, exist_ok=True)
+    client = Client.from_config(config, max_retries=0)
+    return places.Places(client, table, {(base, tail): sha256 for (base, _, tail), sha256 in listed}, drafts)
+
+
+@contextlib.contextmanager
+def _relayed(source: places.Places) -> Iterator[Any]:
+    """A client for rattler whose requests all come to `source`, by way of a server on the loopback."""
+    from rattler.networking import Client, MirrorMiddleware
+
+    channels = [channel for channel in source.table if channel.startswith("http")]
+
+    class Relay(loopback.Handler):
+        def do_GET(self) -> None:
+            _, number, tail = self.path.split("/", 2)
+            try:
+                file = source.get(channels[int(number)], unquote(tail))
+            except VerlockError:
+                return self.answer(404)  # not tried again; the reason is in source.errors
+            with file:
+                self.send_response(200)
+                self.send_header("Content-Length", str(os.fstat(file.fileno()).st_size))
+                self.end_headers()
+                shutil.copyfileobj(file, self.wfile)
+            return None
+
+    with loopback.serve(Relay) as own:
+        table = {channel: [f"{own}/{number}"] for number, channel in enumerate(channels)}
+        yield Client([MirrorMiddleware(table)] if table else [])
+
+
+@contextlib.contextmanager
+def _solving(channels: Sequence[str], mirrors: Sequence[str]) -> Iterator[tuple[Any, Any]]:
+    """rattler's configuration with the mirrors before each channel, and a client made of it, for a channel's lists of packages.
+
+    Folders are served on the loopback. A file that no folder has is redirected to the channel, since rattler goes on to the next
+    mirror when one is dead, but not when it has no such file.
     """
-    from rattler.networking import Client, MirrorMiddleware, RetryMiddleware
+    from rattler.networking import Client
 
     remote = [channel for channel in channels if channel.startswith("http")]
     folders = [folder for mirror in mirrors if (folder := local_path(mirror)) is not None]
@@ -49,12 +101,14 @@ def _client(channels: Sequence[str], mirrors: Sequence[str]) -> Iterator[Any]:
 
         do_HEAD = do_GET
 
+    config = _config()
     with loopback.serve(Folders) if folders else contextlib.nullcontext() as own:
-        table: dict[str, list[str]] = {}
-        for number, channel in enumerate(remote):
-            places = [mirror.rstrip("/") for mirror in mirrors if local_path(mirror) is None]
-            table[channel] = [*([f"{own}/{number}"] if own else []), *places, channel]
-        yield Client([RetryMiddleware(RETRIES), *([MirrorMiddleware(table)] if mirrors and table else [])])
+        urls = [mirror.rstrip("/") for mirror in mirrors if local_path(mirror) is None]
+        table = dict(config.mirrors)
+        for number, channel in enumerate(remote if mirrors else ()):
+            table[channel] = [*([f"{own}/{number}"] if own else []), *urls, *(table.get(channel) or [channel])]
+        config.set("mirrors", json.dumps(table))
+        yield config, Client.from_config(config, max_retries=RETRIES)
 
 
 def _locked_records(lock: Path) -> list[Any]:
@@ -65,30 +119,56 @@ def _locked_records(lock: Path) -> list[Any]:
     return list(records.get("linux-64", []))
 
 
-def _install(job: dict[str, Any]) -> None:
+def _install(job: dict[str, Any]) -> dict[str, Any]:
     from rattler import install as rattler_install
-    from rattler.package_cache import PackageCache, ValidationMode
 
     lock, prefix = Path(job["lock"]), Path(job["prefix"])
-    listed = lockfiles.conda_packages(lock)
-    for item in listed:
+    for item in lockfiles.conda_packages(lock):
         if (path := local_path(item["url"])) is not None:
             _check_file(path, item["sha256"])
-    records = _locked_records(lock)
-    channels = sorted({split_url(item["url"])[0] for item in listed})
-    cache = PackageCache.new_layered([Path(job["cache"])], validation_mode=ValidationMode.full())
-    with _client(channels, job["mirrors"]) as client:
-        asyncio.run(
-            rattler_install(
-                records,
-                target_prefix=prefix,
-                package_cache=cache,
-                client=client,
-                reinstall_packages=_damaged(prefix),
-                show_progress=False,
-                execute_link_scripts=False,
+    source = _places(job)
+    with _relayed(source) as client:
+        try:
+            asyncio.run(
+                rattler_install(
+                    _locked_records(lock),
+                    target_prefix=prefix,
+                    package_cache=_package_cache(job["cache"]),
+                    client=client,
+                    reinstall_packages=_damaged(prefix),
+                    show_progress=False,
+                    execute_link_scripts=False,
+                )
             )
-        )
+        except Exception:
+            if source.errors:  # what rattler says of it is only that the loopback has no such file
+                raise source.errors[0] from None
+            raise
+    return {"notes": source.notes}
+
+
+def _package_cache(folder: str) -> Any:
+    from rattler.package_cache import PackageCache, ValidationMode
+
+    return PackageCache.new_layered([Path(folder)], validation_mode=ValidationMode.full())
+
+
+def _ask(job: dict[str, Any]) -> None:
+    """Raise NetworkError where an install is bound to fail; nobody is asked where all packages are in the cache."""
+    lock = Path(job["lock"])
+    listed = lockfiles.conda_packages(lock)
+    if not listed:
+        return
+    if job["cache"] and Path(job["cache"]).is_dir():
+
+        async def all_there() -> bool:
+            index = await _package_cache(job["cache"]).index()
+            return all(index.contains_record(record) for record in _locked_records(lock))
+
+        if asyncio.run(all_there()):
+            return
+    base, _, tail = split_url(listed[0]["url"])
+    _places(job).ask(base, tail)
 
 
 def _check_file(path: Path, wanted: str) -> None:
@@ -148,7 +228,7 @@ def _solve(job: dict[str, Any]) -> list[dict[str, Any]]:
     cutoff = datetime.fromisoformat(f"{job['cutoff']}T00:00:00+00:00") if job["cutoff"] else None
     if cutoff:
         cutoff -= timedelta(milliseconds=1)  # rattler takes what was built at exactly that time, the pip layer does not
-    with _client(channels, job["mirrors"]) as client:
+    with _solving(channels, job["mirrors"]) as (config, client):
         sources: list[Any] = [Channel(url) for url in channels]
         if job["locked_only"]:
             sources = [_repodata_of(preferred, Channel(channels[0]), subdir) for subdir in ("linux-64", "noarch")]
@@ -162,7 +242,7 @@ def _solve(job: dict[str, Any]) -> list[dict[str, Any]]:
             first = Channel(channels[0])
             sparse = [SparseRepoData(first, subdir, folder / subdir / "repodata.json") for subdir in found]
             sources = [*sparse, *sources[1:]]
-        gateway = Gateway(client=client)
+        gateway = Gateway.from_config(config, cache_dir=Path(job["cache"]), client=client)
         if cutoff and not job["locked_only"]:
             preferred = asyncio.run(_dated(preferred, sources, gateway))
         records = asyncio.run(
@@ -231,7 +311,7 @@ def _translate(action: str, error: BaseException) -> VerlockError:
     """One of our errors for whatever rattler raised; its own text is long, nested and names hosts by URL."""
     if isinstance(error, VerlockError):
         return error
-    text = " ".join(str(error).split())
+    text = addresses.scrubbed(" ".join(str(error).split()))
     lowered = text.lower()
     package = re.search(r"[\w.+-]+\.(?:conda|tar\.bz2)", text)
     if _CORRUPT.search(text):
@@ -249,11 +329,12 @@ def _translate(action: str, error: BaseException) -> VerlockError:
         name = host[1] if host else "the conda channel"
         return NetworkError(
             f"{name} does not answer: {text.rpartition('Caused by: ')[2][:200]}",
-            "set VERLOCK_CONDA_MIRROR to a mirror (a URL or a folder), or use `--base host`",
+            places.REMEDY,
         )
     if action == "solve" and type(error).__name__ in ("SolverError", "InvalidMatchSpecError"):
         return ResolutionError(
-            f"the conda layer cannot be solved: {str(error).strip()}", "loosen a line of environments/*/environment.yml"
+            f"the conda layer cannot be solved: {addresses.scrubbed(str(error).strip())}",
+            "loosen a line of environments/*/environment.yml",
         )
     return InstallError(
         f"the conda engine failed ({type(error).__name__}): {text[:600]}", "run it again; finished parts are kept"
@@ -264,7 +345,7 @@ def _main(action: str) -> None:
     answer: dict[str, Any]
     try:
         job = json.loads(sys.stdin.read())
-        answer = {"result": {"install": _install, "solve": _solve}[action](job)}
+        answer = {"result": {"install": _install, "ask": _ask, "solve": _solve}[action](job)}
     except BaseException as error:  # a panic in rattler is a BaseException
         translated = _translate(action, error)
         answer = {"error": type(translated).__name__, "problem": translated.problem, "remedy": translated.remedy}

@@ -7,9 +7,8 @@ import os
 import shlex
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from verlock import console, paths
+from verlock import console
 from verlock.conda import client
 from verlock.env import installed, prefix_folder
 from verlock.errors import NetworkError, NoBase
@@ -28,7 +27,8 @@ def install(chosen: Chosen, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
         kind: "conda", "host", or "auto": conda where a channel answers, else host, said aloud.
 
     Returns:
-        The receipt's entry (kind, version, from), and the files that no package owns: path -> hex sha256 or `link:<target>`.
+        The receipt's entry (kind, version, from; of a host base also interpreter: absolute path -> hex sha256), and the files
+        that no package owns: path -> hex sha256 or `link:<target>`.
 
     Raises:
         NoBase: there is neither.
@@ -57,16 +57,18 @@ def install(chosen: Chosen, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
         console.warn(f"{why_host}; base: host, {found.executable} ({found.version}) in place of the locked conda layer")
     uv.make_venv(found.executable, prefix, prefix.name)
     _set_venv_environment(chosen.recipe, prefix)
-    return {"kind": "host", "version": found.version, "from": str(found.executable)}, _unowned(prefix)
+    # by the path that the environment's links lead through, so that another interpreter put there is seen too
+    interpreter = {str(path): sha256(path) for path in (found.executable, found.library) if path}
+    entry = {"kind": "host", "version": found.version, "from": str(found.executable), "interpreter": interpreter}
+    return entry, _unowned(prefix)
 
 
 def _install_conda(chosen: Chosen, ask_first: bool) -> None:
     lock, prefix = chosen.locks / lockfiles.CONDA_LOCK, chosen.prefix
-    mirrors = client.mirrors_from_environment()
-    if ask_first and not client.reachable(lock, mirrors):  # a few seconds sooner than the engine's own retries
-        host = urlsplit(lockfiles.conda_packages(lock)[0]["url"]).netloc
-        raise NetworkError(f"{host} does not answer", "name a conda-forge mirror in VERLOCK_CONDA_MIRROR")
-    client.install(lock, prefix, paths.cache_dir() / "conda", mirrors=mirrors)
+    mirrors, cache = client.mirrors_from_environment(), client.cache_dir()
+    if ask_first:  # sooner than the install's own patience; where all is in the cache, nobody is asked
+        client.ask(lock, mirrors, cache)
+    client.install(lock, prefix, cache, mirrors=mirrors)
     _set_conda_environment(chosen.recipe, prefix)
 
 

@@ -32,7 +32,11 @@ def to_make(variant: str, named: str | None, base: str) -> Chosen:
     if host_python.find(first.python):
         return first
     lock = first.locks / lockfiles.CONDA_LOCK
-    if base == "auto" and lock.exists() and client.reachable(lock, client.mirrors_from_environment()):
+    if (
+        base == "auto"
+        and lock.exists()
+        and client.reachable(lock, client.mirrors_from_environment(), client.cache_dir())
+    ):
         return first
     for other in sorted(others, key=lambda each: _distance(first.python, each.python)):
         if found := host_python.find(other.python):

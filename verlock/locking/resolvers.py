@@ -280,9 +280,8 @@ def conda_lock(work: Path, sources: Sequence[str], output: str, virtual: Mapping
     command = [sys.executable, "-m", "conda_lock", "lock", "--conda", str(adapter), "--platform", "linux-64"]
     command += ["--virtual-package-spec", str(specification), "--lockfile", output, "--log-level", "ERROR"]
     command += [word for source in sources for word in ("--file", source)]
-    passed = {
-        name: value for name in ("VERLOCK_CONDA_REPODATA", "VERLOCK_CONDA_MIRROR") if (value := os.environ.get(name))
-    }
+    names = ("VERLOCK_CONDA_REPODATA", "VERLOCK_CONDA_MIRROR", "VERLOCK_CACHE", "RATTLER_AUTH_FILE", "XDG_CONFIG_HOME")
+    passed = {name: value for name in names if (value := os.environ.get(name))}
     full = environment(PYTHONPATH=str(paths.ROOT), **passed, **variables)
     _run(command, work, "the conda layer cannot be solved", full)
 

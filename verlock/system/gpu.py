@@ -9,11 +9,16 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
+from xml.etree import ElementTree
 
 from verlock.errors import NoGpu
 
 _KERNEL_DRIVER = Path("/proc/driver/nvidia/version")
 _PATIENCE = 10  # seconds that nvidia-smi may take: it hangs where a GPU fell off the bus
+
+_LISTED_GPU = re.compile(r"GPU \d+: .*\(UUID: (?P<uuid>[^)\s]+)\)")
+_LISTED_SLICE = re.compile(r"\s+MIG (?P<profile>\S+)\s+Device\s+(?P<number>\d+): \(UUID: (?P<uuid>[^)\s]+)\)")
 
 
 @dataclass(frozen=True)
@@ -26,71 +31,157 @@ class Gpus:
     driver: str
 
 
+@dataclass(frozen=True)
+class _Row:
+    """A whole GPU, as nvidia-smi tells of it."""
+
+    index: str
+    uuid: str
+    name: str
+    memory: str
+    driver: str
+    mig: str  # Enabled, Disabled or [N/A]
+
+
 def driver() -> str | None:
-    """The driver's version, such as "580.159.04", or None where there is no GPU."""
+    """The driver's version, such as "580.159.04", or None where there is no GPU, or nvidia-smi does not answer."""
     try:
         text = _KERNEL_DRIVER.read_text()
     except OSError:
         text = ""
     if match := re.search(r"\b(\d{3,}\.\d+(\.\d+)?)\b", text):
         return match.group(1)
-    rows = _ask("driver_version")
-    return rows[0][0] if rows else None
+    with contextlib.suppress(NoGpu):
+        if rows := _ask("driver_version"):
+            return rows[0][0]
+    return None
 
 
 def find() -> Gpus | None:
     """What nvidia-smi shows, cut down to CUDA_VISIBLE_DEVICES; None where there is no GPU.
 
     Name, memory and driver are those of the first one that is left. Indices are taken as nvidia-smi counts: CUDA counts so with
-    CUDA_DEVICE_ORDER=PCI_BUS_ID.
+    CUDA_DEVICE_ORDER=PCI_BUS_ID. A MIG slice that is named first is one GPU of the slice's memory, and the only one, whatever
+    else is named: a CUDA process sees one slice
+    (https://docs.nvidia.com/datacenter/tesla/mig-user-guide/index.html#device-enumeration).
 
     Raises:
-        NoGpu: a GPU is there, but cannot be used as one: a MIG slice, or one whose memory nvidia-smi does not tell.
+        NoGpu: nvidia-smi hangs, or does not tell the memory; or slices are named together with whole GPUs, or not by name.
     """
-    seen = _visible(_ask("index,uuid,name,memory.total,driver_version"), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    rows, entries = _rows(), _entries()
+    if rows and _is_slice(entries):
+        return _slice(rows, entries[0])
+    seen = _visible(rows, entries)
     if not seen:
         return None
-    _, _, name, memory, version = seen[0]
-    if not memory.isdecimal() or not int(memory):
+    if divided := [row for row in seen if row.mig == "Enabled"]:
         raise NoGpu(
-            f"nvidia-smi says {memory} for the memory of {name}, and a run shares it out by that figure",
-            "use a GPU whose memory nvidia-smi tells in MiB; nothing was tested",
+            f"GPU {divided[0].index} ({divided[0].name}) is divided into MIG slices",
+            "name one of them in CUDA_VISIBLE_DEVICES, as `nvidia-smi -L` lists it (MIG-...); nothing was tested",
         )
-    return Gpus(name, len(seen), int(memory), version)
+    first = seen[0]
+    return Gpus(first.name, len(seen), _mib(first.name, first.memory), first.driver)
 
 
 def indices() -> list[str]:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves, by index as nvidia-smi counts (CUDA's PCI_BUS_ID order). Raises NoGpu."""
-    return [row[0] for row in _visible(_ask("index,uuid"), os.environ.get("CUDA_VISIBLE_DEVICES"))]
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves, by index as nvidia-smi counts (CUDA's PCI_BUS_ID order); none for a MIG slice.
+
+    Raises NoGpu.
+    """
+    entries = _entries()
+    return [] if _is_slice(entries) else [row.index for row in _visible(_rows(), entries)]
 
 
-def _visible(rows: list[list[str]], wanted: str | None) -> list[list[str]]:
+def _rows() -> list[_Row]:
+    return [_Row(*row) for row in _ask("index,uuid,name,memory.total,driver_version,mig.mode.current")]
+
+
+def _entries() -> list[str] | None:
+    wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return None if wanted is None else [entry.strip() for entry in wanted.split(",")]
+
+
+def _is_slice(entries: list[str] | None) -> TypeGuard[list[str]]:
+    return bool(entries and entries[0].startswith("MIG-"))
+
+
+def _visible(rows: list[_Row], entries: list[str] | None) -> list[_Row]:
     """The rows that CUDA_VISIBLE_DEVICES leaves, in its order: as in CUDA the first entry that names none ends the list."""
-    if wanted is None or not rows:
+    if entries is None or not rows:
         return rows
-    found = []
-    for entry in map(str.strip, wanted.split(",")):
+    found: list[_Row] = []
+    for entry in entries:
         if entry.startswith("MIG-"):
-            raise NoGpu(f"CUDA_VISIBLE_DEVICES names a MIG slice, {entry}", "name a whole GPU; nothing was tested")
+            raise NoGpu(
+                f"CUDA_VISIBLE_DEVICES names whole GPUs and a MIG slice, {entry}",
+                "name either GPUs or one slice; nothing was tested",
+            )
         # the start of a UUID is enough where only one GPU has it
-        named = [row for row in rows if row[0] == entry or (entry.startswith("GPU-") and row[1].startswith(entry))]
+        named = [row for row in rows if row.index == entry or (entry.startswith("GPU-") and row.uuid.startswith(entry))]
         if len(named) != 1:
             break
         found += named
     return found
 
 
+def _slice(rows: list[_Row], entry: str) -> Gpus:
+    """A MIG slice. `nvidia-smi -L` has its name and UUID, `nvidia-smi -q -x` its memory, and both its number in its GPU."""
+    gpu = ""
+    for line in _said("-L").splitlines():
+        if found := _LISTED_GPU.match(line):
+            gpu = found["uuid"]
+        elif (found := _LISTED_SLICE.match(line)) and found["uuid"] == entry:
+            break
+    else:
+        raise NoGpu(
+            f"CUDA_VISIBLE_DEVICES names a MIG slice that `nvidia-smi -L` does not list, {entry}",
+            "name one that it lists; nothing was tested",
+        )
+    whole = next(row for row in rows if row.uuid == gpu)
+    name = f"{whole.name} MIG {found['profile']}"
+    return Gpus(name, 1, _mib(name, _slice_memory(gpu, found["number"])), whole.driver)
+
+
+def _slice_memory(gpu: str, number: str) -> str:
+    """What nvidia-smi says of the memory of slice `number` of a GPU, without the unit."""
+    try:
+        log = ElementTree.fromstring(_said("-q", "-x"))
+    except ElementTree.ParseError:
+        return "nothing"
+    for each in log.iter("gpu"):
+        if each.findtext("uuid", "").strip() == gpu:
+            for part in each.iter("mig_device"):
+                if part.findtext("index", "").strip() == number:
+                    return part.findtext("fb_memory_usage/total", "nothing").removesuffix(" MiB").strip()
+    return "nothing"
+
+
+def _mib(name: str, memory: str) -> int:
+    if not memory.isdecimal() or not int(memory):
+        raise NoGpu(
+            f"nvidia-smi says {memory} for the memory of {name}, and a run shares it out by that figure",
+            "use a GPU whose memory nvidia-smi tells in MiB; nothing was tested",
+        )
+    return int(memory)
+
+
 def _ask(fields: str) -> list[list[str]]:
-    """nvidia-smi's rows for some fields; none where it is not there, fails or hangs."""
+    """nvidia-smi's rows for some fields; none where it is not there or fails. Raises NoGpu where it hangs."""
+    said = _said(f"--query-gpu={fields}", "--format=csv,noheader,nounits")
+    rows = [[cell.strip() for cell in line.split(",")] for line in said.splitlines()]
+    return [row for row in rows if len(row) == fields.count(",") + 1 and all(row)]
+
+
+def _said(*arguments: str) -> str:
+    """What nvidia-smi says; nothing where it is not there or fails. Raises NoGpu where it hangs."""
     if not shutil.which("nvidia-smi"):
-        return []
-    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+        return ""
     try:
         child = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors="replace"
+            ["nvidia-smi", *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors="replace"
         )
     except OSError:
-        return []
+        return ""
     try:
         said, _ = child.communicate(timeout=_PATIENCE)
     except subprocess.TimeoutExpired:
@@ -98,6 +189,8 @@ def _ask(fields: str) -> list[list[str]]:
         child.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(timeout=1)
-        return []
-    rows = [[cell.strip() for cell in line.split(",")] for line in said.splitlines()]
-    return [row for row in rows if len(row) == fields.count(",") + 1 and all(row)] if child.returncode == 0 else []
+        raise NoGpu(
+            f"nvidia-smi did not answer within {_PATIENCE} s",
+            "run it by hand: where it hangs, a GPU or its driver has failed; nothing was tested",
+        ) from None
+    return said if child.returncode == 0 else ""

@@ -19,7 +19,10 @@ from packaging.version import Version
 _ASK = """
 import json, platform, struct, sys
 import ssl, venv
-print(json.dumps({"implementation": platform.python_implementation(), "version": platform.python_version(),
+with open("/proc/self/maps") as maps:
+    library = next((line.split(None, 5)[5].strip() for line in maps if "/libpython3." in line), None)
+print(json.dumps({"library": library,
+                  "implementation": platform.python_implementation(), "version": platform.python_version(),
                   "executable": sys.executable, "bits": 8 * struct.calcsize("P"), "venv": sys.prefix != sys.base_prefix}))
 """
 _PATIENCE = 10  # seconds a candidate may take to start; a cold network home takes a few
@@ -27,10 +30,11 @@ _PATIENCE = 10  # seconds a candidate may take to start; a cold network home tak
 
 @dataclass(frozen=True)
 class HostPython:
-    """A working interpreter: its real path and its full version."""
+    """A working interpreter: its own path (never a shim's), its full version, and its libpython where it is not built in."""
 
     executable: Path
     version: str
+    library: Path | None = None
 
 
 def find(minor: str) -> HostPython | None:
@@ -81,4 +85,5 @@ def probe(path: Path) -> HostPython | None:
         return None
     if not answer or answer["implementation"] != "CPython" or answer["bits"] != 64 or answer["venv"]:
         return None
-    return HostPython(Path(answer["executable"]), answer["version"])
+    library = answer.get("library")
+    return HostPython(Path(answer["executable"]), answer["version"], Path(library) if library else None)
