@@ -1,0 +1,44 @@
+"""Options of the suite of faults (`--list`, `--quick`, `--plant`), its one scene, and its count at the end."""
+
+from __future__ import annotations
+
+import matrix
+import plants
+import pytest
+import scene as scenes
+import toy
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("faults")
+    group.addoption("--list", action="store_true", help="show the matrix of faults and try none")
+    group.addoption("--quick", action="store_true", help="try only the faults that every submission must survive")
+    group.addoption("--plant", choices=sorted(plants.PLANTS), help="plant this defect in the toy's verlock first")
+
+
+def pytest_configure(config):
+    if config.getoption("list", False):
+        print(matrix.table())
+        pytest.exit("", returncode=0)
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("quick", False):
+        items[:] = [item for item in items if not hasattr(item, "callspec") or item.callspec.params["cell"].quick]
+
+
+@pytest.fixture(scope="session")
+def scene(request, tmp_path_factory):
+    if toy.compiler() is None:
+        pytest.skip("no C compiler to make the toy's shared objects with")
+    edits = plants.PLANTS.get(request.config.getoption("plant", None) or "", ())
+    return scenes.Scene(tmp_path_factory.mktemp("faults"), edits)
+
+
+def pytest_terminal_summary(terminalreporter):
+    tried = {
+        outcome: len([report for report in terminalreporter.getreports(outcome) if "test_survives" in report.nodeid])
+        for outcome in ("passed", "failed")
+    }
+    if total := sum(tried.values()):
+        terminalreporter.write_line(f"{total} faults, {tried['passed']} survived")

@@ -1,0 +1,47 @@
+"""Every fault of the matrix (`nox -s faults -- --list`) at every step: does verlock survive it?"""
+
+from __future__ import annotations
+
+import judge
+import matrix
+import plants
+import pytest
+import scene as scenes
+
+from verlock import paths
+
+pytestmark = pytest.mark.faults
+CELLS = matrix.cells()
+
+
+@pytest.mark.parametrize("cell", list(CELLS.values()), ids=list(CELLS))
+def test_survives(scene, cell, request):
+    if "nox" in request.node.name and scenes.nox() is None:
+        pytest.skip("there is no nox")
+    wrong = []
+    for start in cell.starts:
+        scene.begin(start)
+        seen = cell.do(scene)
+        wrong += [f"from {start}: {each}" for each in judge.complaints(scene, cell, start, seen)]
+        if wrong:
+            wrong.append(f"it said:\n{seen.said[-3000:]}")
+            break
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_empty_cell_has_its_reason():
+    for kind in matrix.KINDS:
+        assert set(kind.cells) <= set(matrix.STEPS)
+        for step in set(matrix.STEPS) - set(kind.cells):
+            assert kind.reason(step), f"{kind.name} has neither a cell nor a reason for {step}"
+
+
+def test_no_kind_is_there_twice():
+    names = [kind.name for kind in matrix.KINDS]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("name", plants.PLANTS)
+def test_planted_defects_still_fit_the_code(name):
+    for file, old, _ in plants.PLANTS[name]:
+        assert old in (paths.ROOT / file).read_text(encoding="utf-8"), f"{old!r} is not in {file}"
