@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import os
+import queue
+
+import judge
 import matrix
 import plants
 import pytest
@@ -28,11 +33,27 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture(scope="session")
-def scene(request, tmp_path_factory):
+def tries(request, tmp_path_factory):
+    """A future for each cell that is asked for: what is wrong with it. As many are tried at once as there are cores."""
     if toy.compiler() is None:
         pytest.skip("no C compiler to make the toy's shared objects with")
     edits = plants.PLANTS.get(request.config.getoption("plant", None) or "", ())
-    return scenes.Scene(tmp_path_factory.mktemp("faults"), edits)
+    stages: queue.SimpleQueue[scenes.Scene] = queue.SimpleQueue()
+    cores = len(os.sched_getaffinity(0))
+    for _ in range(cores):
+        stages.put(scenes.Scene(tmp_path_factory.mktemp("faults"), edits))
+
+    def judged(cell):
+        stage = stages.get()
+        try:
+            return judge.tried(stage, cell)
+        finally:
+            stages.put(stage)
+
+    pool = concurrent.futures.ThreadPoolExecutor(cores)
+    asked = [item.callspec.params["cell"] for item in request.session.items if "survives" in item.name]
+    yield {id(cell): pool.submit(judged, cell) for cell in asked}
+    pool.shutdown(cancel_futures=True)
 
 
 def pytest_terminal_summary(terminalreporter):

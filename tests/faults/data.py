@@ -71,7 +71,9 @@ def _changed(scene: Scene, name: str, change: Callable[[bytes], bytes] | None) -
         path.unlink()
 
 
-def bad(name: str, change: Callable[[bytes], bytes] | None, *codes: int, words: str = "create", early: bool = False) -> Cell:
+def bad(
+    name: str, change: Callable[[bytes], bytes] | None, *codes: int, words: str = "create", early: bool = False
+) -> Cell:
     """One file with this content (None: it is missing): refused in words, and nothing that is there is touched.
 
     early: refused before anything is installed.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -39,6 +38,16 @@ class Cell:
     again: Callable[[Scene], Seen] | None = None
     gone: tuple[str, ...] = ()
     quick: bool = False
+
+
+def tried(scene: Scene, cell: Cell) -> list[str]:
+    """Try a fault from each of its starts; all that is wrong at the first where something is, with what verlock said."""
+    for start in cell.starts:
+        scene.begin(start)
+        seen = cell.do(scene)
+        if wrong := complaints(scene, cell, start, seen):
+            return [*(f"from {start}: {each}" for each in wrong), f"it said:\n{seen.said[-2000:]}"]
+    return []
 
 
 def complaints(scene: Scene, cell: Cell, start: str, seen: Seen) -> list[str]:
@@ -97,29 +106,23 @@ def _of_the_next_run(scene: Scene, cell: Cell) -> list[str]:
     """The fault is gone: the next run completes, what it made is whole, and nothing else is left."""
     again = cell.again or (lambda scene: scene.create(**scene.with_artefact()))
     done = again(scene)
-    wrong = [] if done.code == 0 else [f"the next run ends with {done.code}: {_first(done)}"]
-    made = scene.create(**scene.with_artefact())
+    wrong = ["the next run shows a traceback"] if "Traceback" in done.said else []
+    if cell.again and done.code != 0:
+        wrong.append(f"the next run ends with {done.code}: {_first(done)}")
+    made = scene.create(**scene.with_artefact()) if cell.again else done
     if made.code != 0:
-        return [*wrong, f"create then ends with {made.code}: {_first(made)}"]
+        return [*wrong, f"the next create ends with {made.code}: {_first(made)}"]
     verdict = scene.verify("--strict")
     if verdict.code != 0:
         wrong.append(f"after the next run verify gives {verdict.code}: {_first(verdict)}")
-    asked = subprocess.run(
-        [scene.prefix / "bin/python", "-I", "-c", "import torch, vllm.rank, verl, flash_attn; print(vllm.rank.rank())"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if asked.stdout not in ("1\n", "0\n"):
-        wrong.append(f"what was made does not import: {asked.stderr[-200:]}")
     left = {path.name for path in scene.envs.iterdir()} - {"toy", ".toy.lock"}
     left |= {str(path.relative_to(scene.work)) for pattern in cell.gone for path in scene.work.glob(pattern)}
     return [*wrong, f"left lying about: {', '.join(sorted(left))}"] if left else wrong
 
 
 def _first(seen: Seen) -> str:
-    lines = [line for line in seen.said.splitlines() if "verlock:" in line] or seen.said.strip().splitlines()[-1:] or [""]
+    lines = (
+        [line for line in seen.said.splitlines() if "verlock:" in line] or seen.said.strip().splitlines()[-1:] or [""]
+    )
     at = seen.said.find(lines[0])
     return " / ".join(seen.said[at:].splitlines()[:3])[:300]
-
-

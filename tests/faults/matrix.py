@@ -69,15 +69,31 @@ SIGNALS = [
     _signal("Ctrl-C without nox", s.interrupt),
     _signal("SIGTERM", s.term),
     _signal("SIGHUP", s.hang_up, ("base", "wheels", "seal"), "as SIGTERM; these three differ in what is there"),
-    _signal("Ctrl-C twice", s.ctrl_c_twice, ("base", "wheels", "seal", "verify"), "only a prefix in the making is tidied up"),
+    _signal(
+        "Ctrl-C twice", s.ctrl_c_twice, ("base", "wheels", "seal", "verify"), "only a prefix in the making is tidied up"
+    ),
     _signal("Ctrl-\\", s.ctrl_backslash, ("wheels",), "as SIGKILL to all; once, to see that nox hands it on"),
-    _signal("killed while tidying up", s.kill_in_clean_up, ("base", "wheels", "patches", "check", "seal"),
-            "nothing is tidied up there"),  # fmt: skip
-    _signal("stopped, later continued", s.stop_and_go_on, ("wheels", "check", "verify"), "no clock runs in other steps"),
-    _signal("a child is killed", s.child_killed, ("wheels", "check"), "the other steps' children live for milliseconds"),
-    _signal("only verlock is killed", s.killed_alone, ("wheels",), "only uv's installation lives on long enough to matter"),
-    _signal("its reader goes away", s.no_screen, ("wheels", "no-op", "verify"), "the same lines are written in every step"),
-    _signal("no screen at all", s.closed_screen, ("wheels", "no-op", "verify"), "the same lines are written in every step"),
+    _signal(
+        "killed while tidying up",
+        s.kill_in_clean_up,
+        ("base", "wheels", "patches", "check", "seal"),
+        "nothing is tidied up there",
+    ),  # fmt: skip
+    _signal(
+        "stopped, later continued", s.stop_and_go_on, ("wheels", "check", "verify"), "no clock runs in other steps"
+    ),
+    _signal(
+        "a child is killed", s.child_killed, ("wheels", "check"), "the other steps' children live for milliseconds"
+    ),
+    _signal(
+        "only verlock is killed", s.killed_alone, ("wheels",), "only uv's installation lives on long enough to matter"
+    ),
+    _signal(
+        "its reader goes away", s.no_screen, ("wheels", "no-op", "verify"), "the same lines are written in every step"
+    ),
+    _signal(
+        "no screen at all", s.closed_screen, ("wheels", "no-op", "verify"), "the same lines are written in every step"
+    ),
 ]
 
 NO_SERVICE = "nothing is fetched there"
@@ -90,7 +106,11 @@ NETWORKS = [
             "artefacts": n.artefact(way),
             "wheels": n.index(way),
             "source": n.source(way),
-            **({"tools": n.tools(way)} if way in ("stalls", "cuts off", "500", "404", "other bytes", "port refused") else {}),
+            **(
+                {"tools": n.tools(way)}
+                if way in ("stalls", "cuts off", "500", "404", "other bytes", "port refused")
+                else {}
+            ),
         },
         {"tools": "pip's own matter; six ways show that no half is kept", "*": NO_SERVICE},
     )
@@ -107,19 +127,29 @@ def _damaged(name: str, harm: d.Damage, *codes: int, heals: bool = True, quick: 
     if heals:
         cells["no-op"] = d.healed(harm)
     else:
-        empty["no-op"] = "size and time tell nothing, and hashing everything takes seconds: `verify` does, and tells create"
+        empty["no-op"] = (
+            "size and time tell nothing, and hashing everything takes seconds: `verify` does, and tells create"
+        )
     return Kind(name, "damage", {**cells, **more}, empty)
 
 
 DAMAGE = [
     _damaged("a byte of a module", d.installed("vllm/__init__.py", d.flip), 46, quick=True),
-    _damaged("a byte of an object", d.installed(d.OBJECT, d.flip), 46,
-             wheels=d.not_healed_offline(d.installed(d.OBJECT, d.flip), 46)),  # fmt: skip
+    _damaged(
+        "a byte of an object",
+        d.installed(d.OBJECT, d.flip),
+        46,
+        wheels=d.not_healed_offline(d.installed(d.OBJECT, d.flip), 46),
+    ),  # fmt: skip
     _damaged("a byte, size and time kept", d.installed(d.OBJECT, d.flip_unseen), 46, heals=False),
     _damaged("a file cut", d.installed(d.OBJECT, d.cut), 46),
     _damaged("a file emptied", d.installed("verl/__init__.py", d.empty), 46),
-    _damaged("a file deleted", d.installed("torch/__init__.py", lambda path: path.unlink()), 47,
-             wheels=d.healed_offline(d.installed("torch/__init__.py", lambda path: path.unlink()))),  # fmt: skip
+    _damaged(
+        "a file deleted",
+        d.installed("torch/__init__.py", lambda path: path.unlink()),
+        47,
+        wheels=d.healed_offline(d.installed("torch/__init__.py", lambda path: path.unlink())),
+    ),  # fmt: skip
     _damaged("a folder for a file", d.installed("vllm/__init__.py", d.to_folder), 46, 47),
     _damaged("a dead link for a file", d.installed("vllm/__init__.py", d.to_link), 46, 47),
     _damaged("RECORD emptied", d.installed("odd-1.dist-info/RECORD", d.empty), 43, 46),
@@ -139,76 +169,191 @@ DAMAGE = [
     _damaged("pyvenv.cfg deleted", d.of_prefix("pyvenv.cfg", lambda path: path.unlink()), 47),
     _damaged("a patch undone", d.installed("vllm/rank.py", lambda path: path.write_text(s.scenes.OLD)), 45),
     _damaged("a patched file deleted", d.installed("vllm/rank.py", lambda path: path.unlink()), 45),
-    Kind("a byte of uv's cache", "damage", {"wheels": d.healed(d.cached(d.flip), quick=True)},
-         {"*": "uv reads its cache in the wheels step alone"}),  # fmt: skip
-    Kind("a file of uv's cache cut", "damage", {"wheels": d.healed(d.cached(d.cut))},
-         {"*": "uv reads its cache in the wheels step alone"}),  # fmt: skip
-    Kind("a file of uv's cache deleted", "damage", {"wheels": d.healed(d.cached(lambda path: path.unlink()))},
-         {"*": "uv reads its cache in the wheels step alone"}),  # fmt: skip
-    Kind("uv's cache deleted", "damage", {"no-op": d.healed(d.cache_gone)}, {"*": "as with nothing cached: whole walk"}),
-    Kind("a byte of a kept artefact", "damage",
-         {"artefacts": d.healed(d.kept("artefacts/*/*.whl", d.flip), quick=True),
-          "no-op": d.healed(d.kept("artefacts/*/*.whl", d.flip, prefix=True))},
-         {"*": "read in the artefacts step alone"}),  # fmt: skip
-    Kind("a kept artefact cut", "damage", {"artefacts": d.healed(d.kept("artefacts/*/*.whl", d.cut))},
-         {"*": "read in the artefacts step alone"}),  # fmt: skip
-    Kind("a folder for a kept artefact", "damage", {"artefacts": d.healed(d.kept("artefacts/*/*.whl", d.to_folder))},
-         {"*": "read in the artefacts step alone"}),  # fmt: skip
-    Kind("a byte of a built wheel", "damage", {"source": d.stores_wheel(d.flip)}, {"*": "read where it is installed alone"}),
+    Kind(
+        "a byte of uv's cache",
+        "damage",
+        {"wheels": d.healed(d.cached(d.flip), quick=True)},
+        {"*": "uv reads its cache in the wheels step alone"},
+    ),  # fmt: skip
+    Kind(
+        "a file of uv's cache cut",
+        "damage",
+        {"wheels": d.healed(d.cached(d.cut))},
+        {"*": "uv reads its cache in the wheels step alone"},
+    ),  # fmt: skip
+    Kind(
+        "a file of uv's cache deleted",
+        "damage",
+        {"wheels": d.healed(d.cached(lambda path: path.unlink()))},
+        {"*": "uv reads its cache in the wheels step alone"},
+    ),  # fmt: skip
+    Kind(
+        "uv's cache deleted", "damage", {"no-op": d.healed(d.cache_gone)}, {"*": "as with nothing cached: whole walk"}
+    ),
+    Kind(
+        "a byte of a kept artefact",
+        "damage",
+        {
+            "artefacts": d.healed(d.kept("artefacts/*/*.whl", d.flip), quick=True),
+            "no-op": d.healed(d.kept("artefacts/*/*.whl", d.flip, prefix=True)),
+        },
+        {"*": "read in the artefacts step alone"},
+    ),  # fmt: skip
+    Kind(
+        "a kept artefact cut",
+        "damage",
+        {"artefacts": d.healed(d.kept("artefacts/*/*.whl", d.cut))},
+        {"*": "read in the artefacts step alone"},
+    ),  # fmt: skip
+    Kind(
+        "a folder for a kept artefact",
+        "damage",
+        {"artefacts": d.healed(d.kept("artefacts/*/*.whl", d.to_folder))},
+        {"*": "read in the artefacts step alone"},
+    ),  # fmt: skip
+    Kind(
+        "a byte of a built wheel",
+        "damage",
+        {"source": d.stores_wheel(d.flip)},
+        {"*": "read where it is installed alone"},
+    ),
     Kind("a built wheel cut", "damage", {"source": d.stores_wheel(d.cut)}, {"*": "read where it is installed alone"}),
-    Kind("a half-deleted prefix", "damage",
-         {"base": d.healed(d.half_deleted, quick=True), "verify": d.seen_by_verify(d.half_deleted, 40)},
-         {"*": "met before the base is begun"}),  # fmt: skip
+    Kind(
+        "a half-deleted prefix",
+        "damage",
+        {"base": d.healed(d.half_deleted, quick=True), "verify": d.seen_by_verify(d.half_deleted, 40)},
+        {"*": "met before the base is begun"},
+    ),  # fmt: skip
     Kind("the same without its mark", "damage", {"base": d.unmarked()}, {"*": "met before the base is begun"}),
-    Kind("the older one left aside", "damage",
-         {"base": d.aside_and_no_network(), "no-op": d.left_behind("aside", d.half_deleted_aside)},
-         {"*": "met before the base is begun"}),  # fmt: skip
-    Kind("stale drafts", "damage",
-         {"artefacts": d.left_behind("d", d.stale("cache/artefacts/aa/.flash.whl.99"), "cache/artefacts/*/.*",
-                                     start="older"),
-          "seal": d.left_behind("d", d.stale("envs/toy/.verlock.json.99-1"), "envs/toy/.verlock.json.*", start="older")},
-         {"*": "no drafts are made there, or in folders of their own that end with the step"}),  # fmt: skip
+    Kind(
+        "the older one left aside",
+        "damage",
+        {"base": d.aside_and_no_network(), "no-op": d.left_behind("aside", d.half_deleted_aside)},
+        {"*": "met before the base is begun"},
+    ),  # fmt: skip
+    Kind(
+        "stale drafts",
+        "damage",
+        {
+            "artefacts": d.left_behind(
+                "d", d.stale("cache/artefacts/aa/.flash.whl.99"), "cache/artefacts/*/.*", start="older"
+            ),
+            "seal": d.left_behind(
+                "d", d.stale("envs/toy/.verlock.json.99-1"), "envs/toy/.verlock.json.*", start="older"
+            ),
+        },
+        {"*": "no drafts are made there, or in folders of their own that end with the step"},
+    ),  # fmt: skip
 ]
 
 FULL = {"*": "a full disk is met where something is written: base, artefacts, wheels, seal"}
 DISKS = [
     Kind("less room than it takes", "disks", {"preflight": p.too_small()}, {"*": "preflight is there to say so first"}),
-    Kind("a full disk", "disks",
-         {"base": p.full_envs("size=64k,nr_inodes=4"), "wheels": p.full_envs("size=200k"),
-          "artefacts": p.full_cache("cache", "size=4k,nr_inodes=3", 21), "source": p.full_cache("uv-cache", "size=64k", 21),
-          "seal": p.refused("os.rename", "/verlock.json", errno.ENOSPC, 21)}, FULL),  # fmt: skip
+    Kind(
+        "a full disk",
+        "disks",
+        {
+            "base": p.full_envs("size=64k,nr_inodes=4"),
+            "wheels": p.full_envs("size=200k"),
+            "artefacts": p.full_cache("cache", "size=4k,nr_inodes=3", 21),
+            "source": p.full_cache("uv-cache", "size=64k", 21),
+            "seal": p.refused("os.rename", "/verlock.json", errno.ENOSPC, 21),
+        },
+        FULL,
+    ),  # fmt: skip
     Kind("over quota", "disks", {"seal": p.refused("os.rename", "/verlock.json", errno.EDQUOT, 21)}, FULL),
-    Kind("an input/output error", "disks",
-         {"seal": p.refused("os.rename", "/verlock.json", errno.EIO, 60),
-          "artefacts": p.refused("open", "/cache/artefacts/", errno.EIO, 60),
-          "patches": p.refused("os.rename", "rank.py", errno.EIO, 60),
-          "verify": p.refused("open", "vllm-0.7.3.dist-info/RECORD", errno.EIO, 60, 43, 46, start="whole", words="verify")},
-         {"*": "the error of any other call has the same way to the screen"}),  # fmt: skip
-    Kind("no file handles left", "disks", {"seal": p.refused("os.rename", "/verlock.json", errno.EMFILE, 60)},
-         {"*": "the error of any other call has the same way to the screen"}),  # fmt: skip
-    Kind("no processes left", "disks", {"base": p.refused("subprocess.Popen", " venv ", errno.EAGAIN, 60),
-                                        "check": p.refused("subprocess.Popen", "import torch", errno.EAGAIN, 60)},
-         {"*": "programs are started in the same way everywhere"}),  # fmt: skip
+    Kind(
+        "an input/output error",
+        "disks",
+        {
+            "seal": p.refused("os.rename", "/verlock.json", errno.EIO, 60),
+            "artefacts": p.refused("open", "/cache/artefacts/", errno.EIO, 60),
+            "patches": p.refused("os.rename", "rank.py", errno.EIO, 60),
+            "verify": p.refused(
+                "open", "vllm-0.7.3.dist-info/RECORD", errno.EIO, 60, 43, 46, start="whole", words="verify"
+            ),
+        },
+        {"*": "the error of any other call has the same way to the screen"},
+    ),  # fmt: skip
+    Kind(
+        "no file handles left",
+        "disks",
+        {"seal": p.refused("os.rename", "/verlock.json", errno.EMFILE, 60)},
+        {"*": "the error of any other call has the same way to the screen"},
+    ),  # fmt: skip
+    Kind(
+        "no processes left",
+        "disks",
+        {
+            "base": p.refused("subprocess.Popen", " venv ", errno.EAGAIN, 60),
+            "check": p.refused("subprocess.Popen", "import torch", errno.EAGAIN, 60),
+        },
+        {"*": "programs are started in the same way everywhere"},
+    ),  # fmt: skip
     Kind("another file system than the cache", "disks", {"whole walk": p.other_file_system()}, {"*": "it is one walk"}),
-    Kind("no rename between file systems", "disks", {"seal": p.refused("os.rename", "/verlock.json", errno.EXDEV, 60, 1)},
-         {"*": "drafts lie beside their target everywhere"}),  # fmt: skip
-    Kind("read-only environments", "disks",
-         {"preflight": p.read_only(("envs",), "fresh", 60), "no-op": p.read_only(("envs", "envs/toy"), "whole", 0),
-          "verify": p.read_only(("envs", "envs/toy"), "whole", 0, words="verify"),
-          "base": p.read_only(("envs",), "older", 60)}, {"*": "refused before a step begins"}),  # fmt: skip
-    Kind("a read-only cache", "disks", {"artefacts": p.read_only(("cache", "cache/artefacts"), "fresh", 60),
-                                        "wheels": p.read_only(("uv-cache",), "fresh", 26, 60)},
-         {"*": "nothing is cached there"}),  # fmt: skip
-    Kind("a file system without locks", "disks", p.around(p.hooked(p.no_locks())), {"*": "the lock is taken before all steps"}),
+    Kind(
+        "no rename between file systems",
+        "disks",
+        {"seal": p.refused("os.rename", "/verlock.json", errno.EXDEV, 60, 1)},
+        {"*": "drafts lie beside their target everywhere"},
+    ),  # fmt: skip
+    Kind(
+        "read-only environments",
+        "disks",
+        {
+            "preflight": p.read_only(("envs",), "fresh", 60),
+            "no-op": p.read_only(("envs", "envs/toy"), "whole", 0),
+            "verify": p.read_only(("envs", "envs/toy"), "whole", 0, words="verify"),
+            "base": p.read_only(("envs",), "older", 60),
+        },
+        {"*": "refused before a step begins"},
+    ),  # fmt: skip
+    Kind(
+        "a read-only cache",
+        "disks",
+        {
+            "artefacts": p.read_only(("cache", "cache/artefacts"), "fresh", 60),
+            "wheels": p.read_only(("uv-cache",), "fresh", 26, 60),
+        },
+        {"*": "nothing is cached there"},
+    ),  # fmt: skip
+    Kind(
+        "a file system without locks",
+        "disks",
+        p.around(p.hooked(p.no_locks())),
+        {"*": "the lock is taken before all steps"},
+    ),
     Kind("a file in the prefix's place", "disks", {"base": p.in_the_way("envs/toy", "fresh", 23)}, {"*": "met once"}),
-    Kind("a foreign folder there", "disks", {"base": p.in_the_way("envs/toy", "fresh", 23, kind="folder")}, {"*": "met once"}),
-    Kind("a dead link there", "disks", {"base": p.in_the_way("envs/toy", "fresh", 0, 23, 60, kind="link")}, {"*": "met once"}),
-    Kind("VERLOCK_ENVS is a file", "disks",
-         {"preflight": p.in_the_way("a-file", "older", 60, VERLOCK_ENVS="{work}/a-file")}, {"*": "met once"}),  # fmt: skip
-    Kind("VERLOCK_CACHE is a file", "disks",
-         {"artefacts": p.in_the_way("a-file", "older", 60, VERLOCK_CACHE="{work}/a-file")}, {"*": "met once"}),  # fmt: skip
-    Kind("UV_CACHE_DIR is a file", "disks",
-         {"wheels": p.in_the_way("a-file", "older", 26, 60, UV_CACHE_DIR="{work}/a-file")}, {"*": "met once"}),  # fmt: skip
+    Kind(
+        "a foreign folder there",
+        "disks",
+        {"base": p.in_the_way("envs/toy", "fresh", 23, kind="folder")},
+        {"*": "met once"},
+    ),
+    Kind(
+        "a dead link there",
+        "disks",
+        {"base": p.in_the_way("envs/toy", "fresh", 0, 23, 60, kind="link")},
+        {"*": "met once"},
+    ),
+    Kind(
+        "VERLOCK_ENVS is a file",
+        "disks",
+        {"preflight": p.in_the_way("a-file", "older", 60, VERLOCK_ENVS="{work}/a-file")},
+        {"*": "met once"},
+    ),  # fmt: skip
+    Kind(
+        "VERLOCK_CACHE is a file",
+        "disks",
+        {"artefacts": p.in_the_way("a-file", "older", 60, VERLOCK_CACHE="{work}/a-file")},
+        {"*": "met once"},
+    ),  # fmt: skip
+    Kind(
+        "UV_CACHE_DIR is a file",
+        "disks",
+        {"wheels": p.in_the_way("a-file", "older", 26, 60, UV_CACHE_DIR="{work}/a-file")},
+        {"*": "met once"},
+    ),  # fmt: skip
 ]
 
 AROUND: dict[str, dict[str, Cell]] = {
@@ -219,7 +364,7 @@ AROUND: dict[str, dict[str, Cell]] = {
     "umask 000": p.around(p.variables(), before=p.umask("000"), only="whole walk"),
     "LANG=C": p.around(p.variables(LANG="C", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")),
     "a Turkish locale": p.around(p.variables(LANG="tr_TR.UTF-8", LC_ALL="tr_TR.UTF-8"), only="whole walk"),
-    "blanks and quotes in the path": p.around(p.odd_place("my envs' \"place\" $HOME"), only="whole walk"),
+    "blanks and quotes in the path": p.around(p.odd_place('my envs\' "place" $HOME'), only="whole walk"),
     "Unicode in the path": p.around(p.odd_place("Ünï-環境"), only="whole walk"),
     "a colon in the path": p.around(p.odd_place("a:b"), only="whole walk"),
     "a very long path": p.around(p.odd_place("/".join(["deep" * 12] * 3)), only="whole walk"),
@@ -231,7 +376,8 @@ AROUND: dict[str, dict[str, Cell]] = {
     "another environment is active": p.around(p.variables(VIRTUAL_ENV="/nonexistent", CONDA_PREFIX="/nonexistent")),
     "the user's pip, uv and git settings": p.around(p.configured),
     "uv's variables of an image": p.around(
-        p.variables(UV_SYSTEM_PYTHON="1", UV_TARGET="/nowhere", UV_NO_VERIFY_HASHES="1", UV_PYTHON="3.9"), only="whole walk"
+        p.variables(UV_SYSTEM_PYTHON="1", UV_TARGET="/nowhere", UV_NO_VERIFY_HASHES="1", UV_PYTHON="3.9"),
+        only="whole walk",
     ),
     "a huge environment": p.around(p.huge),
     "few open files allowed": p.around(p.variables(), before=p.limited("-n 64")),
@@ -246,28 +392,66 @@ AROUND: dict[str, dict[str, Cell]] = {
     "nvidia-smi hangs": p.around(p.odd_nvidia_smi("import time; time.sleep(90)"), only="whole walk"),
 }
 SURROUNDINGS = [
-    Kind(name, "surroundings", cells, {"*": "a setting acts on the run as a whole", **{
-        step: "what it acts on is not used there" for step in ("whole walk", "no-op", "verify")}})
+    Kind(name, "surroundings", cells, {"*": "a setting acts on the run as a whole", **dict.fromkeys(("whole walk", "no-op", "verify"), "what it acts on is not used there")})
     for name, cells in AROUND.items()
 ]  # fmt: skip
 
 CREATE = ("create", "toy", "--base", "host")
 AT_ONCE = [
-    Kind("two runs from nothing", "two at once", {"whole walk": b.two_runs(CREATE, CREATE, "fresh")}, {"*": "one walk"}),
-    Kind("two runs over an older one", "two at once", {"whole walk": b.two_runs(CREATE, CREATE, "older")}, {"*": "one walk"}),
-    Kind("two runs with nothing to do", "two at once", {"no-op": b.two_runs(CREATE, CREATE, "whole")}, {"*": "no-op only"}),
-    Kind("the first is slow", "two at once", {"wheels": b.second_waits(None)}, {"*": "the lock is held from first to last"}),
-    Kind("the first is killed", "two at once", {"wheels": b.second_waits(s.signal.SIGKILL)},
-         {"*": "the lock is held from first to last"}),  # fmt: skip
-    Kind("the first is interrupted", "two at once", {"wheels": b.second_waits(s.signal.SIGINT)},
-         {"*": "the lock is held from first to last"}),  # fmt: skip
-    Kind("Ctrl-C while waiting", "two at once", {"wheels": b.interrupt_the_waiting()},
-         {"*": "the lock is held from first to last"}),  # fmt: skip
-    Kind("verify while it is made", "two at once", {"check": b.verify_while_made()}, {"*": "the prefix has no receipt"}),
-    Kind("two times verify", "two at once",
-         {"verify": b.two_runs(("verify", "toy"), ("verify", "toy"), "whole")}, {"*": "verify only"}),  # fmt: skip
-    Kind("verify and a no-op", "two at once",
-         {"verify": b.two_runs(("verify", "toy"), CREATE, "whole")}, {"*": "verify only"}),  # fmt: skip
+    Kind(
+        "two runs from nothing", "two at once", {"whole walk": b.two_runs(CREATE, CREATE, "fresh")}, {"*": "one walk"}
+    ),
+    Kind(
+        "two runs over an older one",
+        "two at once",
+        {"whole walk": b.two_runs(CREATE, CREATE, "older")},
+        {"*": "one walk"},
+    ),
+    Kind(
+        "two runs with nothing to do",
+        "two at once",
+        {"no-op": b.two_runs(CREATE, CREATE, "whole")},
+        {"*": "no-op only"},
+    ),
+    Kind(
+        "the first is slow",
+        "two at once",
+        {"wheels": b.second_waits(None)},
+        {"*": "the lock is held from first to last"},
+    ),
+    Kind(
+        "the first is killed",
+        "two at once",
+        {"wheels": b.second_waits(s.signal.SIGKILL)},
+        {"*": "the lock is held from first to last"},
+    ),  # fmt: skip
+    Kind(
+        "the first is interrupted",
+        "two at once",
+        {"wheels": b.second_waits(s.signal.SIGINT)},
+        {"*": "the lock is held from first to last"},
+    ),  # fmt: skip
+    Kind(
+        "Ctrl-C while waiting",
+        "two at once",
+        {"wheels": b.interrupt_the_waiting()},
+        {"*": "the lock is held from first to last"},
+    ),  # fmt: skip
+    Kind(
+        "verify while it is made", "two at once", {"check": b.verify_while_made()}, {"*": "the prefix has no receipt"}
+    ),
+    Kind(
+        "two times verify",
+        "two at once",
+        {"verify": b.two_runs(("verify", "toy"), ("verify", "toy"), "whole")},
+        {"*": "verify only"},
+    ),  # fmt: skip
+    Kind(
+        "verify and a no-op",
+        "two at once",
+        {"verify": b.two_runs(("verify", "toy"), CREATE, "whole")},
+        {"*": "verify only"},
+    ),  # fmt: skip
     Kind("another uv holds the cache", "two at once", {"no-op": b.cache_held()}, {"*": "only healing needs it alone"}),
 ]
 

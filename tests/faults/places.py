@@ -148,7 +148,9 @@ def in_the_way(place: str, start: str, *codes: int, kind: str = "file", **enviro
 # Surroundings ---------------------------------------------------------------------------------------
 
 
-def _walk(begin: Callable[[Scene], dict[str, str]], before: tuple[str, ...], words: str, codes: set[int], start: str) -> Cell:
+def _walk(
+    begin: Callable[[Scene], dict[str, str]], before: tuple[str, ...], words: str, codes: set[int], start: str
+) -> Cell:
     def do(scene: Scene) -> Seen:
         more = begin(scene)
         if words == "verify":
@@ -159,7 +161,11 @@ def _walk(begin: Callable[[Scene], dict[str, str]], before: tuple[str, ...], wor
 
 
 def around(
-    begin: Callable[[Scene], dict[str, str]], *, before: tuple[str, ...] = (), codes: tuple[int, ...] = (0,), only: str = ""
+    begin: Callable[[Scene], dict[str, str]],
+    *,
+    before: tuple[str, ...] = (),
+    codes: tuple[int, ...] = (0,),
+    only: str = "",
 ) -> dict[str, Cell]:
     """A setting of the user's that must change nothing: for a walk from nothing, a run with nothing to do, and `verify`.
 
@@ -260,10 +266,13 @@ def umask(mask: str) -> tuple[str, ...]:
 
 def standing_in_nothing() -> tuple[str, ...]:
     """The folder the user stands in is deleted."""
-    return ("bash", "-c", 'd=$(mktemp -d); root=$PWD; cd "$d"; rmdir "$d"; export PYTHONPATH="$root"; exec "$@"', "gone")
+    return (
+        "bash",
+        "-c",
+        'd=$(mktemp -d); root=$PWD; cd "$d"; rmdir "$d"; export PYTHONPATH="$root"; exec "$@"',
+        "gone",
+    )
 
 
 def no_locks() -> Order:
     return {"do": "refuse", "event": "fcntl.flock", "errno": errno.ENOLCK}
-
-

@@ -5,4 +5,31 @@
 
 from __future__ import annotations
 
-PLANTS: dict[str, list[tuple[str, str, str]]] = {}
+PLANTS: dict[str, list[tuple[str, str, str]]] = {
+    # every row whose next run must complete: all of them
+    "nothing-is-sealed": [("verlock/variant/receipt.py", "durable=True)", "durable=True), (prefix / NAME).unlink()")],
+    # rows in which verlock refuses something: networks, disks, bad data
+    "errors-are-tracebacks": [
+        ("verlock/cli.py", "except VerlockError as error:", "except ZeroDivisionError as error:")
+    ],
+    "system-errors-are-bugs": [("verlock/cli.py", "except OSError as error:", "except ZeroDivisionError as error:")],
+    # signals
+    "ctrl-c-is-a-bug": [("verlock/cli.py", "except KeyboardInterrupt:", "except ZeroDivisionError:")],
+    "older-is-not-put-back": [("verlock/env/python_base.py", "aside.rename(prefix)", "shutil.rmtree(aside)")],
+    # networks
+    "no-network-error": [("verlock/system/uv.py", "if _DNS_OR_CONNECT.search(text):", "if not text:")],
+    "no-artefact-is-an-error": [
+        ("verlock/env/create.py", "if making.options.strict or not artefact.optional:", "if making:")
+    ],
+    # damage
+    "hashes-unread": [("verlock/env/verify.py", "if got != want.sha256:", "if not got:")],
+    "strays-unseen": [("verlock/env/verify.py", "elif entry.path not in expected", "elif not expected")],
+    "kept-unhashed": [("verlock/env/artefacts.py", "if files.sha256(kept) == file.sha256:", "if kept:")],
+    "damage-stays-cached": [("verlock/env/create.py", "uv.forget(spoilt)", "str(spoilt)")],
+    # disks, surroundings, two at once
+    "no-lock": [("verlock/system/files.py", "fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)", "str(file)")],
+    "no-file-system-without-locks": [("verlock/system/files.py", "if error.errno not in _NO_LOCKS:", "if error:")],
+    "users-uv-settings": [("verlock/system/process.py", 'f"UV_{name}": _DECIDED', 'f"NO_{name}": _DECIDED')],
+    # bad data
+    "half-a-receipt": [("verlock/variant/receipt.py", "except (OSError, ValueError):", "except OSError:")],
+}

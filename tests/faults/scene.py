@@ -170,7 +170,8 @@ reason = "r"
 
     def environment(self, **more: str) -> dict[str, str]:
         quick = {"UV_HTTP_RETRIES": "0", "UV_HTTP_TIMEOUT": "2", "NO_COLOR": "1", "GIT_TERMINAL_PROMPT": "0"}
-        quiet = {name: "" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "FAULT")}
+        quick["PATH"] = _short_path()
+        quiet = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "FAULT"), "")
         made = self.project.environment(**{**quick, **quiet, **self.more, **more})
         return {name: value for name, value in made.items() if value or name not in quiet}
 
@@ -211,9 +212,7 @@ reason = "r"
 
     def held(self, words: Sequence[str], *orders: Mapping[str, object], **environment: str) -> subprocess.Popen[bytes]:
         """Start verlock and wait until it has reached the hold among `orders` (see hook/sitecustomize.py)."""
-        process = self.start(
-            [sys.executable, "-m", "verlock", *words], **self.hooked(*orders, **environment)
-        )
+        process = self.start([sys.executable, "-m", "verlock", *words], **self.hooked(*orders, **environment))
         self.until_held(process)
         return process
 
@@ -252,7 +251,11 @@ reason = "r"
         return str(tools)
 
     def on_terminal(
-        self, command: Sequence[str], when: Callable[[str], bool], keys: Sequence[tuple[float, bytes]], **environment: str
+        self,
+        command: Sequence[str],
+        when: Callable[[str], bool],
+        keys: Sequence[tuple[float, bytes]],
+        **environment: str,
     ) -> Seen:
         """Run a command on a terminal of its own; once `when` (the screen so far) holds, press keys, each after a pause."""
         master, slave = pty.openpty()
@@ -291,6 +294,14 @@ def _read(descriptor: int, seconds: float) -> bytes:
         with contextlib.suppress(OSError):
             return os.read(descriptor, 65536)
     return b""
+
+
+def _short_path() -> str:
+    """PATH without pyenv's shims and virtual environments: looking for a base, verlock starts each Python on it."""
+    folders = os.environ["PATH"].split(os.pathsep)
+    return os.pathsep.join(
+        each for each in folders if Path(each).name != "shims" and not Path(each, "activate").exists()
+    )
 
 
 def _default_signals() -> None:
