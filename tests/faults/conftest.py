@@ -57,9 +57,16 @@ def tries(request, tmp_path_factory):
 
 
 def pytest_terminal_summary(terminalreporter):
-    tried = {
-        outcome: len([report for report in terminalreporter.getreports(outcome) if "test_survives" in report.nodeid])
-        for outcome in ("passed", "failed")
-    }
-    if total := sum(tried.values()):
-        terminalreporter.write_line(f"{total} faults, {tried['passed']} survived")
+    """The count: a fault is a row of the matrix, and survived where it was survived at every step that was tried."""
+    survived = {}
+    for outcome in ("passed", "failed", "error"):
+        for report in terminalreporter.getreports(outcome):
+            if "test_survives[" in report.nodeid and (report.when == "call" or outcome == "error"):
+                step, _, kind = report.nodeid.partition("[")[2][:-1].partition(" / ")
+                survived.setdefault(kind, {})[step] = outcome == "passed"
+    if survived:
+        cells = [good for steps in survived.values() for good in steps.values()]
+        whole = sum(all(steps.values()) for steps in survived.values())
+        terminalreporter.write_line(
+            f"{len(survived)} faults, {whole} survived ({sum(cells)} of {len(cells)} at single steps)"
+        )

@@ -81,10 +81,7 @@ def bad(
 
     def do(scene: Scene) -> Seen:
         _changed(scene, name, change)
-        if words == "create":
-            seen = scene.create(**scene.with_artefact())
-        else:
-            seen = scene.run(words, "toy")
+        seen = scene.create(**scene.with_artefact()) if words == "create" else scene.run(words, "toy")
         if early and "wheels  " in seen.said:
             seen = Seen(seen.code, f"{seen.said}\nTraceback: it was found only after the wheels were installed (D12)")
         return seen

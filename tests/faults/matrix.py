@@ -78,7 +78,7 @@ SIGNALS = [
         s.kill_in_clean_up,
         ("base", "wheels", "patches", "check", "seal"),
         "nothing is tidied up there",
-    ),  # fmt: skip
+    ),
     _signal(
         "stopped, later continued", s.stop_and_go_on, ("wheels", "check", "verify"), "no clock runs in other steps"
     ),
@@ -140,7 +140,7 @@ DAMAGE = [
         d.installed(d.OBJECT, d.flip),
         46,
         wheels=d.not_healed_offline(d.installed(d.OBJECT, d.flip), 46),
-    ),  # fmt: skip
+    ),
     _damaged("a byte, size and time kept", d.installed(d.OBJECT, d.flip_unseen), 46, heals=False),
     _damaged("a file cut", d.installed(d.OBJECT, d.cut), 46),
     _damaged("a file emptied", d.installed("verl/__init__.py", d.empty), 46),
@@ -149,14 +149,14 @@ DAMAGE = [
         d.installed("torch/__init__.py", lambda path: path.unlink()),
         47,
         wheels=d.healed_offline(d.installed("torch/__init__.py", lambda path: path.unlink())),
-    ),  # fmt: skip
+    ),
     _damaged("a folder for a file", d.installed("vllm/__init__.py", d.to_folder), 46, 47),
     _damaged("a dead link for a file", d.installed("vllm/__init__.py", d.to_link), 46, 47),
     _damaged("RECORD emptied", d.installed("odd-1.dist-info/RECORD", d.empty), 43, 46),
     _damaged("RECORD deleted", d.installed("odd-1.dist-info/RECORD", lambda path: path.unlink()), 42, 43, 46),
     _damaged("metadata emptied", d.installed("odd-1.dist-info/METADATA", d.empty), 42, 43, 46),
-    _damaged("a package's folder deleted", d.installed("verl", lambda path: d.shutil.rmtree(path)), 47),
-    _damaged("a package's metadata deleted", d.installed("odd-1.dist-info", lambda path: d.shutil.rmtree(path)), 42),
+    _damaged("a package's folder deleted", d.installed("verl", d.shutil.rmtree), 47),
+    _damaged("a package's metadata deleted", d.installed("odd-1.dist-info", d.shutil.rmtree), 42),
     _damaged("a stray module", d.write("sitecustomize.py"), 48),
     _damaged("a stray byte code file", d.write("sitecustomize.pyc"), 48, heals=False),
     _damaged("a stray package", d.add_package, 44),
@@ -174,19 +174,19 @@ DAMAGE = [
         "damage",
         {"wheels": d.healed(d.cached(d.flip), quick=True)},
         {"*": "uv reads its cache in the wheels step alone"},
-    ),  # fmt: skip
+    ),
     Kind(
         "a file of uv's cache cut",
         "damage",
         {"wheels": d.healed(d.cached(d.cut))},
         {"*": "uv reads its cache in the wheels step alone"},
-    ),  # fmt: skip
+    ),
     Kind(
         "a file of uv's cache deleted",
         "damage",
         {"wheels": d.healed(d.cached(lambda path: path.unlink()))},
         {"*": "uv reads its cache in the wheels step alone"},
-    ),  # fmt: skip
+    ),
     Kind(
         "uv's cache deleted", "damage", {"no-op": d.healed(d.cache_gone)}, {"*": "as with nothing cached: whole walk"}
     ),
@@ -198,19 +198,19 @@ DAMAGE = [
             "no-op": d.healed(d.kept("artefacts/*/*.whl", d.flip, prefix=True)),
         },
         {"*": "read in the artefacts step alone"},
-    ),  # fmt: skip
+    ),
     Kind(
         "a kept artefact cut",
         "damage",
         {"artefacts": d.healed(d.kept("artefacts/*/*.whl", d.cut))},
         {"*": "read in the artefacts step alone"},
-    ),  # fmt: skip
+    ),
     Kind(
         "a folder for a kept artefact",
         "damage",
         {"artefacts": d.healed(d.kept("artefacts/*/*.whl", d.to_folder))},
         {"*": "read in the artefacts step alone"},
-    ),  # fmt: skip
+    ),
     Kind(
         "a byte of a built wheel",
         "damage",
@@ -223,14 +223,14 @@ DAMAGE = [
         "damage",
         {"base": d.healed(d.half_deleted, quick=True), "verify": d.seen_by_verify(d.half_deleted, 40)},
         {"*": "met before the base is begun"},
-    ),  # fmt: skip
+    ),
     Kind("the same without its mark", "damage", {"base": d.unmarked()}, {"*": "met before the base is begun"}),
     Kind(
         "the older one left aside",
         "damage",
         {"base": d.aside_and_no_network(), "no-op": d.left_behind("aside", d.half_deleted_aside)},
         {"*": "met before the base is begun"},
-    ),  # fmt: skip
+    ),
     Kind(
         "stale drafts",
         "damage",
@@ -243,7 +243,7 @@ DAMAGE = [
             ),
         },
         {"*": "no drafts are made there, or in folders of their own that end with the step"},
-    ),  # fmt: skip
+    ),
 ]
 
 FULL = {"*": "a full disk is met where something is written: base, artefacts, wheels, seal"}
@@ -260,7 +260,7 @@ DISKS = [
             "seal": p.refused("os.rename", "/verlock.json", errno.ENOSPC, 21),
         },
         FULL,
-    ),  # fmt: skip
+    ),
     Kind("over quota", "disks", {"seal": p.refused("os.rename", "/verlock.json", errno.EDQUOT, 21)}, FULL),
     Kind(
         "an input/output error",
@@ -274,13 +274,13 @@ DISKS = [
             ),
         },
         {"*": "the error of any other call has the same way to the screen"},
-    ),  # fmt: skip
+    ),
     Kind(
         "no file handles left",
         "disks",
         {"seal": p.refused("os.rename", "/verlock.json", errno.EMFILE, 60)},
         {"*": "the error of any other call has the same way to the screen"},
-    ),  # fmt: skip
+    ),
     Kind(
         "no processes left",
         "disks",
@@ -289,14 +289,14 @@ DISKS = [
             "check": p.refused("subprocess.Popen", "import torch", errno.EAGAIN, 60),
         },
         {"*": "programs are started in the same way everywhere"},
-    ),  # fmt: skip
+    ),
     Kind("another file system than the cache", "disks", {"whole walk": p.other_file_system()}, {"*": "it is one walk"}),
     Kind(
         "no rename between file systems",
         "disks",
         {"seal": p.refused("os.rename", "/verlock.json", errno.EXDEV, 60, 1)},
         {"*": "drafts lie beside their target everywhere"},
-    ),  # fmt: skip
+    ),
     Kind(
         "read-only environments",
         "disks",
@@ -307,7 +307,7 @@ DISKS = [
             "base": p.read_only(("envs",), "older", 60),
         },
         {"*": "refused before a step begins"},
-    ),  # fmt: skip
+    ),
     Kind(
         "a read-only cache",
         "disks",
@@ -316,7 +316,7 @@ DISKS = [
             "wheels": p.read_only(("uv-cache",), "fresh", 26, 60),
         },
         {"*": "nothing is cached there"},
-    ),  # fmt: skip
+    ),
     Kind(
         "a file system without locks",
         "disks",
@@ -341,19 +341,19 @@ DISKS = [
         "disks",
         {"preflight": p.in_the_way("a-file", "older", 60, VERLOCK_ENVS="{work}/a-file")},
         {"*": "met once"},
-    ),  # fmt: skip
+    ),
     Kind(
         "VERLOCK_CACHE is a file",
         "disks",
         {"artefacts": p.in_the_way("a-file", "older", 60, VERLOCK_CACHE="{work}/a-file")},
         {"*": "met once"},
-    ),  # fmt: skip
+    ),
     Kind(
         "UV_CACHE_DIR is a file",
         "disks",
         {"wheels": p.in_the_way("a-file", "older", 26, 60, UV_CACHE_DIR="{work}/a-file")},
         {"*": "met once"},
-    ),  # fmt: skip
+    ),
 ]
 
 AROUND: dict[str, dict[str, Cell]] = {
@@ -392,9 +392,17 @@ AROUND: dict[str, dict[str, Cell]] = {
     "nvidia-smi hangs": p.around(p.odd_nvidia_smi("import time; time.sleep(90)"), only="whole walk"),
 }
 SURROUNDINGS = [
-    Kind(name, "surroundings", cells, {"*": "a setting acts on the run as a whole", **dict.fromkeys(("whole walk", "no-op", "verify"), "what it acts on is not used there")})
+    Kind(
+        name,
+        "surroundings",
+        cells,
+        {
+            "*": "a setting acts on the run as a whole",
+            **dict.fromkeys(("whole walk", "no-op", "verify"), "what it acts on is not used there"),
+        },
+    )
     for name, cells in AROUND.items()
-]  # fmt: skip
+]
 
 CREATE = ("create", "toy", "--base", "host")
 AT_ONCE = [
@@ -424,19 +432,19 @@ AT_ONCE = [
         "two at once",
         {"wheels": b.second_waits(s.signal.SIGKILL)},
         {"*": "the lock is held from first to last"},
-    ),  # fmt: skip
+    ),
     Kind(
         "the first is interrupted",
         "two at once",
         {"wheels": b.second_waits(s.signal.SIGINT)},
         {"*": "the lock is held from first to last"},
-    ),  # fmt: skip
+    ),
     Kind(
         "Ctrl-C while waiting",
         "two at once",
         {"wheels": b.interrupt_the_waiting()},
         {"*": "the lock is held from first to last"},
-    ),  # fmt: skip
+    ),
     Kind(
         "verify while it is made", "two at once", {"check": b.verify_while_made()}, {"*": "the prefix has no receipt"}
     ),
@@ -445,13 +453,13 @@ AT_ONCE = [
         "two at once",
         {"verify": b.two_runs(("verify", "toy"), ("verify", "toy"), "whole")},
         {"*": "verify only"},
-    ),  # fmt: skip
+    ),
     Kind(
         "verify and a no-op",
         "two at once",
         {"verify": b.two_runs(("verify", "toy"), CREATE, "whole")},
         {"*": "verify only"},
-    ),  # fmt: skip
+    ),
     Kind("another uv holds the cache", "two at once", {"no-op": b.cache_held()}, {"*": "only healing needs it alone"}),
 ]
 
@@ -464,26 +472,43 @@ def _data(name: str, cells: Mapping[str, Cell]) -> Kind:
 
 SUMMARY, PYTHON = b'summary = "toy"', f'python = ["{n.toy.MINOR}"]'.encode()
 BAD_DATA = [
-    _data("recipe: no TOML", {step: b.bad("recipe", b.content(b"= nonsense"), 11, words=word)
-                              for step, word in (("preflight", "create"), ("verify", "verify"))}),  # fmt: skip
+    _data(
+        "recipe: no TOML",
+        {
+            step: b.bad("recipe", b.content(b"= nonsense"), 11, words=word)
+            for step, word in (("preflight", "create"), ("verify", "verify"))
+        },
+    ),
     _data("recipe: not UTF-8", {"preflight": b.bad("recipe", b.binary, 11)}),
     _data("recipe: empty", {"preflight": b.bad("recipe", b.content(b""), 11)}),
     _data("recipe: a conflict", {"preflight": b.bad("recipe", b.conflict, 11)}),
-    _data("recipe: a Python that is a number", {"preflight": b.bad("recipe", b.replace(PYTHON, b"python = [3.10]"), 11)}),
+    _data(
+        "recipe: a Python that is a number", {"preflight": b.bad("recipe", b.replace(PYTHON, b"python = [3.10]"), 11)}
+    ),
     _data("recipe: an unknown key", {"preflight": b.bad("recipe", b.replace(SUMMARY, b'sumary = "toy"'), 11)}),
     _data("recipe: missing", {"preflight": b.bad("recipe", None, 10, 11)}),
-    _data("recipe: an include that is missing",
-          {"preflight": b.bad("recipe", b.replace(SUMMARY, SUMMARY + b'\ninclude = ["nothing"]'), 11)}),  # fmt: skip
-    *(_data(f"{name}: {what}", {"preflight": b.bad(name, change, 12, 26, early=True)})
-      for name in ("requirements", "conda")
-      for what, change in (("a conflict", b.conflict), ("not text", b.binary), ("missing", None))),
+    _data(
+        "recipe: an include that is missing",
+        {"preflight": b.bad("recipe", b.replace(SUMMARY, SUMMARY + b'\ninclude = ["nothing"]'), 11)},
+    ),
+    *(
+        _data(f"{name}: {what}", {"preflight": b.bad(name, change, 12, 26, early=True)})
+        for name in ("requirements", "conda")
+        for what, change in (("a conflict", b.conflict), ("not text", b.binary), ("missing", None))
+    ),
     _data("requirements: cut", {"preflight": b.bad("requirements", b.cut, 12, 25, 26)}),
     _data("requirements: another hash", {"wheels": b.bad("requirements", b.other_hash, 25)}),
     _data("requirements: no hash", {"preflight": b.bad("requirements", b.replace(b"verl==", b"x==1\nverl=="), 12)}),
-    _data("requirements: a package twice",
-          {"preflight": b.bad("requirements", b.replace(b"torch==2.5.1", b"vllm==0.7.3"), 12)}),  # fmt: skip
-    _data("requirements: a version there is not", {"wheels": b.bad("requirements", b.replace(b"odd==1", b"odd==7"), 26)}),
-    _data("recipe: another vllm", {"check": b.bad("recipe", b.replace(b'version = "0.7.3"', b'version = "0.7.4"'), 27)}),
+    _data(
+        "requirements: a package twice",
+        {"preflight": b.bad("requirements", b.replace(b"torch==2.5.1", b"vllm==0.7.3"), 12)},
+    ),
+    _data(
+        "requirements: a version there is not", {"wheels": b.bad("requirements", b.replace(b"odd==1", b"odd==7"), 26)}
+    ),
+    _data(
+        "recipe: another vllm", {"check": b.bad("recipe", b.replace(b'version = "0.7.3"', b'version = "0.7.4"'), 27)}
+    ),
     _data("conda-lock: cut", {"preflight": b.bad("conda", b.cut, 12)}),
     _data("build-requirements: missing", {"preflight": b.bad("build", None, 12)}),
     _data("sources: no JSON", {"preflight": b.bad("sources", b.content(b"{"), 12, early=True)}),
@@ -493,18 +518,32 @@ BAD_DATA = [
     _data("patch: edited", {"preflight": b.bad("patch", b.replace(b"return 1", b"return 2"), 13, 33, early=True)}),
     _data("patch: not UTF-8", {"preflight": b.bad("patch", b.binary, 13, 33, early=True)}),
     _data("patch: cut", {"preflight": b.bad("patch", b.cut, 13, 33, early=True)}),
-    *(_data(f"receipt: {what}", {"no-op": b.bad_receipt(change, "create"), "verify": b.bad_receipt(change, "verify")})
-      for what, change in (("empty", b.content(b"")), ("cut", b.cut), ("binary", b.binary), ("a list", b.content(b"[]")),
-                           ("missing", None), ("of another verlock", b.replace(b'"schema": 1', b'"schema": 99')),
-                           ("null for a table", b.replace(b'"packages": {', b'"packages": null, "x": {')))),
+    *(
+        _data(f"receipt: {what}", {"no-op": b.bad_receipt(change, "create"), "verify": b.bad_receipt(change, "verify")})
+        for what, change in (
+            ("empty", b.content(b"")),
+            ("cut", b.cut),
+            ("binary", b.binary),
+            ("a list", b.content(b"[]")),
+            ("missing", None),
+            ("of another verlock", b.replace(b'"schema": 1', b'"schema": 99')),
+            ("null for a table", b.replace(b'"packages": {', b'"packages": null, "x": {')),
+        )
+    ),
     _data("receipt: another digest", {"verify": b.edited_receipt(lambda sealed: sealed.update(digest="0" * 64), 41)}),
-    _data("receipt: another place", {"verify": b.edited_receipt(lambda sealed: sealed.update(prefix="/elsewhere"), 40)}),
-    _data("receipt: a package less", {"verify": b.edited_receipt(lambda sealed: sealed["packages"].pop("odd"), 42, 44)}),
+    _data(
+        "receipt: another place", {"verify": b.edited_receipt(lambda sealed: sealed.update(prefix="/elsewhere"), 40)}
+    ),
+    _data(
+        "receipt: a package less", {"verify": b.edited_receipt(lambda sealed: sealed["packages"].pop("odd"), 42, 44)}
+    ),
     _data("command: an unknown variant", {"preflight": b.words("create", "toi", codes=(10,))}),
     _data("command: an unknown Python", {"preflight": b.words("create", "toy", "--python", "3.4", codes=(10,))}),
-    _data("command: a site wheel that is not there",
-          {"preflight": b.words("create", "toy", "--site-wheel", "flash-attn=/nowhere.whl", codes=(61,))}),  # fmt: skip
-]  # fmt: skip
+    _data(
+        "command: a site wheel that is not there",
+        {"preflight": b.words("create", "toy", "--site-wheel", "flash-attn=/nowhere.whl", codes=(61,))},
+    ),
+]
 
 KINDS = [*SIGNALS, *NETWORKS, *DAMAGE, *DISKS, *SURROUNDINGS, *AT_ONCE, *BAD_DATA]
 
@@ -518,9 +557,11 @@ def table() -> str:
     """The matrix for people: a letter in each cell, and below it why the empty ones are empty."""
     width = max(len(kind.name) for kind in KINDS)
     heads = [f"{step[:9]:>9}" for step in STEPS]
-    lines, reasons = [], {}
+    lines: list[str] = []
+    reasons: dict[str, int] = {}
+    last = ""
     for kind in KINDS:
-        if not lines or kind.group != last:
+        if kind.group != last:
             lines += ["", f"{kind.group:<{width}} {' '.join(heads)}"]
         last = kind.group
         marks = []

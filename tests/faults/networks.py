@@ -49,10 +49,9 @@ def _address(way: str, contents: dict[str, bytes]) -> Iterator[tuple[str, dict[s
         if url != "https":
             yield url, more
             return
-    with badserver.serve("good" if way in PLACES else way, contents) as url:
-        if way == "login in the address":
-            url = url.replace("http://", f"http://user:{badserver.SECRET}@")
-        yield (url.replace("http://", "https://") if way in PLACES else url), {}
+    begins = {"login in the address": f"http://user:{badserver.SECRET}@", "TLS where none is": "https://"}
+    with badserver.serve("good" if way in PLACES else way, contents) as served:
+        yield served.replace("http://", begins.get(way, "http://")), {}
 
 
 def index(way: str) -> Cell:

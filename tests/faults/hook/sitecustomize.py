@@ -7,6 +7,7 @@ hold: wait there until a signal comes; the file `held` says that it is reached. 
 event. slow: take 20 ms for each, as a busy disk does. clock: so many seconds off.
 """
 
+import functools
 import json
 import os
 import sys
@@ -32,14 +33,18 @@ def _hook(order):
             time.sleep(0.02)
             return
         busy.append(True)
-        with open(order["held"], "w") as file:
+        with open(order["held"], "w") as file:  # noqa: PTH123 (no import that a plain Python does not have)
             file.write(event)
         for _ in range(600):
             time.sleep(0.05)
-            if os.path.exists(order["held"] + ".go"):
+            if os.path.exists(order["held"] + ".go"):  # noqa: PTH110
                 return
 
     return hook
+
+
+def _off(real, seconds):
+    return real() + seconds
 
 
 def _begin():
@@ -47,8 +52,7 @@ def _begin():
         return
     for order in json.loads(os.environ["FAULT"]):
         if order["do"] == "clock":
-            real = time.time
-            time.time = lambda: real() + order["seconds"]
+            time.time = functools.partial(_off, time.time, order["seconds"])
         else:
             sys.addaudithook(_hook(order))
 
