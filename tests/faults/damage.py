@@ -138,14 +138,14 @@ def seen_by_verify(damage: Damage, *codes: int, quick: bool = False) -> Cell:
     return Cell(do, frozenset(codes), ("whole",), damaged=frozenset(codes), quick=quick)
 
 
-def healed(damage: Damage, quick: bool = False) -> Cell:
-    """`create` heals it by itself."""
+def healed(damage: Damage, quick: bool = False, gone: bool = False) -> Cell:
+    """`create` heals it by itself. gone: the environment is not there any more when it begins."""
 
     def do(scene: Scene) -> Seen:
         damage(scene)
         return scene.create(**scene.with_artefact())
 
-    return Cell(do, frozenset({0}), ("whole",), quick=quick)
+    return Cell(do, frozenset({0}), ("whole",), damaged=frozenset({40} if gone else ()), quick=quick)
 
 
 def not_healed_offline(damage: Damage, *codes: int) -> Cell:

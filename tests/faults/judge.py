@@ -9,7 +9,6 @@ from badserver import SECRET
 from scene import Scene, Seen
 
 KILLED = frozenset({-9, -15, -1, -3, 143, 129, 137})  # ended by a signal that leaves no time to tidy up
-_OFFLINE = {"UV_FIND_LINKS": "", "UV_OFFLINE": "1", "UV_CACHE_DIR": "/nonexistent/uv-cache"}
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def _of_what_is_there(scene: Scene, cell: Cell, start: str, seen: Seen) -> list[
     """Nothing half-made is taken for whole, and an older environment is still there."""
     verdict = scene.verify()
     wrong = ["verify shows a traceback"] if "Traceback" in verdict.said else []
-    if seen.code == 0 and verdict.code != 0 and not cell.damaged:
+    if seen.code == 0 and verdict.code != 0:
         return [*wrong, f"success, but verify gives {verdict.code}: {_first(verdict)}"]
     if cell.damaged:
         allowed = {0, *cell.damaged}
@@ -95,7 +94,8 @@ def _of_what_is_there(scene: Scene, cell: Cell, start: str, seen: Seen) -> list[
             wrong.append(f"a run that failed left something that verify gives {verdict.code}")
         return wrong
     if verdict.code == 40 and (cell.abrupt or seen.code in KILLED):
-        scene.create(**_OFFLINE)  # it cannot make a new one, so the older one must come back
+        empty = {"UV_FIND_LINKS": "", "UV_OFFLINE": "1", "UV_CACHE_DIR": str(scene.work / "empty-cache")}
+        scene.create(**empty)  # it cannot make a new one, so the older one must come back
         verdict = scene.verify()
     if verdict.code != 0:
         wrong.append(f"the older environment is lost: verify gives {verdict.code}: {_first(verdict)}")

@@ -172,19 +172,19 @@ DAMAGE = [
     Kind(
         "a byte of uv's cache",
         "damage",
-        {"wheels": d.healed(d.cached(d.flip), quick=True)},
+        {"wheels": d.healed(d.cached(d.flip), gone=True, quick=True)},
         {"*": "uv reads its cache in the wheels step alone"},
     ),
     Kind(
         "a file of uv's cache cut",
         "damage",
-        {"wheels": d.healed(d.cached(d.cut))},
+        {"wheels": d.healed(d.cached(d.cut), gone=True)},
         {"*": "uv reads its cache in the wheels step alone"},
     ),
     Kind(
         "a file of uv's cache deleted",
         "damage",
-        {"wheels": d.healed(d.cached(lambda path: path.unlink()))},
+        {"wheels": d.healed(d.cached(lambda path: path.unlink()), gone=True)},
         {"*": "uv reads its cache in the wheels step alone"},
     ),
     Kind(
@@ -194,7 +194,7 @@ DAMAGE = [
         "a byte of a kept artefact",
         "damage",
         {
-            "artefacts": d.healed(d.kept("artefacts/*/*.whl", d.flip), quick=True),
+            "artefacts": d.healed(d.kept("artefacts/*/*.whl", d.flip), gone=True, quick=True),
             "no-op": d.healed(d.kept("artefacts/*/*.whl", d.flip, prefix=True)),
         },
         {"*": "read in the artefacts step alone"},
@@ -202,13 +202,13 @@ DAMAGE = [
     Kind(
         "a kept artefact cut",
         "damage",
-        {"artefacts": d.healed(d.kept("artefacts/*/*.whl", d.cut))},
+        {"artefacts": d.healed(d.kept("artefacts/*/*.whl", d.cut), gone=True)},
         {"*": "read in the artefacts step alone"},
     ),
     Kind(
         "a folder for a kept artefact",
         "damage",
-        {"artefacts": d.healed(d.kept("artefacts/*/*.whl", d.to_folder))},
+        {"artefacts": d.healed(d.kept("artefacts/*/*.whl", d.to_folder), gone=True)},
         {"*": "read in the artefacts step alone"},
     ),
     Kind(
@@ -291,12 +291,6 @@ DISKS = [
         {"*": "programs are started in the same way everywhere"},
     ),
     Kind("another file system than the cache", "disks", {"whole walk": p.other_file_system()}, {"*": "it is one walk"}),
-    Kind(
-        "no rename between file systems",
-        "disks",
-        {"seal": p.refused("os.rename", "/verlock.json", errno.EXDEV, 60, 1)},
-        {"*": "drafts lie beside their target everywhere"},
-    ),
     Kind(
         "read-only environments",
         "disks",

@@ -65,7 +65,7 @@ def index(way: str) -> Cell:
     codes = {0} if way in HARMLESS else {24}
     if way == "other bytes":
         codes = {25}
-    if way in ("404", "login page, 200", "nothing, 200", "length too short", "speaks no HTTP"):
+    if way in ("404", "cuts off, no length", "login page, 200", "nothing, 200", "length too short", "speaks no HTTP"):
         codes = {24, 25, 26}
     quick = way in ("stalls", "cuts off", "500", "other bytes", "login in the address")
     return Cell(do, frozenset(codes), quick=quick)
@@ -97,10 +97,10 @@ def conda(way: str) -> Cell:
         with _address(way, {name: bytes(range(256)) * 8}) as (url, more):
             return scene.create("--base", "conda", VERLOCK_CONDA_MIRROR=url, **more, **scene.with_artefact())
 
-    # the lock of this toy names a hash that no bytes have, so a server without fault gives "other bytes"
-    refused = {25} if way in {*HARMLESS, "other bytes"} else {23}
+    # what is served is no package, and its hash not the lock's: rattler meets the one or the other first
+    refused = {25, 26} if way in {*HARMLESS, "other bytes"} else {23}
     if way in ("length too short", "login page, 200", "nothing, 200", "cuts off, no length"):
-        refused = {23, 25}
+        refused = {23, 25, 26}
     return Cell(do, frozenset(refused), quick=way == "500")
 
 

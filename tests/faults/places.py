@@ -131,7 +131,7 @@ def in_the_way(place: str, start: str, *codes: int, kind: str = "file", **enviro
             path.mkdir()
             (path / "thesis.tex").write_text("somebody's work")
         else:
-            path.symlink_to("/nonexistent/place")
+            path.symlink_to(scene.work / "nowhere/place")
         more = {name: value.format(work=scene.work) for name, value in environment.items()}
         seen = scene.create(**scene.with_artefact(), **more)
         if kind == "file" and path.read_text() != "somebody's work":
