@@ -24,6 +24,11 @@ from pathlib import Path
 
 import nox
 
+if sys.version_info < (3, 10):  # noqa: UP036 (this file runs on the Python of whichever nox the user has)
+    sys.exit(
+        "verlock needs CPython 3.10 or newer, and this nox runs on {}.{}: `pipx install --force --python PYTHON nox` puts nox on "
+        "another one, where PYTHON is such as /usr/bin/python3.12".format(*sys.version_info)
+    )
 if sys.version_info >= (3, 11):
     import tomllib
 else:

@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import shutil
 import statistics
 import subprocess
@@ -29,6 +30,8 @@ from verlock.system import host_python, uv  # noqa: E402
 from verlock.variant.chosen import choose  # noqa: E402
 
 VARIANT = "vllm073"
+STEP = re.compile(r"^  (\w+) .*: (\d+\.\d) s$", re.MULTILINE)  # as verlock says it, where it writes to no terminal
+WAITED = re.compile(r"every file hashed \(waited for: (\d+\.\d+) s\)")
 
 
 class Bench:
@@ -70,12 +73,24 @@ class Bench:
         """The command line that makes bare uv's environment."""
         return [uv.uv(), "venv", "--quiet", "--python", str(self.python), str(self.folder / "uv")]
 
+    def hash_all(self, name: str) -> list[str]:
+        """The command line that hashes all files of an environment on all cores, as a shell does it."""
+        files = f"find {self.folder / name}/lib -type f ! -name '*.pyc' -print0"
+        return ["sh", "-c", f"{files} | xargs -0 -P{os.cpu_count()} -n 400 sha256sum"]
+
     def time(self, name: str, *commands: list[str]) -> None:
         """Run the commands one after the other and note their seconds in all."""
         start = time.perf_counter()
+        said = ""
         for command in commands:
-            subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self.seconds.setdefault(name, []).append(time.perf_counter() - start)
+            done = subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            said += done.stderr.decode()
+        seconds = time.perf_counter() - start
+        self.seconds.setdefault(name, []).append(seconds)
+        for step, took in STEP.findall(said):
+            self.seconds.setdefault(f"{name}: {step}", []).append(float(took))
+        if waited := WAITED.search(said):
+            self.seconds.setdefault(f"{name}, without the hashes", []).append(seconds - float(waited[1]))
 
     def remove(self, *names: str) -> None:
         """Forget environments or caches of an earlier round."""
@@ -108,28 +123,36 @@ def main() -> None:
 
 def measure(bench: Bench, runs: int, cold_runs: int) -> None:
     """All pairs, taken in turn so that a drift of the machine or the network meets both sides."""
-    create = ("create", VARIANT, "--base", "host", "--quiet")
+    create = ("create", VARIANT, "--base", "host")
+    hashes = bench.hash_all("uv")
     for _ in range(cold_runs):
         bench.remove("verlock", "uv", "uv-cache-cold", "verlock-cache-cold")
         bench.time("cold: uv venv + pip sync", bench.venv(), bench.sync("cold"))
         bench.remove("uv", "uv-cache-cold")
-        bench.time("cold: verlock create", bench.verlock(*create, cache="cold"))
+        proofs = bench.folder / "verlock-cache-cold/imports"
+        bench.time(
+            "cold: verlock create", bench.verlock(*create, cache="cold")
+        )  # the first also imports everything once
+        bench.remove("verlock", "uv-cache-cold")
+        assert any(proofs.iterdir()), "the import proof is not there"
+        bench.time("cold, imports proven: verlock create", bench.verlock(*create, cache="cold"))
     bench.remove("verlock", "uv", "uv-cache-cold", "verlock-cache-cold")
     subprocess.run(bench.verlock(*create), check=True, cwd=ROOT, stderr=subprocess.DEVNULL)  # fills the caches
     for _ in range(runs):
         bench.remove("verlock", "uv")
         bench.time("warm: uv venv + pip sync", bench.venv(), bench.sync())
+        bench.remove("uv")
+        bench.time("warm: uv venv + pip sync + sha256sum", bench.venv(), bench.sync(), hashes)
         bench.time("warm: verlock create", bench.verlock(*create))
-    nox = ["nox", "-s", f"env-{VARIANT}", "--", "--base", "host", "--quiet"]
+    nox = ["nox", "-s", f"env-{VARIANT}", "--", "--base", "host"]
     subprocess.run(nox, check=True, cwd=ROOT, capture_output=True)  # makes verlock's tools where they are not there
     for _ in range(runs):
         bench.time("no-op: uv pip sync", bench.sync())
         bench.time("no-op: verlock create", bench.verlock(*create))
         bench.time("no-op: nox -s env-vllm073", nox)
-    prefix = bench.folder / "verlock" / VARIANT
-    everything = f"find {prefix}/lib -type f ! -name '*.pyc' -print0 | xargs -0 -P{os.cpu_count()} -n 400 sha256sum"
+    everything = bench.hash_all(f"verlock/{VARIANT}")
     for _ in range(runs):
-        bench.time("verify: sha256sum, all cores", ["sh", "-c", everything])
+        bench.time("verify: sha256sum, all cores", everything)
         bench.time("verify: verlock verify", bench.verlock("verify", VARIANT))
 
 
@@ -145,8 +168,11 @@ def measure_built(bench: Bench, variant: str, runs: int) -> None:
 
 PAIRS: list[tuple[str, str, float]] = [
     ("cold: verlock create", "cold: uv venv + pip sync", 1.15),
-    ("warm: verlock create", "warm: uv venv + pip sync", 1.3),
+    ("cold, imports proven: verlock create", "cold: uv venv + pip sync", 1.15),
+    ("warm: verlock create", "warm: uv venv + pip sync + sha256sum", 0.4),
+    ("warm: verlock create, without the hashes", "warm: uv venv + pip sync", 1.5),
     ("no-op: verlock create", "no-op: uv pip sync", 1.0),
+    ("no-op: nox -s env-vllm073", "no-op: uv pip sync", 1.5),
     ("warm: verlock create, built from source", f"warm: verlock create {VARIANT}", 1.3),
     ("verify: verlock verify", "verify: sha256sum, all cores", 1.5),
 ]
@@ -162,8 +188,8 @@ def report(bench: Bench, out: Path) -> None:
             ratio = median(ours) / median(peer)
             rows.append({"ours": ours, "peer": peer, "ratio": ratio, "aim": aim})
             print(f"| {ours} / {peer} | {median(ours):.2f} | {median(peer):.2f} | {ratio:.2f} | {aim} |")
-    if "no-op: nox -s env-vllm073" in bench.seconds:
-        print(f"| no-op: nox -s env-vllm073 | {median('no-op: nox -s env-vllm073'):.2f} | | | 2.5 s |")
+    steps = [name for name in bench.seconds if name.startswith("warm: verlock create: ")]
+    print("\nsteps of the warm create: " + ", ".join(f"{name.split()[-1]} {median(name):.1f} s" for name in steps))
     out.parent.mkdir(parents=True, exist_ok=True)
     machine = {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine(), "python": sys.version}
     out.write_text(json.dumps({"machine": machine, "ratios": rows, "seconds": bench.seconds}, indent=1) + "\n")

@@ -35,7 +35,7 @@ class RehearsalEngine:
         self.kind = "V1" if os.environ.get("VLLM_USE_V1") == "1" else "V0"
         self.rank, self.tp = int(os.environ["RANK"]), tensor_parallel_size
         self.model = Qwen2ForCausalLM.from_pretrained(
-            model, torch_dtype=torch.bfloat16, attn_implementation="sdpa"
+            model, torch_dtype=torch.float32, attn_implementation="sdpa"
         ).eval()
         self.tokenizer = len(AutoTokenizer.from_pretrained(model))
         self.vocabulary = self.model.config.vocab_size

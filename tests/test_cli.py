@@ -10,9 +10,12 @@ import sys
 import pytest
 
 from verlock import cli, paths
-from verlock.env import create
-from verlock.errors import DriverTooOld
-from verlock.variant import recipe
+from verlock.env import create, python_choice
+from verlock.errors import DriverTooOld, NetworkError
+from verlock.locking import lock_writer, loopback_index
+from verlock.system import host_python
+from verlock.variant import lockfiles, recipe
+from verlock.variant.chosen import choose
 
 
 def fails(error):
@@ -84,7 +87,11 @@ def test_not_built(clone, capsys):
 
 
 @pytest.mark.parametrize(
-    "line", [[], ["creat"], ["create"], ["create", "vllm073", "--base", "x"], ["verify", "a", "b"]]
+    "line",
+    [
+        *([], ["creat"], ["create"], ["create", "vllm073", "--base", "x"], ["verify", "a", "b"]),
+        *(["smoke", "v1", option, count] for option in ("--ranks", "--tp") for count in ("0", "-1", "two")),
+    ],
 )
 def test_a_wrong_command_line(line):
     with pytest.raises(SystemExit) as caught:
@@ -145,3 +152,63 @@ def test_as_a_module():
         check=False,
     )
     assert done.returncode == 10 and done.stdout == "" and "Traceback" not in done.stderr
+
+
+LINES = {
+    "create": ["create", "vllm072", "--base", "host"],
+    "verify": ["verify", "vllm072"],
+    "patches": ["patches", "vllm072"],
+    "list": ["list"],
+    "status": ["status"],
+    "check": ["lock", "--check"],
+    "lock": ["lock", "vllm072"],
+    "diff": ["diff"],
+    "why": ["why", "vllm072", "python"],
+}
+SPOILT = [
+    "recipes/vllm072/recipe.toml",
+    "recipes/common/verl-0.3.toml",
+    "recipes/vllm072/patches/0002-Take-the-local-rank-from-LOCAL_RANK.patch",
+    "environments/vllm072/requirements.in",
+    "environments/common/environment.yml",
+    "locks/SHA256SUMS",
+    *(f"locks/vllm072/{name}" for name in lockfiles.ALL),
+    "certificates/vllm072/limits.toml",
+]
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"", b"<<<<<<< ours\n"], ids=["no-text", "empty", "merge"])
+@pytest.mark.parametrize("file", SPOILT)
+def test_no_command_shows_a_traceback_for_a_spoilt_file(clone, monkeypatch, file, content):
+    (clone / file).write_bytes(content)
+    monkeypatch.setattr(host_python, "find", lambda minor: None)
+    monkeypatch.setattr(loopback_index, "serve", fails(NetworkError("no index is asked here")))
+    monkeypatch.setattr(lock_writer, "serve", fails(NetworkError("no index is asked here")))
+    for name, line in LINES.items():
+        assert cli.main(line) != 1, name
+    assert not (clone.parent / "envs/vllm072").exists()
+
+
+@pytest.mark.parametrize("variable", ["VERLOCK_ENVS", "VERLOCK_CACHE"])
+@pytest.mark.parametrize("below", ["", "/below"])
+def test_a_file_where_a_folder_belongs(clone, monkeypatch, capsys, variable, below):
+    file = clone.parent / "file"
+    file.touch()
+    monkeypatch.setenv(variable, f"{file}{below}")
+    monkeypatch.setattr(python_choice, "to_make", lambda variant, python, base: choose(variant, python))
+    monkeypatch.setattr(create, "STEPS", {"preflight": lambda *_: paths.cache_dir().mkdir(parents=True), "base": None})
+    assert cli.main(["create", "vllm072", "--base", "host"]) == 60
+    said = capsys.readouterr().err
+    assert str(file) in said and variable in said
+
+
+def test_a_colon_in_the_path_of_an_environment(clone, monkeypatch, capsys):
+    monkeypatch.setenv("VERLOCK_ENVS", str(clone.parent / "a:b"))
+    assert cli.main(["create", "vllm072"]) == 60
+    assert "PATH cannot hold it" in capsys.readouterr().err
+
+
+def test_a_python_that_is_a_number(clone, edit, capsys):
+    edit(clone / "recipes/vllm072/recipe.toml", "python = [", "python = [3.10, ")
+    assert cli.main(["create", "vllm072"]) == 11
+    assert "python.0: Input should be a valid string" in capsys.readouterr().err

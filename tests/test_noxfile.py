@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import re
@@ -97,6 +98,13 @@ def test_sessions_are_bound_to_their_own_variant(load, monkeypatch):
     assert ran == [("create", "vllm072"), ("create", "v1")]
 
 
+def test_a_python_that_is_too_old_is_told_which_one_is_needed(load, clone, monkeypatch):
+    ast.parse((clone / "noxfile.py").read_text(encoding="utf-8"), feature_version=(3, 8))
+    monkeypatch.setattr(sys, "version_info", (3, 9, 18))
+    with pytest.raises(SystemExit, match=r"needs CPython 3\.10 or newer, and this nox runs on 3\.9: `pipx install"):
+        load()
+
+
 def test_a_new_recipe_is_a_new_session(load, clone):
     shutil.copytree(clone / "recipes/vllm073", clone / "recipes/vllm099")
     assert "env-vllm099" in load()[1]
@@ -168,7 +176,7 @@ def test_tools_are_made_once_and_again_when_their_lock_changes(load, clone):
     assert len(session.ran) == 4
 
 
-def test_tools_half_made_are_made_anew(load, clone):
+def test_tools_half_made_are_made_again(load, clone):
     module, _ = load()
     session = Session()
     session.run = lambda *command, **options: (_ for _ in ()).throw(KeyboardInterrupt)

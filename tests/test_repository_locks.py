@@ -8,7 +8,7 @@ import pytest
 from packaging.version import Version
 
 from verlock import paths
-from verlock.locking import staleness, why
+from verlock.locking import staleness, sums, why
 from verlock.variant import lockfiles
 from verlock.variant.chosen import choose, names
 
@@ -18,6 +18,13 @@ each_lock = pytest.mark.parametrize("chosen", LOCKS, ids=lambda chosen: f"{chose
 
 def test_the_locks_are_current():
     assert staleness.check() == 0
+
+
+def test_the_sums_name_every_lock_sorted_and_nothing_else():
+    locks = [path for suffix in ("txt", "yml", "json") for path in paths.LOCKS.rglob(f"*.{suffix}")]
+    listed = list(sums.read())
+    assert listed == sorted(path.relative_to(paths.LOCKS).as_posix() for path in locks)
+    assert all(sums.written(sums.read(), path) for path in locks)
 
 
 @each_lock

@@ -58,6 +58,17 @@ disk = 1000000
 reason = "test"
 """
 
+# what a receipt has besides its schema and its prefix
+SEALED: dict[str, Any] = {
+    **dict.fromkeys(("variant", "python", "digest", "prefix", "fingerprint"), ""),
+    **{key: {} for key in ("packages", "missing", "site_wheels", "files")},
+    "base": {"kind": "host", "version": "3.10.13"},
+    "conda": [],
+    "patches": [],
+    "source": None,
+    "editable": False,
+}
+
 CONDA_LOCK = """
 version: 1
 metadata:

@@ -78,7 +78,10 @@ def _environment_commands(commands: Commands) -> None:
     create.add_argument("--quiet", action="store_true", help="print only warnings and errors")
     create.set_defaults(run=_create)
 
-    verify = commands.add_parser("verify", help="compare every installed file with its lock")
+    verify = commands.add_parser("verify", help="compare every installed file with its lock",
+                                 description="Compare every file of an environment with its lock. What is outside its folder "
+                                             "is not seen: the system's libraries, the driver, the host's standard library, "
+                                             "and what PYTHONPATH and the like name. The README says more.")  # fmt: skip
     _variant(verify)
     verify.add_argument("--strict", action="store_true", help="a missing optional artefact is an error too")
     verify.add_argument("--json", action="store_true", help="print all differences as JSON")
@@ -95,11 +98,11 @@ def _environment_commands(commands: Commands) -> None:
 def _proof_commands(commands: Commands) -> None:
     smoke = commands.add_parser("smoke", help="prove FSDP training with vLLM rollout on this machine's GPUs")
     _variant(smoke)
-    smoke.add_argument("--ranks", type=int, default=0, metavar="N",
+    smoke.add_argument("--ranks", type=_count, default=0, metavar="N",
                        help="run N ranks; if there are fewer GPUs, ranks share them (default: one rank, then two)")  # fmt: skip
     smoke.add_argument("--mode", choices=("eager", "graphs", "verl"), default="",
                        help="only this engine mode, or only verl's own steps")  # fmt: skip
-    smoke.add_argument("--tp", type=int, default=0, metavar="N", help="only this tensor-parallel size")
+    smoke.add_argument("--tp", type=_count, default=0, metavar="N", help="only this tensor-parallel size")
     smoke.add_argument(
         "--sabotage",
         default="",
@@ -154,6 +157,13 @@ def _variant(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--python", metavar="X.Y", help="a Python other than the variant's first")
 
 
+def _count(text: str) -> int:
+    """A number of ranks, of at least one."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"it must be a number from 1 on, not {text!r}")
+    return int(text)
+
+
 def _site_wheel(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--site-wheel",
@@ -204,7 +214,7 @@ def _smoke(arguments: argparse.Namespace) -> int:
     from verlock.env import create, python_choice
     from verlock.proving import smoke_run
 
-    chosen = python_choice.to_make(arguments.variant, arguments.python, "auto")
+    chosen = python_choice.to_prove(arguments.variant, arguments.python)
     smoke_run.needs(chosen)  # first, so that no environment of 7 GB is made for nothing
     create.make(chosen, create.Options(site_wheels=_asked_site_wheels(arguments)))
     options = smoke_run.Options(

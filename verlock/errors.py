@@ -68,6 +68,12 @@ class ResolutionError(VerlockError):
     exit_code = 15
 
 
+class CertificateError(VerlockError):
+    """A certificate cannot be read, or has not what a certificate has."""
+
+    exit_code = 16
+
+
 # 20-29: this machine, and what it can reach ----------------------------------------------------------
 
 
@@ -283,6 +289,7 @@ class SiteWheelRefused(VerlockError):
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _REFUSED = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.EBUSY, errno.ENAMETOOLONG, errno.EMFILE}
+    | {errno.ENOTDIR, errno.EISDIR, errno.ELOOP}  # something else lies where a folder or a file belongs
 )
 
 
@@ -295,6 +302,7 @@ def of_system(error: OSError) -> VerlockError | None:
     if error.errno in _REFUSED:
         return FileRefused(
             f"{where}: {said}",
-            "check who may write there, or choose other folders with VERLOCK_ENVS, VERLOCK_CACHE and UV_CACHE_DIR",
+            "check what lies there and who may write there, "
+            "or choose other folders with VERLOCK_ENVS, VERLOCK_CACHE and UV_CACHE_DIR",
         )
     return None

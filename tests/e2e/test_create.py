@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marshal
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import channel
@@ -96,12 +98,62 @@ def test_verify_s_word_counts_where_size_and_time_tell_nothing(made):
     made.verify()
 
 
-def test_an_environment_made_from_a_spoilt_cache_is_healed_after_verify(made):
+@pytest.mark.parametrize("file", [BYTES, "vllm/__init__.py", "odd/__init__.py"])
+def test_an_environment_made_from_a_spoilt_cache_is_whole_at_once(made, file):
     """The prefix is gone with its receipt, and the cache behind it has a changed byte."""
+    path = made.site / file
+    good = path.read_bytes()
+    if good:
+        change_byte(path)
+    else:
+        path.write_bytes(b"raise SystemExit('evil')")
+    shutil.rmtree(made.prefix)
+    said = made.create()
+    assert f"uv's cache is damaged: file changed: {path.relative_to(made.prefix)}" in said and "toy is ready" in said
+    assert path.read_bytes() == good
+    made.verify()
+    assert "toy is up to date" in made.create()
+
+
+def test_a_spoilt_cache_that_cannot_be_filled_anew_makes_no_environment(made):
     change_byte(made.site / BYTES)
     shutil.rmtree(made.prefix)
-    made.create()
-    made.verify(code=46)
+    made.create(code=26, UV_FIND_LINKS="", UV_OFFLINE="1")
+    assert not (made.prefix / "verlock.json").exists()
+
+
+def test_bytes_that_stay_wrong_are_never_ready(fresh):
+    """A wheel whose RECORD does not fit its files: uv installs it, since the lock has its hash."""
+    wheel = fresh.folder / "wheels/odd-1-py3-none-any.whl"
+    data = wheel.read_bytes()
+    with zipfile.ZipFile(wheel) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content + (b"# more\n" if name == "odd/__init__.py" else b""))
+    assert wheel.read_bytes() != data
+    fresh.lock(sorted(wheel.parent.glob("*.whl")))
+    said = fresh.create(code=25)
+    assert "odd/__init__.py of odd is not what the lock names" in said
+    assert not (fresh.prefix / "verlock.json").exists()
+
+
+def test_another_environment_with_the_same_damaged_file_is_named(made):
+    other = made.prefix.with_name("sibling")
+    shutil.copytree(made.prefix, other, copy_function=os.link, symlinks=True)
+    change_byte(made.site / BYTES)
+    assert f"the same file is damaged in {other}" in made.verify(code=46)
+    assert f"the same file is damaged in {other}" in made.create()
+
+
+def test_forged_byte_code_is_found_and_healed(made):
+    subprocess.run([made.prefix / "bin/python", "-m", "compileall", "-q", made.site], check=True)
+    made.verify()
+    (target,) = (made.site / "vllm/__pycache__").glob("rank.*.pyc")
+    good = target.read_bytes()
+    forged = marshal.dumps(compile("def rank():\n    return 7\n", "rank.py", "exec"))
+    target.write_bytes(good[:16] + forged)
+    assert str(target.relative_to(made.prefix)) in made.verify(code=46)
     made.create()
     made.verify()
 
@@ -159,7 +211,7 @@ def test_healing_while_another_uv_holds_the_cache(made):
         other.wait()
 
 
-def test_touching_files_makes_nothing_anew(made):
+def test_touching_files_makes_nothing_again(made):
     inode = made.prefix.stat().st_ino
     os.utime(made.site / BYTES)
     said = made.create()
@@ -389,7 +441,7 @@ def test_the_second_run_goes_on_when_the_first_is_killed(fresh):
     fresh.verify()
 
 
-def test_a_changed_lock_makes_it_anew(made, edit):
+def test_a_changed_lock_makes_it_again(made, edit):
     edit(made.locks / "build-requirements.txt", "", "# a comment\n")
     assert "up to date" in made.create(), "comments act on nothing"
     edit(made.locks / "build-requirements.txt", "", f"wheel==0.45.1 --hash=sha256:{'a' * 64}\n")
@@ -398,7 +450,7 @@ def test_a_changed_lock_makes_it_anew(made, edit):
     made.verify()
 
 
-def test_prose_in_the_recipe_makes_nothing_anew(made, edit):
+def test_prose_in_the_recipe_makes_nothing_again(made, edit):
     edit(made.recipe, 'reason = "test"', 'reason = "a better sentence"')
     assert "up to date" in made.create()
 

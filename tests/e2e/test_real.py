@@ -52,7 +52,7 @@ def test_versions(built):
     assert (vllm, verl) == (built.recipe.vllm.version, built.recipe.verl.version)
 
 
-def test_it_verifies_and_one_changed_byte_is_found_and_nothing_is_made_anew(built):
+def test_it_verifies_and_one_changed_byte_is_found_and_nothing_is_made_again(built):
     prefix, words = built.prefix, (built.name, "--python", built.python)
     done = command("verify", *words)
     assert done.returncode == 0, done.stderr

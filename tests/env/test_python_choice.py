@@ -72,6 +72,18 @@ def test_what_is_built_already_is_meant(machine, tmp_path):
     assert python_choice.to_make("vllm073", None, "auto").python == "3.10"
 
 
+def test_what_is_proven_is_what_is_built_else_what_can_be_made(machine):
+    machine("3.11")
+    assert python_choice.to_prove("vllm073", None).python == "3.11"
+    machine("3.10", "3.11")
+    assert python_choice.to_prove("vllm073", None).python == "3.10"
+    other = choose("vllm073", "3.12").prefix
+    other.mkdir()
+    (other / receipt.NAME).touch()
+    assert python_choice.to_prove("vllm073", None).python == "3.12", "a second environment takes 7 GB"
+    assert python_choice.to_prove("vllm073", "3.11").python == "3.11"
+
+
 def test_the_one_that_is_named_is_meant_whatever_is_here(machine, tmp_path):
     machine("3.10", "3.11")
     first = choose("vllm073").prefix

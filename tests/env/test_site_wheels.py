@@ -196,8 +196,10 @@ def test_only_an_artefact_of_the_recipe_can_have_one(chosen, wheel):
 def sealed(prefix, **fields):
     prefix.mkdir(parents=True, exist_ok=True)
     base = {"kind": "host", "version": "3.10.1"}
-    whole = {**dict.fromkeys(receipt.KEYS), "schema": 1, "prefix": str(prefix), "variant": "vllm073", "python": "3.10"}
+    whole = {**toy.SEALED, "schema": 1, "prefix": str(prefix), "variant": "vllm073", "python": "3.10"}
     whole |= {"digest": choose("vllm073", "3.10").digest, "base": base, "missing": {}, "editable": False, **fields}
+    if "site_wheels" not in fields:
+        del whole["site_wheels"]  # as in a receipt of before there were any
     (prefix / receipt.NAME).write_text(json.dumps({**whole, "fingerprint": receipt.fingerprint(prefix)}))
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import py_compile
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from verlock import errors, paths
-from verlock.env import installed, verify
+from verlock.env import hashing, installed, verify
 from verlock.errors import NotSealed
 from verlock.system import files
 from verlock.variant import receipt
@@ -46,6 +48,13 @@ class Prefix:
         (self.root / "etc").mkdir()
         (self.root / "etc/own").write_bytes(b"own\n")
         (self.root / "lib64").symlink_to("lib")
+        (self.root / "bin/python").symlink_to(sys.executable)
+        (self.root / ".lock").touch()  # uv's
+        self.host = Path(os.environ["VERLOCK_CACHE"]).parent / "host-python"
+        self.host.write_bytes(b"host\n")
+        for script in (self.root / "bin").iterdir():
+            if not script.is_symlink():
+                script.chmod(0o755)
         self.seal()
 
     @property
@@ -88,6 +97,7 @@ class Prefix:
         }
         touched = {"path": PATCHED, "before": "0" * 64, "after": hashlib.sha256(b"patched\n").hexdigest()}
         owned = {"etc/own": files.sha256(self.root / "etc/own"), "lib64": "link:lib", "bin/pip3": "link:pip"}
+        owned["bin/python"] = f"link:{sys.executable}"
         owned["conda-meta/pip-25.0.1-py_0.json"] = files.sha256(self.meta)
         receipt.write(
             self.root,
@@ -98,7 +108,7 @@ class Prefix:
                 "variant": "vllm072",
                 "python": "3.10",
                 "digest": self.chosen.digest,
-                "base": {"kind": "conda"},
+                "base": {"kind": "conda", "interpreter": {str(self.host): files.sha256(self.host)}},
                 "conda": ["pip-25.0.1-py_0"],
                 "packages": packages,
                 "missing": {},
@@ -152,6 +162,11 @@ def in_place_of_a_file(prefix, make):
     make(path)
 
 
+def add(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"evil")
+
+
 DAMAGE = {
     "receipt gone": (40, lambda prefix: (prefix.root / receipt.NAME).unlink()),
     "lock changed": (41, lambda prefix: (paths.LOCKS / "vllm072/build-requirements.txt").write_text("")),
@@ -193,6 +208,30 @@ DAMAGE = {
     "a file more": (48, lambda prefix: (prefix.site / "torch/extra.py").write_bytes(b"")),
     "a .pth file more": (48, lambda prefix: (prefix.site / "evil.pth").write_bytes(b"import evil\n")),
     "a linked folder more": (48, lambda prefix: (prefix.site / "linked").symlink_to("/tmp")),
+    "a start-up file more": (48, lambda prefix: add(prefix.site / "sitecustomize.py")),
+    "a user's start-up file more": (48, lambda prefix: add(prefix.site / "usercustomize.py")),
+    "byte code without a source": (48, lambda prefix: add(prefix.site / "sitecustomize.pyc")),
+    "byte code without a source in a package": (48, lambda prefix: add(prefix.site / "torch/extra.pyc")),
+    "byte code beside the standard library": (48, lambda prefix: add(prefix.site.parent / "usercustomize.pyc")),
+    "a module beside the standard library": (48, lambda prefix: add(prefix.site.parent / "random.py")),
+    "a module in lib-dynload": (48, lambda prefix: add(prefix.site.parent / "lib-dynload/_evil.so")),
+    "a program more": (48, lambda prefix: add(prefix.root / "bin/gcc")),
+    "a linked program more": (48, lambda prefix: (prefix.root / "bin/gcc").symlink_to("/bin/true")),
+    "a library more": (48, lambda prefix: add(prefix.root / "lib/libcuda.so.1")),
+    "a header more": (48, lambda prefix: add(prefix.root / "include/python3.10/Python.h")),
+    "a setting more": (48, lambda prefix: add(prefix.root / "etc/conda/activate.d/evil.sh")),
+    "a lock file among the packages": (48, lambda prefix: add(prefix.site / "torch/x.lock")),
+    "an empty package": (48, lambda prefix: (prefix.site / "flash_attn").mkdir()),
+    "an empty package in another": (48, lambda prefix: (prefix.site / "flash_attn/sub").mkdir(parents=True)),
+    "an empty package with a folder for byte code": (
+        48,
+        lambda prefix: (prefix.site / "flash_attn/__pycache__").mkdir(parents=True),
+    ),
+    "an empty package beside the standard library": (48, lambda prefix: (prefix.site.parent / "flash_attn").mkdir()),
+    "a script that cannot be started": (46, lambda prefix: (prefix.root / "bin/vllm").chmod(0o644)),
+    "a conda script that cannot be started": (46, lambda prefix: (prefix.root / "bin/pip").chmod(0o644)),
+    "another host interpreter": (46, lambda prefix: prefix.host.write_bytes(b"other\n")),
+    "host interpreter gone": (47, lambda prefix: prefix.host.unlink()),
     "a name that is no text": (
         48,
         lambda prefix: Path(os.fsdecode(os.fsencode(prefix.site) + b"/\xff.py")).write_bytes(b""),
@@ -205,6 +244,74 @@ def test_each_kind_of_damage_has_its_exit_code(prefix, kind):
     code, do = DAMAGE[kind]
     do(prefix)
     assert prefix.code() == code
+
+
+def byte_code(prefix, text=None):
+    """Byte code of torch/__init__.py where Python looks for it, as Python writes it; or of another text, its header forged."""
+    source = prefix.site / "torch/__init__.py"
+    target = source.parent / "__pycache__/__init__.cpython-310.pyc"
+    py_compile.compile(str(source), str(target), doraise=True)
+    if text is not None:
+        other = source.with_name("other")
+        other.write_bytes(text)
+        py_compile.compile(str(other), f"{other}.pyc", doraise=True)
+        target.write_bytes(target.read_bytes()[:16] + other.with_name("other.pyc").read_bytes()[16:])
+        other.unlink()
+        other.with_name("other.pyc").unlink()
+    return target
+
+
+def test_byte_code_of_its_source_is_no_damage_and_is_compiled_once(prefix, monkeypatch):
+    byte_code(prefix)
+    assert prefix.damage() == []
+    monkeypatch.setattr("verlock.env.byte_code._verdicts", lambda *arguments: pytest.fail("compiled again"))
+    assert prefix.damage() == []
+
+
+def test_forged_byte_code_is_seen_though_time_and_size_fit(prefix):
+    byte_code(prefix)
+    assert prefix.damage() == []
+    byte_code(prefix, b"print('evil')\n")
+    for _ in range(2):
+        assert [item.path for item in prefix.damage()] == [
+            "lib/python3.10/site-packages/torch/__pycache__/__init__.cpython-310.pyc"
+        ]
+    assert prefix.code() == 46
+
+
+def test_byte_code_that_python_throws_away_is_no_damage(prefix):
+    target = byte_code(prefix, b"print('old')\n")
+    data = target.read_bytes()
+    target.write_bytes(data[:8] + b"\0\0\0\0" + data[12:])  # of a source of another time
+    target.with_name("__init__.cpython-39.pyc").write_bytes(data)
+    target.with_name("gone.cpython-310.pyc").write_bytes(data)
+    target.with_name("kernel.py310.nbi").write_bytes(data)
+    assert prefix.damage() == []
+
+
+def test_a_folder_that_cannot_be_imported_may_be_empty(prefix):
+    """As wheels with compiled objects leave them, `xxhash.libs` for one."""
+    (prefix.site / "xxhash.libs").mkdir()
+    (prefix.root / "share/nothing").mkdir(parents=True)
+    assert prefix.damage() == []
+
+
+def test_other_environments_with_the_same_damaged_file_are_named(prefix):
+    path = "torch/__init__.py"
+    for name, minor in (("vllm071", "3.10"), ("vllm073-py312", "3.12"), ("whole", "3.10")):
+        other = prefix.root.with_name(name)
+        file = other / "lib" / f"python{minor}" / "site-packages" / path
+        file.parent.mkdir(parents=True)
+        (other / receipt.NAME).write_text("{}")
+        if name == "whole":
+            file.write_bytes(b"torch\n")
+        else:
+            os.link(prefix.site / path, file)
+    (prefix.site / path).write_bytes(b"tarch\n")
+    with pytest.raises(errors.FileChanged) as caught:
+        verify.run(prefix.chosen, as_json=False, strict=False)
+    named = [line.split()[-1] for line in caught.value.problem.splitlines() if "the same file is damaged in" in line]
+    assert named == [str(prefix.root.with_name("vllm071")), str(prefix.root.with_name("vllm073-py312"))]
 
 
 def test_the_worst_kind_decides_and_all_are_named(prefix, capsys):
@@ -237,7 +344,7 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(prefix, monkeypatch
         return real(path, *arguments, **more)
 
     monkeypatch.setattr(os, "open", refuse)
-    count, answers = verify._hash_all([str(prefix.site / "torch/__init__.py"), str(prefix.root / "etc/own")])
+    count, answers = hashing.hash_share([str(prefix.site / "torch/__init__.py"), str(prefix.root / "etc/own")])
     assert count == 4 and answers[str(prefix.site / "torch/__init__.py")] == "Input/output error"
 
 
@@ -339,13 +446,6 @@ def test_a_broken_recipe_is_said_before_anything_is_hashed(prefix, clone, edit):
 def test_every_kind_has_an_error_and_the_order_is_that_of_the_codes():
     codes = [kind.exit_code for kind in verify.KINDS.values()]
     assert codes == sorted(codes) and len(set(codes)) == len(codes)
-
-
-@given(st.lists(st.integers(0, 10**9), max_size=300))
-def test_shares_hold_every_file_once(sizes):
-    files = [(size, str(number)) for number, size in enumerate(sizes)]
-    shares = list(verify._shares(files, 4))
-    assert sorted(path for share in shares for path in share) == sorted(path for _, path in files)
 
 
 def test_of_two_packages_with_one_file_the_last_by_name_owns_it(prefix):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -12,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from verlock import paths
-from verlock.errors import StaleLock
-from verlock.locking import lock_diff, lock_inputs, staleness
+from verlock.errors import LockError, RecipeError, StaleLock
+from verlock.locking import lock_diff, lock_inputs, staleness, sums
 from verlock.variant import lockfiles
 from verlock.variant.chosen import choose, names
 
@@ -89,7 +90,10 @@ def test_each_set_of_tools_has_a_lock_and_more_than_the_base_set():
     ("change", "named"),
     [
         (("environments/tools/lint.in", "ruff>=", "ruff>"), ["locks/tools/lint.txt"]),
-        (("locks/tools/requirements.txt", "requests==", "requests ==="), ["locks/tools/lint.txt", "locks/tools/tests.txt"]),
+        (
+            ("locks/tools/requirements.txt", "requests==", "requests ==="),
+            ["locks/tools/lint.txt", "locks/tools/requirements.txt", "locks/tools/tests.txt"],
+        ),
         (
             ("environments/tools/requirements.in", "requests>=", "requests>"),
             ["locks/tools/lint.txt", "locks/tools/requirements.txt", "locks/tools/tests.txt"],
@@ -143,3 +147,77 @@ def test_sources_that_are_no_json_are_stale(clone):
     (clone / "locks/v1/sources.json").write_text("{")
     (clone / "locks/vllm073/sources.json").write_text(json.dumps({"patches": [], "wheel": None}))
     assert complaints("v1", "vllm073") == ["locks/v1/sources.json", "locks/vllm073/sources.json"]
+
+
+def edited(path, old, new):
+    text = path.read_text(encoding="utf-8")
+    assert re.search(old, text, re.MULTILINE)
+    path.write_text(re.sub(old, new, text, count=1, flags=re.MULTILINE), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "said"),
+    [
+        ("requirements.txt", r"^torch==", "<<<<<<< ours\ntorch==", "not a pin: '<<<<<<< ours'"),
+        ("requirements.txt", r"( .)?\n    --hash=sha256:[0-9a-f]{64}\n    #", "\n    #", "accelerate has no hash"),
+        ("requirements.txt", r"sha256:[0-9a-f]{4}", "sha256:0000", "its sha256"),
+        ("requirements.txt", r"^numpy==\S+", "numpy==9.9", "its sha256"),
+        ("requirements.txt", r"^numpy==(.|\n)*", "", "its sha256"),
+        ("build-requirements.txt", r"^setuptools==\S+", "setuptools==9.9", "its sha256"),
+        ("conda-lock.yml", r"^- name: pip(.|\n)*", "", "its sha256"),
+        ("conda-lock.yml", r"^    sha256: .*\n", "", "has no sha256"),
+        ("conda-lock.yml", r"sha256: [0-9a-f]{4}", "sha256: 0000", "its sha256"),
+        ("conda-lock.yml", r"^- name: pip", "=======\n- name: pip", "is not a conda-lock.yml"),
+        ("sources.json", r'"after": "[0-9a-f]{4}', '"after": "0000', "its sha256"),
+        ("sources.json", r'"path": "', '"path": "../', "is not a lock of sources"),
+        ("sources.json", r"^", "<<<<<<< ours\n", "is not a lock of sources"),
+    ],
+)  # fmt: skip
+def test_an_edited_lock_is_named_with_what_is_wrong_and_how_it_comes_back(clone, name, old, new, said):
+    path = clone / "locks/vllm073/py311" / name
+    edited(path, old, new)
+    with pytest.raises(StaleLock) as caught:
+        staleness.check()
+    (line,) = caught.value.problem.splitlines()[1:]
+    assert line.startswith(f"  locks/vllm073/py311/{name} was edited: ") and said in line
+    assert f"git checkout HEAD -- locks/vllm073/py311/{name}`" in caught.value.remedy
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b""])
+@pytest.mark.parametrize("name", [*lockfiles.ALL, "SHA256SUMS", "tools"])
+def test_a_lock_that_is_empty_or_no_text_is_an_error_with_words(clone, name, content):
+    path = clone / "locks/vllm073" / name
+    if name == "SHA256SUMS":
+        path = clone / "locks" / name
+    elif name == "tools":
+        path = clone / "locks/tools/lint.txt"
+    path.write_bytes(content)
+    with pytest.raises((StaleLock, LockError)) as caught:
+        staleness.check()
+    assert paths.shown(path) in str(caught.value) or name == "SHA256SUMS"
+
+
+def test_an_input_that_is_no_text_is_an_error_with_words(clone):
+    (clone / "environments/vllm073/requirements.in").write_bytes(b"\xff\xfe")
+    with pytest.raises(LockError, match=r"environments/vllm073/requirements\.in is not text"):
+        staleness.check(["vllm073"])
+
+
+def test_a_patch_file_that_no_recipe_names_is_an_error(clone):
+    stray = clone / "recipes/vllm072/patches/0009-New.patch"
+    stray.write_text("new")
+    with pytest.raises(RecipeError, match=r"recipes/vllm072/recipe\.toml names no patch 0009-New\.patch"):
+        staleness.check()
+    stray.unlink()
+    common = clone / "recipes/common/patches"
+    common.mkdir()
+    (common / "0001-New.patch").write_text("new")
+    assert complaints() == ["recipes/common/patches/0001-New.patch"]
+
+
+def test_a_lock_without_a_line_among_the_sums_and_a_line_without_a_lock(clone):
+    path = clone / "locks" / sums.NAME
+    lines = path.read_text().splitlines(keepends=True)
+    (line,) = [line for line in lines if line.endswith(" vllm073/sources.json\n")]
+    path.write_text("".join(each for each in lines if each is not line) + line.replace("073", "099"))
+    assert complaints() == ["locks/vllm073/sources.json", "locks/vllm099/sources.json"]

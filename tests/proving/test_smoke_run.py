@@ -164,6 +164,12 @@ def test_a_full_pass_writes_the_certificate(inside, capsys):
     assert "flash-attn is not installed" in capsys.readouterr().out
 
 
+def test_the_screen_names_the_gpu_as_the_certificate_does(inside, capsys):
+    inside(gpu="NVIDIA H100 80GB HBM3 as torch says")
+    assert "vllm073 is certified on NVIDIA H100 80GB HBM3 as torch says: " in capsys.readouterr().err
+    assert certificates(inside) == ["h100-80gb-hbm3-as-torch-saysx1.json"]
+
+
 def test_two_ranks_take_two_gpus_where_there_are_two(inside, nvidia_smi):
     nvidia_smi(H100, H100, H100)
     assert inside() == 0
@@ -251,6 +257,12 @@ def test_engines_that_answer_differently_are_no_certificate(inside):
     with pytest.raises(GateFailed, match="with CUDA graphs and one without answer the same prompts differently"):
         inside(text=text)
     assert certificates(inside) == kept(inside) == []
+
+
+def test_ranks_that_make_no_whole_replicas_are_refused():
+    with pytest.raises(VerlockError, match="3 ranks make no replicas of 2"):
+        Options(ranks=3, tp=2).plan()
+    assert [(part.ranks, part.tp) for part in Options(tp=3).plan()] == [(3, 3)]
 
 
 def test_the_plan_has_what_was_asked_for():
@@ -379,6 +391,16 @@ def test_an_order_of_gpus_that_the_user_set_stays(nvidia_smi, monkeypatch):
     assert launch_config.variables(choose("vllm073"))["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
     monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
     assert launch_config.variables(choose("vllm073"))["CUDA_DEVICE_ORDER"] == "FASTEST_FIRST"
+
+
+def test_gpus_named_by_uuid_are_passed_on_by_index(nvidia_smi, monkeypatch):
+    """vLLM 0.7 takes each entry of CUDA_VISIBLE_DEVICES for a number."""
+    gpus = [(GPU, 81559, "580.159.04", f"GPU-{number}aaa-bbbb") for number in range(3)]
+    nvidia_smi(*gpus)
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-2aaa-bbbb,GPU-1")
+    seen = launch_config.variables(choose("vllm073"))
+    assert (seen["CUDA_VISIBLE_DEVICES"], seen["CUDA_DEVICE_ORDER"]) == ("2,1", "PCI_BUS_ID")
 
 
 @pytest.mark.parametrize(

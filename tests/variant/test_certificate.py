@@ -10,6 +10,14 @@ from verlock.variant import certificate, recipe_file
 from verlock.variant.certificate import Limit
 from verlock.variant.chosen import names
 
+WHOLE = {
+    "date": "2025-05-01",
+    "python": "3.10",
+    "digest": "a",
+    "gpu": {"name": "G", "count": 1},
+    "standin": True,
+    "receipt": {"base": {"kind": "host", "version": "3.10.13"}, "missing": []},
+}
 H100 = "NVIDIA H100 80GB HBM3"
 
 
@@ -37,7 +45,7 @@ def folder(tmp_path, monkeypatch):
 def test_certificates_are_read_with_the_newest_first_and_without_parts_and_reports(folder):
     for place, day in (("a.json", 1), ("b.json", 3), ("c.json", 2), ("parts/d.json", 4), ("reports/e.json", 5)):
         (folder / place).parent.mkdir(exist_ok=True)
-        (folder / place).write_text(json.dumps({"date": f"2025-05-0{day}T10:00:00+00:00"}))
+        (folder / place).write_text(json.dumps({**WHOLE, "date": f"2025-05-0{day}T10:00:00+00:00"}))
     assert [each["date"][:10] for each in certificate.read("vllm073")] == ["2025-05-03", "2025-05-02", "2025-05-01"]
     assert certificate.read("v1") == []
 

@@ -230,6 +230,7 @@ def test_a_lock_that_is_not_there_is_said(clone, file):
     [
         ("sources.json", "{", "is not JSON"),
         ("requirements.txt", "torch", "not a pin"),
+        ("requirements.txt", "# nothing\n", "has no pins"),
         ("conda-lock.yml", "package:\n- name: a\n", "without a sha256"),
     ],
 )

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+import toy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +17,7 @@ from verlock.variant import receipt
 
 
 def sealed(prefix: Path) -> dict:
-    return {**dict.fromkeys(receipt.KEYS), "site_wheels": {}, "schema": receipt.SCHEMA, "prefix": str(prefix)}
+    return {**toy.SEALED, "schema": receipt.SCHEMA, "prefix": str(prefix)}
 
 
 @pytest.fixture
@@ -116,6 +117,16 @@ def test_the_fingerprint_does_not_see_byte_code_or_the_receipt(prefix):
     (prefix / "lib/pkg/old.pyc").write_bytes(b"code")
     receipt.write(prefix, {**sealed(prefix), "digest": "other"})
     assert receipt.fingerprint(prefix) == before
+
+
+def test_the_fingerprint_of_what_was_walked_already_is_the_same(prefix):
+    (prefix / "lib/pkg/__pycache__/deeper").mkdir()
+    (prefix / "lib/pkg/__pycache__/deeper/file").write_text("x")
+    (prefix / "lib/pkg/zzz").mkdir()
+    (prefix / "lib/pkg/zzz/file").write_text("x")
+    walked = list(receipt.walk(prefix, byte_code=True))
+    assert f"{prefix}/lib/pkg/__pycache__" in [folder for folder, _ in walked]
+    assert receipt.fingerprint(prefix, walked) == receipt.fingerprint(prefix)
 
 
 def test_the_fingerprint_of_names_that_are_no_text(prefix):

@@ -9,17 +9,29 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from verlock import console
 from verlock.env import python_choice
-from verlock.errors import ArtefactMissing, CheckFailed, FileRefused, NetworkError, NotSealed
+from verlock.errors import (
+    ArtefactMissing,
+    CheckFailed,
+    FileRefused,
+    InstallError,
+    IntegrityError,
+    NetworkError,
+    NotSealed,
+)
 from verlock.system.files import alone
 from verlock.variant import digest, receipt
 from verlock.variant.chosen import Chosen
+
+if TYPE_CHECKING:
+    from verlock.env.installed import Recorded
+    from verlock.env.verify import Damage
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,7 @@ class Making:
     missing: dict[str, str] = field(default_factory=dict)  # artefact -> why
     site_wheels: dict[str, dict[str, str]] = field(default_factory=dict)  # artefact -> file, version, sha256
     source: dict[str, Any] | None = None  # what was built from a git commit
+    listed: dict[str, Recorded] = field(default_factory=dict)  # the RECORDs of what is installed
     patches: list[dict[str, Any]] = field(default_factory=list)
     receipt: dict[str, Any] = field(default_factory=dict)
 
@@ -138,6 +151,8 @@ def _inspected(chosen: Chosen, sealed: dict[str, Any]) -> dict[str, Any] | None:
         console.warn(f"healing {item}")
     if len(damage) > 10:
         console.warn(f"healing {len(damage) - 10} more")
+    for other in verify.sharing(chosen.prefix, damage):
+        console.warn(f"the same file is damaged in {other}; `create` or `verify` there sees it")
     spoilt = {item.package.partition(",")[0] for item in damage if item.package} & set(sealed["packages"])
     if spoilt:
         uv.forget(spoilt)
@@ -218,7 +233,7 @@ def _fetched(making: Making, tell: Callable[[str], None] = lambda text: None) ->
     return making
 
 
-def _wheels(making: Making, step: console.Step) -> None:
+def _wheels(making: Making, step: console.Step, again: Collection[str] = ()) -> None:
     from verlock.env import installed
     from verlock.system import uv
 
@@ -233,11 +248,14 @@ def _wheels(making: Making, step: console.Step) -> None:
         if chosen.recipe.source is not None:
             _source(making)
         layer = chosen.pip_layer(making.wheels)
-        uv.sync(chosen.interpreter, layer)
-        if lost := installed.overruled(chosen.site):
+        uv.sync(chosen.interpreter, layer, again=again)
+        making.listed = installed.recorded(chosen.site)
+        if lost := installed.overruled(chosen.site, making.listed):
             uv.sync(chosen.interpreter, layer, again=lost)
+            making.listed = installed.recorded(chosen.site)
     if making.source and making.options.editable:
         making.source["checkout"] = str(_editable(making))
+        making.listed = installed.recorded(chosen.site)
 
 
 def _source(making: Making) -> None:
@@ -282,27 +300,65 @@ def _patches(making: Making, step: console.Step) -> None:
 
 
 def _check(making: Making, step: console.Step) -> None:
-    from verlock.env import import_check
+    """Hash every file, and try what is installed meanwhile. What is damaged came from uv's cache: fetched anew, once."""
+    from verlock.env import verify
+    from verlock.system import uv
 
+    making.receipt = _receipt(making)
+    damage, step.detail = _tried(making)
+    if spoilt := verify.packages_of(damage) & making.receipt["packages"].keys():
+        for item in damage[:10]:
+            console.warn(f"uv's cache is damaged: {item}")
+        for other in verify.sharing(making.chosen.prefix, damage):
+            console.warn(f"the same file is damaged in {other}; `create` or `verify` there sees it")
+        uv.forget(spoilt)
+        _wheels(making, step, again=spoilt)
+        _patches(making, step)
+        making.receipt = _receipt(making)
+        damage, step.detail = _tried(making)
+    if damage:
+        raise IntegrityError.of(
+            f"{damage[0].path or damage[0].package} of {damage[0].package or 'no package'}",
+            damage[0].wanted,
+            damage[0].got or damage[0].kind,
+            "it stays so when installed anew: the index or the disk gives other bytes than were locked; nothing was sealed",
+        )
+
+
+def _tried(making: Making) -> tuple[list[Damage], str]:
+    """What is damaged, and what the checks beside found, for people. Raises what these raise where no damage explains it."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from verlock.env import import_check, verify
+
+    chosen = making.chosen
     ran = receipt.Ran.of(making.base, making.missing, making.site_wheels)
-    step.detail = import_check.run(making.chosen, ran, making.site_wheels)
+    with ThreadPoolExecutor(1) as beside:
+        hashing = beside.submit(verify.examine, chosen, making.receipt, making.listed)
+        said = ""
+        try:
+            said = import_check.run(chosen, ran, making.site_wheels, lambda: not hashing.result().damage)
+        except (CheckFailed, InstallError):
+            if not hashing.result().damage:
+                raise
+        start = time.monotonic()
+        found = hashing.result()
+    making.receipt["fingerprint"] = found.fingerprint
+    return found.damage, f"{said}; every file hashed (waited for: {time.monotonic() - start:.1f} s)"
 
 
-def _seal(making: Making, step: console.Step) -> None:
-    """Write the receipt, last of all; a file that a RECORD names and that is not there is refused here."""
+def _receipt(making: Making) -> dict[str, Any]:
+    """The receipt, but for the fingerprint."""
     from datetime import datetime, timezone
 
     from verlock import __version__
     from verlock.env import installed
 
     chosen = making.chosen
-    packages = {
-        name: {"version": version, "record": installed.record_sha256(folder)}
-        for name, (version, folder) in sorted(installed.packages(chosen.site).items())
-    }
+    packages = {name: {"version": each.version, "record": each.sha256} for name, each in making.listed.items()}
     for name, (_, sha256) in making.wheels.items():
         packages[name]["sha256"] = sha256
-    sealed = {
+    return {
         "schema": receipt.SCHEMA,
         "verlock": __version__,
         "variant": chosen.name,
@@ -321,13 +377,11 @@ def _seal(making: Making, step: console.Step) -> None:
         "editable": making.options.editable,
         "files": making.owned,
     }
-    expected, unreadable = installed.expectations(chosen.prefix, chosen.site, sealed)
-    absent = [*(path for path in expected if not os.path.lexists(path)), *map(str, unreadable)]
-    if absent:
-        raise CheckFailed(f"{len(absent)} installed files are missing, such as {absent[0]}", "run again: it is rebuilt")
-    sealed["fingerprint"] = receipt.fingerprint(chosen.prefix)
-    receipt.write(chosen.prefix, sealed)
-    making.receipt = sealed
+
+
+def _seal(making: Making, step: console.Step) -> None:
+    """Write the receipt, last of all. Its fingerprint is of before the files were hashed: what changed since is seen."""
+    receipt.write(making.chosen.prefix, making.receipt)
 
 
 # The walk, in its order: what the screen shows, what the receipt names, and what the README tells (a test compares).
@@ -354,5 +408,8 @@ def _report(chosen: Chosen, sealed: dict[str, Any], verb: str, seconds: float) -
             "  put the file into a folder, name that folder in VERLOCK_ARTEFACTS and run again; or run again with a network"
         )
     if verb == "ready":
-        how = f"conda activate {prefix}" if base["kind"] == "conda" else f"source {prefix}/bin/activate"
+        import shlex
+
+        conda = base["kind"] == "conda"
+        how = shlex.join(["conda", "activate", str(prefix)] if conda else ["source", f"{prefix}/bin/activate"])
         console.say(f"  {how}")

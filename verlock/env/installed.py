@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +39,34 @@ def packages(site: Path) -> dict[str, tuple[str, Path]]:
     return found
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """An installed package as its RECORD lists it: read once, and used for everything that asks about its files."""
+
+    version: str
+    folder: Path  # of its metadata
+    sha256: str  # of the RECORD; empty where there is none
+    files: tuple[tuple[str, str], ...]  # absolute path, and hex sha256 where the RECORD has one
+    unreadable: str = ""  # why there are no files
+
+
+def recorded(site: Path) -> dict[str, Recorded]:
+    """Installed packages, sorted by normalised name, with what their RECORDs list."""
+    return {name: _read(site, version, folder) for name, (version, folder) in sorted(packages(site).items())}
+
+
+def _read(site: Path, version: str, folder: Path) -> Recorded:
+    sha256 = ""
+    try:
+        data = (folder / record.NAME).read_bytes()
+        sha256 = hashlib.sha256(data).hexdigest()
+        rows = record.rows(io.StringIO(data.decode("utf-8"), newline=""))
+        listed = tuple((os.path.normpath(os.path.join(site, row.path)), row.sha256) for row in rows)  # noqa: PTH118
+    except (OSError, ValueError, csv.Error) as error:
+        return Recorded(version, folder, sha256, (), str(error))
+    return Recorded(version, folder, sha256, listed)
+
+
 def record_sha256(dist_info: Path) -> str:
     """The hex sha256 of a package's RECORD; empty where it has none."""
     return files.sha256_if_there(dist_info / record.NAME) or ""
@@ -46,12 +77,15 @@ def conda_records(prefix: Path) -> list[Path]:
     return sorted((prefix / "conda-meta").glob("*-*-*.json"))
 
 
-def expectations(prefix: Path, site: Path, sealed: dict[str, Any]) -> tuple[dict[str, Expected], dict[Path, str]]:
+def expectations(
+    prefix: Path, site: Path, sealed: dict[str, Any], listed: Mapping[str, Recorded] | None = None
+) -> tuple[dict[str, Expected], dict[Path, str]]:
     """What every file must be, by its absolute path; and which list of files could not be read, with the reason.
 
     Args:
         prefix, site: the environment and its site-packages.
         sealed: its receipt.
+        listed: what `recorded` gave; read here where it is None.
     """
     expected: dict[str, Expected] = {}
     unreadable: dict[Path, str] = {}
@@ -63,14 +97,20 @@ def expectations(prefix: Path, site: Path, sealed: dict[str, Any]) -> tuple[dict
     for relative, value in sealed["files"].items():
         link = value.removeprefix("link:") if value.startswith("link:") else ""
         expected[str(prefix / relative)] = Expected("base", sha256="" if link else value, link=link)
+    # the host's Python, which a prefix only links to; older receipts do not have it
+    for where, sha256 in (sealed.get("base") or {}).get("interpreter", {}).items():
+        expected[where] = Expected("base", sha256=sha256)
     # of several packages that record one file the last by name wins, see overruled()
-    for name, (_, dist_info) in sorted(packages(site).items()):
-        if f"{dist_info}/METADATA" in expected:
+    for name, package in (recorded(site) if listed is None else listed).items():
+        if f"{package.folder}/METADATA" in expected:
             continue  # the conda layer's: its RECORD is of the build machine, conda-meta is of this prefix
-        try:
-            _from_record(name, site, dist_info, expected)
-        except (OSError, ValueError, csv.Error) as error:
-            unreadable[dist_info / record.NAME] = str(error)
+        if package.unreadable:
+            unreadable[package.folder / record.NAME] = package.unreadable
+        for where, sha256 in package.files:
+            if sha256:
+                expected[where] = Expected(name, sha256=sha256)
+            else:
+                expected.setdefault(where, Expected(name))  # RECORD itself: the receipt has its hash
     # an editable checkout is there to be edited: its files are its user's
     for patch in [] if sealed["editable"] else sealed["patches"]:
         for touched in patch["touches"]:
@@ -80,36 +120,24 @@ def expectations(prefix: Path, site: Path, sealed: dict[str, Any]) -> tuple[dict
     return expected, unreadable
 
 
-def overruled(site: Path) -> set[str]:
+def overruled(site: Path, listed: Mapping[str, Recorded] | None = None) -> set[str]:
     """Packages whose file another package has overwritten, though they come later in the alphabet.
 
     fastapi and fastapi-cli both bring `bin/fastapi`, and which of the two is there after an install is chance. So that all
     environments of a lock are alike, the last by name wins; these must be installed once more.
     """
     claims: dict[str, dict[str, str]] = {}
-    for name, (_, dist_info) in sorted(packages(site).items()):
-        wanted: dict[str, Expected] = {}
-        _from_record(name, site, dist_info, wanted)
-        for path, want in wanted.items():
-            if want.sha256:
-                claims.setdefault(path, {})[name] = want.sha256
+    for name, package in (recorded(site) if listed is None else listed).items():
+        for where, sha256 in package.files:
+            if sha256:
+                claims.setdefault(where, {})[name] = sha256
     lost = set()
-    for path, owners in claims.items():
+    for where, owners in claims.items():
         if len(set(owners.values())) > 1:
             winner = max(owners)
-            if files.sha256(Path(path)) != owners[winner]:
+            if files.sha256_if_there(Path(where)) != owners[winner]:
                 lost.add(winner)
     return lost
-
-
-def _from_record(name: str, site: Path, dist_info: Path, expected: dict[str, Expected]) -> None:
-    with (dist_info / record.NAME).open(encoding="utf-8", newline="") as file:
-        for row in record.rows(file):
-            where = os.path.normpath(row.path if row.path.startswith("/") else f"{site}/{row.path}")
-            if row.sha256:
-                expected[where] = Expected(name, sha256=row.sha256)
-            else:
-                expected.setdefault(where, Expected(name))  # RECORD itself: the receipt has its hash
 
 
 def _from_conda(prefix: Path, path: Path, expected: dict[str, Expected]) -> None:

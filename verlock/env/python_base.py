@@ -22,7 +22,7 @@ from verlock.variant import lockfiles, receipt
 from verlock.variant.chosen import Chosen
 from verlock.variant.recipe import Recipe
 
-MARKER = ".verlock"  # in a prefix from its first moment on: this folder is verlock's to delete
+MARKER = receipt.MARKER
 
 
 def install(chosen: Chosen, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
@@ -56,7 +56,8 @@ def install(chosen: Chosen, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
     if found is None:
         raise NoBase(
             f"{why_host}, and there is no CPython {chosen.python} on this machine",
-            f"install one (uv python install {chosen.python}), or name a conda-forge mirror in VERLOCK_CONDA_MIRROR",
+            f"install one (`{shlex.join([uv.uv(), 'python', 'install', chosen.python])}`), "
+            "or name a conda-forge mirror in VERLOCK_CONDA_MIRROR",
         )
     if kind == "auto":
         console.warn(f"{why_host}; base: host, {found.executable} ({found.version}) in place of the locked conda layer")

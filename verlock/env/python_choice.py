@@ -54,6 +54,12 @@ def built(variant: str, named: str | None) -> Chosen:
     return first if named else next((each for each in first.pythons() if _sealed(each)), first)
 
 
+def to_prove(variant: str, named: str | None) -> Chosen:
+    """The environment to prove: as `built`, where one is finished; else the one to make. Raises as `choose`."""
+    there = built(variant, named)
+    return there if _sealed(there) else to_make(variant, named, "auto")
+
+
 def _sealed(chosen: Chosen) -> bool:
     return (chosen.prefix / receipt.NAME).exists()
 

@@ -2,23 +2,28 @@
 
 The chain: the lock names versions and artefact hashes; the receipt, written when those were installed, names the sha256
 of every RECORD; a RECORD names the sha256 of every file of its package, conda-meta does the same for the conda layer, and
-the receipt itself for what belongs to neither. A patched file counts with the hash that the lock gives for it.
+the receipt itself for what belongs to neither. A patched file counts with the hash that the lock gives for it. Byte code has
+to be what its source compiles to.
+
+What cannot be seen from here, and so is not looked at: the system outside the prefix (its libraries and loader, the driver, and
+under `base: host` the standard library with its byte code, of which only the interpreter's own file is hashed); the user's
+own places that Python and shell read (`~/.local`, PYTHONPATH, LD_LIBRARY_PATH); files in `__pycache__` that are no byte code
+of this Python (numba keeps its machine code there); an editable checkout; and whoever can write verlock's cache and the receipt.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import os
 import stat
-from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from verlock import console, errors
-from verlock.env import installed
+from verlock.env import byte_code, hashing, installed
 from verlock.variant import lockfiles, receipt
 from verlock.variant.chosen import Chosen
 
@@ -33,7 +38,6 @@ KINDS: dict[str, type[errors.VerlockError]] = {
     "file missing": errors.FileMissing,
     "file added": errors.FileAdded,
 }
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,14 @@ class Damage:
         return text
 
 
+@dataclass(frozen=True)
+class Findings:
+    """What a look at all files of an environment found."""
+
+    damage: list[Damage]  # worst kind first
+    fingerprint: str  # of the files, as they were before the first was hashed
+
+
 def inspect(chosen: Chosen, progress: Callable[[int, int], None] | None = None) -> list[Damage]:
     """All differences between a prefix and its lock, worst kind first.
 
@@ -65,26 +77,72 @@ def inspect(chosen: Chosen, progress: Callable[[int, int], None] | None = None) 
     Raises:
         NotSealed: there is no usable receipt, so there is nothing to hold the prefix against.
     """
-    prefix, site = chosen.prefix, chosen.site
-    sealed = receipt.read(prefix)
+    return examine(chosen, receipt.read(chosen.prefix), installed.recorded(chosen.site), progress).damage
+
+
+def examine(
+    chosen: Chosen,
+    sealed: dict[str, Any],
+    listed: Mapping[str, installed.Recorded],
+    progress: Callable[[int, int], None] | None = None,
+) -> Findings:
+    """The same for a receipt that need not be written yet, and RECORDs that were read already (`installed.recorded`)."""
+    prefix = chosen.prefix
+    walked = list(receipt.walk(prefix, byte_code=True))
+    fingerprint = receipt.fingerprint(prefix, walked)
     found: list[Damage] = []
     if sealed["digest"] != chosen.digest:
         found.append(
             Damage("receipt stale", "", wanted=f"digest {chosen.digest[:12]}", got=f"digest {sealed['digest'][:12]}")
         )
-    found += _packages(sealed, site)
-    found += _conda_packages(sealed, prefix)
-    if sealed["digest"] == chosen.digest:
+    else:
         found += _against_lock(chosen, sealed)
-    expected, unreadable = installed.expectations(prefix, site, sealed)
+    found += _packages(sealed, listed)
+    found += _conda_packages(sealed, prefix)
+    expected, unreadable = installed.expectations(prefix, chosen.site, sealed, listed)
     for path, reason in unreadable.items():
         dist = lockfiles.normalise(path.parent.name.partition("-")[0])
         owner = f"conda:{path.stem}" if path.suffix == ".json" else dist
         found.append(Damage("file changed", owner, _short(prefix, str(path)), got=reason))
-    found += _files(prefix, expected, progress)
-    found += _extra(site, prefix, expected)
+    compiled, strays = _unowned(chosen, walked, expected)
+    found += strays
+    found += _not_executable(prefix, expected)
+    there = {entry.path: entry for _, entries in walked for entry in entries}
+    sizes, wrong = _at_a_glance(prefix, expected, there)
+    found += wrong
+    found += _files(chosen, expected, sizes, compiled, progress)
     order = list(KINDS)
-    return sorted(set(found), key=lambda item: (order.index(item.kind), item.package, item.path))
+    return Findings(sorted(set(found), key=lambda item: (order.index(item.kind), item.package, item.path)), fingerprint)
+
+
+def packages_of(damage: Iterable[Damage]) -> set[str]:
+    """The packages to which damage belongs."""
+    return {item.package.partition(",")[0] for item in damage if item.package}
+
+
+def sharing(prefix: Path, damage: Iterable[Damage]) -> list[str]:
+    """Other environments in the folder of this one that have the very same damaged file: hardlinks of uv's cache both."""
+    damaged = set()
+    for item in damage:
+        with contextlib.suppress(OSError):
+            status = os.stat(prefix / item.path)  # noqa: PTH116
+            if item.kind in ("file changed", "patch undone") and status.st_nlink > 1:
+                damaged.add((status.st_dev, status.st_ino, item.path.partition("/site-packages/")[2] or item.path))
+    found = []
+    for sealed in sorted(prefix.parent.glob(f"*/{receipt.NAME}")):
+        other = sealed.parent
+        roots = [other, *other.glob("lib/python3*/site-packages")]
+        for device, number, path in damaged if other != prefix else ():
+            with contextlib.suppress(OSError):
+                if any((device, number) == _identity(root / path) for root in roots if (root / path).exists()):
+                    found.append(str(other))
+                    break
+    return found
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def run(chosen: Chosen, *, as_json: bool, strict: bool) -> int:
@@ -134,23 +192,22 @@ def raise_for(variant: str, prefix: Path, damage: list[Damage], most: int = 20) 
         lines.append(f"and {len(damage) - most} more (--json lists all)")
     raise KINDS[damage[0].kind](
         f"{prefix} is not what its lock says: {len(damage)} difference{'s' if len(damage) > 1 else ''}\n  "
-        + "\n  ".join(lines),
+        + "\n  ".join([*lines, *(f"the same file is damaged in {other}" for other in sharing(prefix, damage))]),
         f"`nox -s env-{variant}` puts it right",
     )
 
 
-def _packages(sealed: dict[str, Any], site: Path) -> list[Damage]:
+def _packages(sealed: dict[str, Any], here: Mapping[str, installed.Recorded]) -> list[Damage]:
     """Installed packages against the receipt."""
-    here = installed.packages(site)
     found = []
     for name, entry in sealed["packages"].items():
         if name not in here:
             found.append(Damage("package missing", name, wanted=entry["version"]))
-        elif here[name][0] != entry["version"]:
-            found.append(Damage("package changed", name, wanted=entry["version"], got=here[name][0]))
-        elif (got := installed.record_sha256(here[name][1])) != entry["record"]:
-            found.append(Damage("package changed", name, "RECORD", wanted=entry["record"], got=got))
-    found += [Damage("package added", name, got=here[name][0]) for name in here if name not in sealed["packages"]]
+        elif here[name].version != entry["version"]:
+            found.append(Damage("package changed", name, wanted=entry["version"], got=here[name].version))
+        elif here[name].sha256 != entry["record"]:
+            found.append(Damage("package changed", name, "RECORD", wanted=entry["record"], got=here[name].sha256))
+    found += [Damage("package added", name, got=here[name].version) for name in here if name not in sealed["packages"]]
     return found
 
 
@@ -175,97 +232,124 @@ def _against_lock(chosen: Chosen, sealed: dict[str, Any]) -> list[Damage]:
 
 
 def _files(
-    prefix: Path, expected: dict[str, installed.Expected], progress: Callable[[int, int], None] | None
+    chosen: Chosen,
+    expected: dict[str, installed.Expected],
+    sizes: list[tuple[int, str]],
+    compiled: list[byte_code.Compiled],
+    progress: Callable[[int, int], None] | None,
 ) -> list[Damage]:
-    """Hash everything, in as many processes as there are cores."""
+    """Hash everything, on all cores; then compare the byte code that is there with its sources."""
+    prefix = chosen.prefix
     found: list[Damage] = []
-    sizes: list[tuple[int, str]] = []
-    for path, want in expected.items():
-        if want.link:
-            got = os.readlink(path) if os.path.islink(path) else ""  # noqa: PTH114, PTH115
-            if got != want.link:
-                kind = "file changed" if got else "file missing"
-                found.append(Damage(kind, want.package, _short(prefix, path), want.link, got))
-            continue
-        try:
-            status = os.stat(path)  # noqa: PTH116
-        except OSError:
-            kind = "patch undone" if want.patch else "file missing"
-            found.append(Damage(kind, want.package, _short(prefix, path)))
-            continue
-        if not stat.S_ISREG(status.st_mode) and not (stat.S_ISDIR(status.st_mode) and not want.sha256):
-            kind = "patch undone" if want.patch else "file changed"
-            found.append(Damage(kind, want.package, _short(prefix, path), want.sha256, "no regular file"))
-        elif want.sha256:
-            sizes.append((status.st_size, path))
     total = sum(size for size, _ in sizes)
     done = 0
-    cores = len(os.sched_getaffinity(0))
-    with ProcessPoolExecutor(cores) as pool:
-        for hashed, answers in pool.map(_hash_all, _shares(sizes, cores)):
-            done += hashed
-            if progress:
-                progress(done, total)
-            for path, got in answers.items():
-                want = expected[path]
-                if got != want.sha256:
-                    kind = "patch undone" if want.patch else "file changed"
-                    package = f"{want.package}, {want.patch}" if want.patch else want.package
-                    found.append(Damage(kind, package, _short(prefix, path), want.sha256, got))
+    hashes: dict[str, str] = {}
+    for hashed, answers in hashing.sha256_of_all([*sizes, *((0, each.path) for each in compiled)]):
+        done += hashed
+        hashes.update(answers)
+        if progress:
+            progress(min(done, total), total)
+    for _, path in sizes:
+        want, got = expected[path], hashes[path]
+        if got != want.sha256:
+            kind = "patch undone" if want.patch else "file changed"
+            package = f"{want.package}, {want.patch}" if want.patch else want.package
+            found.append(Damage(kind, package, _short(prefix, path), want.sha256, got))
+    for each in byte_code.forged(chosen, [each for each in compiled if each.source in hashes], hashes):
+        owner = expected[each.source].package
+        found.append(
+            Damage("file changed", owner, _short(prefix, each.path), "the code of its source", "other byte code")
+        )
     return found
 
 
-def _shares(sizes: list[tuple[int, str]], cores: int) -> Iterable[list[str]]:
-    """Shares of about equal work, the largest files first so that no core is left with one at the end."""
-    target = max(sum(size + 20_000 for size, _ in sizes) // (cores * 24), 1)  # opening a file costs as much as 20 kB
-    share: list[str] = []
-    weight = 0
-    for size, path in sorted(sizes, reverse=True):
-        share.append(path)
-        weight += size + 20_000
-        if weight >= target:
-            yield share
-            share, weight = [], 0
-    if share:
-        yield share
+def _at_a_glance(
+    prefix: Path, expected: dict[str, installed.Expected], there: Mapping[str, os.DirEntry[str]]
+) -> tuple[list[tuple[int, str]], list[Damage]]:
+    """The files that must be read, with their sizes in bytes; and what is wrong without reading.
 
-
-def _hash_all(paths: list[str]) -> tuple[int, dict[str, str]]:
-    """(bytes read, path -> hex sha256); an unreadable file gives its error in place of the hash."""
-    answers = {}
-    count = 0
-    buffer = bytearray(_BLOCK)
-    view = memoryview(buffer)
-    for path in paths:
-        try:
-            descriptor = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            answers[path] = error.strerror or str(error)
+    Args:
+        prefix, expected: where, and what every file must be.
+        there: what a walk of the prefix met; it knows most sizes already.
+    """
+    sizes: list[tuple[int, str]] = []
+    found: list[Damage] = []
+    for path, want in expected.items():
+        short = _short(prefix, path)
+        if want.link:
+            got = os.readlink(path) if os.path.islink(path) else ""  # noqa: PTH114, PTH115
+            if got != want.link:
+                found.append(Damage("file changed" if got else "file missing", want.package, short, want.link, got))
             continue
-        total = hashlib.sha256()
+        entry = there.get(path)
         try:
-            with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123
-                while n := file.readinto(view):
-                    total.update(view[:n])
-                    count += n
-            answers[path] = total.hexdigest()
-        except OSError as error:
-            answers[path] = error.strerror or str(error)
-    return count, answers
+            status = os.stat(path) if entry is None or entry.is_symlink() else entry.stat()  # noqa: PTH116
+        except OSError:
+            found.append(Damage("patch undone" if want.patch else "file missing", want.package, short))
+            continue
+        if not stat.S_ISREG(status.st_mode) and not (stat.S_ISDIR(status.st_mode) and not want.sha256):
+            kind = "patch undone" if want.patch else "file changed"
+            found.append(Damage(kind, want.package, short, want.sha256, "no regular file"))
+        elif want.sha256:
+            sizes.append((status.st_size, path))
+    return sizes, found
 
 
-def _extra(site: Path, prefix: Path, expected: dict[str, installed.Expected]) -> list[Damage]:
-    """Files in site-packages that belong to nobody."""
+def _unowned(
+    chosen: Chosen, walked: list[tuple[str, list[os.DirEntry[str]]]], expected: dict[str, installed.Expected]
+) -> tuple[list[byte_code.Compiled], list[Damage]]:
+    """The byte code that Python may run, and what belongs to nobody: files, and folders that import although they are empty.
+
+    verlock's own files count as owned, so do lock files outside site-packages, and whatever is in `__pycache__`: Python reads
+    nothing there but byte code of its own version. Byte code elsewhere runs where it has no source: it is a file like any other.
+    """
+    prefix = chosen.prefix
+    own = {f"{prefix}/{name}" for name in (receipt.NAME, receipt.MARKER)}
+    compiled: list[byte_code.Compiled] = []
+    found: list[Damage] = []
+    filled: set[str] = set()  # folders with a file in them, at any depth
+    for folder, entries in walked:
+        if folder.endswith(f"/{byte_code.FOLDER}"):
+            each_compiled = (byte_code.compiled(entry.path, chosen.python) for entry in entries)
+            compiled += [each for each in each_compiled if each and each.source in expected]
+            continue
+        if entries:
+            _fill(folder, filled)
+        for entry in entries:
+            path = entry.path
+            if path in expected or path in own or path.startswith(f"{prefix}/.{receipt.NAME}."):
+                continue
+            if not path.endswith(".lock") or path.startswith(f"{chosen.site}/"):
+                found.append(Damage("file added", "", _short(prefix, path)))
+    library = f"{chosen.site.parent}/"
+    for folder, _ in walked:
+        inside = folder.removeprefix(library).removeprefix("site-packages/")
+        importable = all(name.isidentifier() for name in inside.split("/"))
+        if folder.startswith(library) and importable and folder not in filled and f"/{byte_code.FOLDER}" not in folder:
+            found.append(Damage("file added", "", f"{_short(prefix, folder)}/", got="an empty folder, which imports"))
+    return compiled, found
+
+
+def _fill(folder: str, filled: set[str]) -> None:
+    while folder and folder not in filled:
+        filled.add(folder)
+        folder = folder.rpartition("/")[0]
+
+
+def _not_executable(prefix: Path, expected: dict[str, installed.Expected]) -> list[Damage]:
+    """Programs in bin/ that cannot be started any more: scripts that name their interpreter, and compiled ones."""
     found = []
-    folders = [str(site)] if site.is_dir() else []
-    while folders:
-        with os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    if entry.name != "__pycache__":
-                        folders.append(entry.path)
-                elif entry.path not in expected and not entry.name.endswith(".pyc"):
-                    found.append(Damage("file added", "", _short(prefix, entry.path)))
+    for path, want in expected.items():
+        if path.startswith(f"{prefix}/bin/") and not want.link:
+            with contextlib.suppress(OSError):  # missing: said elsewhere
+                if not os.stat(path).st_mode & stat.S_IXUSR:  # noqa: PTH116
+                    with open(path, "rb") as file:  # noqa: PTH123
+                        if file.read(4).startswith((b"#!", b"\x7fELF")):
+                            found.append(
+                                Damage(
+                                    "file changed", want.package, _short(prefix, path), "executable", "not executable"
+                                )
+                            )
     return found
 
 

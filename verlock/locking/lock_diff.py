@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from verlock import paths
 from verlock.errors import LockError
@@ -98,7 +99,7 @@ def _files(folder: Path, revision: str | None) -> dict[str, str]:
     """The text of every lock by its path below locks/."""
     if revision is None:
         files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*"))}
-        return {name: file.read_text(encoding="utf-8") for name, file in files.items() if _layer(name)}
+        return {name: lockfiles.text_of(file) for name, file in files.items() if _layer(name)}
     import git
 
     try:
@@ -110,25 +111,32 @@ def _files(folder: Path, revision: str | None) -> dict[str, str]:
     except KeyError:
         return {}
     blobs = {str(item.path).removeprefix("locks/"): item for item in top.traverse() if isinstance(item, git.Blob)}
-    return {name: blob.data_stream.read().decode() for name, blob in blobs.items() if _layer(name)}
+    return {name: blob.data_stream.read().decode(errors="replace") for name, blob in blobs.items() if _layer(name)}
 
 
 def _read(file: str, text: str, title: str) -> Layer:
-    if file == lockfiles.CONDA_LOCK:
-        content = lockfiles.read_yaml(text)
-        return {
-            item["name"]: Entry(
-                item["version"], frozenset([item["hash"].get("sha256", "")]), item["url"].rpartition("/")[2]
-            )
-            for item in content["package"]
-        }
-    if file == lockfiles.SOURCES:
-        content = json.loads(text)
-        layer = {item["file"]: Entry("", frozenset([item["sha256"]])) for item in content["patches"]}
-        if wheel := content.get("wheel"):
-            layer[wheel["filename"].partition("-")[0]] = Entry(wheel["commit"][:12], frozenset([wheel["sha256"]]))
-        return layer
-    return _read_pins(text, title)
+    try:
+        if file == lockfiles.CONDA_LOCK:
+            return _read_conda(lockfiles.read_yaml(text))
+        return _read_sources(json.loads(text)) if file == lockfiles.SOURCES else _read_pins(text, title)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LockError(f"{title} cannot be read: {error!r}", "restore it from git") from None
+
+
+def _read_conda(content: Any) -> Layer:
+    return {
+        item["name"]: Entry(
+            item["version"], frozenset([item["hash"].get("sha256", "")]), item["url"].rpartition("/")[2]
+        )
+        for item in content["package"]
+    }
+
+
+def _read_sources(content: Any) -> Layer:
+    layer = {item["file"]: Entry("", frozenset([item["sha256"]])) for item in content["patches"]}
+    if wheel := content.get("wheel"):
+        layer[wheel["filename"].partition("-")[0]] = Entry(wheel["commit"][:12], frozenset([wheel["sha256"]]))
+    return layer
 
 
 def _read_pins(text: str, title: str) -> Layer:

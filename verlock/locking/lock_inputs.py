@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     from verlock.variant.recipe import Recipe
 
 
+def text_of(path: Path) -> str:
+    """The text of a file that people edit. Raises LockError where it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise LockError(f"{paths.shown(path)} is not text: {error}", "write it in UTF-8") from None
+
+
 def requirement_files(path: Path) -> list[Path]:
     """A .in file and all it includes by `-r` or `-c`, depth first, each once. Raises LockError when one is missing."""
     found: dict[Path, None] = {}
@@ -36,7 +44,7 @@ def requirement_files(path: Path) -> list[Path]:
                 f"{paths.shown(asker)} asks for it" if asker else "a variant needs it",
             )
         found[file] = None
-        for line in file.read_text(encoding="utf-8").splitlines():
+        for line in text_of(file).splitlines():
             if match := re.match(r"^\s*(?:-r|--requirement|-c|--constraint)[\s=]+(\S+)", line):
                 visit(file.parent / match[1], file)
 
@@ -60,7 +68,7 @@ def input_digest(chosen: Chosen, name: str = lockfiles.REQUIREMENTS) -> str:
 
 def _digest(source: Path, facts: list[Any]) -> str:
     for file in requirement_files(source):
-        lines = (re.sub(r"(^|\s)#.*$", "", line).strip() for line in file.read_text(encoding="utf-8").splitlines())
+        lines = (re.sub(r"(^|\s)#.*$", "", line).strip() for line in text_of(file).splitlines())
         facts.append([file.relative_to(paths.ENVIRONMENTS.resolve()).as_posix(), [line for line in lines if line]])
     return "sha256:" + hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -85,18 +93,20 @@ def tools_sets() -> list[str]:
 def tools_cutoff() -> str:
     """The cut-off of verlock's own tools, which have no recipe: the date after `# cut-off:` in the base set's .in file."""
     source = paths.ENVIRONMENTS / lockfiles.TOOLS / f"{lockfiles.BASE_TOOLS}.in"
-    match = re.search(r"^# cut-off: (\d{4}-\d\d-\d\d)$", source.read_text(encoding="utf-8"), re.MULTILINE)
+    match = re.search(r"^# cut-off: (\d{4}-\d\d-\d\d)$", text_of(source), re.MULTILINE)
     if not match:
         raise LockError(f"{paths.shown(source)} has no line `# cut-off: YYYY-MM-DD`", "add one")
     return match[1]
 
 
-def tools_header(name: str) -> str:
-    """The comment lines at the top of the lock of one set of tools."""
+def tools_header(name: str, base: bytes | None = None) -> str:
+    """The comment lines at the top of the lock of one set of tools; `base` is the base set's lock (None: that in locks/)."""
     facts = [lockfiles.TOOLS, tools_cutoff()]
-    base = paths.LOCKS / lockfiles.TOOLS / f"{lockfiles.BASE_TOOLS}.txt"
-    if name != lockfiles.BASE_TOOLS and base.exists():
-        facts.append(hashlib.sha256(base.read_bytes()).hexdigest())
+    path = paths.LOCKS / lockfiles.TOOLS / f"{lockfiles.BASE_TOOLS}.txt"
+    if base is None and path.exists():
+        base = path.read_bytes()
+    if name != lockfiles.BASE_TOOLS and base is not None:
+        facts.append(hashlib.sha256(base).hexdigest())
     return (
         f"# Made by `nox -s lock -- tools` from environments/tools/{name}.in: edit that.\n"
         f"# CPython 3.10 and newer, any platform; nothing uploaded on or after {tools_cutoff()} (UTC).\n"
@@ -146,7 +156,7 @@ def conda_content_hash(chosen: Chosen) -> str:
     specs: dict[str, dict[str, Any]] = {}
     for file in environment_files(chosen):
         try:
-            content = lockfiles.read_yaml(file.read_text(encoding="utf-8"))
+            content = lockfiles.read_yaml(text_of(file))
             channels += [name for name in content["channels"] if name not in channels]
             lines = [str(line) for line in content["dependencies"]]
         except (ValueError, KeyError, TypeError) as error:

@@ -6,6 +6,7 @@ finished files are put in place together. A pin moves only when asked: what is l
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import shutil
@@ -22,7 +23,7 @@ from packaging.version import Version
 from verlock import console, paths
 from verlock.conda import client
 from verlock.errors import LockError, NetworkError, RecipeError, ResolverDisagreement, VerlockError
-from verlock.locking import lock_diff, lock_inputs, resolvers, staleness
+from verlock.locking import lock_diff, lock_inputs, resolvers, staleness, sums
 from verlock.locking.loopback_index import Index, serve
 from verlock.system import files
 from verlock.variant import lockfiles
@@ -62,18 +63,20 @@ def run(variants: Sequence[str] = (), *, upgrade: Sequence[str] | None = None, c
         0, or the exit code of the first lock that failed; the others are still written.
 
     Raises:
-        UnknownVariant, RecipeError: before anything is resolved.
+        UnknownVariant, RecipeError, LockError: before anything is resolved.
     """
     wish = Wish(None if upgrade is None else tuple(lockfiles.normalise(name) for name in upgrade), *_cutoff(cutoff))
     named = list(dict.fromkeys(variants)) or names()
     jobs = [chosen for name in named if name != lockfiles.TOOLS for chosen in choose(name).valid().pythons()]
     before = lock_diff.tree()
+    _can_move(wish, named, before)
     failures: list[VerlockError] = []
     trials: lock_diff.Tree = {}
     with serve() as index, console.step("lock", f"{len(jobs)} locks") as progress:
         index.prefetch(_known_projects())
         if lockfiles.TOOLS in named or not variants:
             _tools(wish, index)
+            sums.update([] if wish.trial else [paths.LOCKS / lockfiles.TOOLS])
         for finished, (job, result) in enumerate(_each(jobs, lambda chosen: _lock(chosen, wish, index)), 1):
             title = f"{job.name} {job.python}"
             if isinstance(result, VerlockError):
@@ -82,6 +85,7 @@ def run(variants: Sequence[str] = (), *, upgrade: Sequence[str] | None = None, c
                 progress.detail = f"{finished} of {len(jobs)}, {title} failed"
             else:
                 trials.update(result)
+                sums.update([] if wish.trial else [job.locks])
                 progress.detail = f"{finished} of {len(jobs)}, {title}"
                 console.say(f"  {title} done, {finished} of {len(jobs)}")
     after = {**before, **trials} if wish.trial else lock_diff.tree()
@@ -91,6 +95,25 @@ def run(variants: Sequence[str] = (), *, upgrade: Sequence[str] | None = None, c
             "this was a trial: nothing was written; to keep it, change cutoff.date in the recipe and lock again"
         )
     return failures[0].exit_code if failures else 0
+
+
+def _can_move(wish: Wish, named: Sequence[str], before: lock_diff.Tree) -> None:
+    """Raises LockError where a package to upgrade is in none of these locks: it would be passed over in silence."""
+    locked = {
+        lockfiles.normalise(package)
+        for (place, _), layer in before.items()
+        for package in layer
+        if place.partition("/")[0] in (*named, lockfiles.TOOLS)
+    }
+    for name in wish.upgrade or ():
+        if locked and name not in locked:
+            near = difflib.get_close_matches(name, locked, n=3)
+            remedy = (
+                f"did you mean {' or '.join(near)}?" if near else "`verlock diff` and `verlock why` tell what is locked"
+            )
+            if name in names():
+                remedy = f"name variants before the option: `nox -s lock -- {name} --upgrade ...`"
+            raise LockError(f"--upgrade {name}: none of the locks of {', '.join(named)} has such a package", remedy)
 
 
 def _cutoff(text: str | None) -> tuple[date | None, bool]:
@@ -191,9 +214,9 @@ def _conda_layer(chosen: Chosen, wish: Wish, work: Path, out: Path) -> None:
         if wish.trial or wish.upgrade is not None:
             variables["VERLOCK_CONDA_UPGRADE"] = ",".join(wish.upgrade or ()) or "*"
         elif offline:
-            if staleness.conda(chosen, current):
+            if staleness.conda(chosen, current) or not _as_written(current):
                 raise NetworkError(
-                    "the inputs of the conda layer changed, and no conda channel answers",
+                    "the inputs of the conda layer or its lock changed, and no conda channel answers",
                     "lock where the channel can be reached, name a mirror in VERLOCK_CONDA_MIRROR, or in "
                     "VERLOCK_CONDA_REPODATA a folder with the channel's linux-64/repodata.json and noarch/repodata.json",
                 )
@@ -306,7 +329,16 @@ def _sources_hold(chosen: Chosen, folder: Path, old: dict[str, bytes]) -> bool:
         and SOURCES in old
         and bool(chosen.recipe.patch or chosen.recipe.source)
         and not staleness.sources(chosen.recipe, folder / SOURCES)
+        and _as_written(folder / SOURCES)
     )
+
+
+def _as_written(lock: Path) -> bool:
+    """Whether a lock is what the last `verlock lock` wrote, so that what it says need not be found out again."""
+    try:
+        return sums.written(sums.read(), lock)
+    except LockError:
+        return False
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -322,9 +354,10 @@ def _tools(wish: Wish, index: Index) -> None:
     """Lock the tools: each set is one file for CPython 3.10 and newer. Only uv can make that, so pip does not confirm it."""
     if wish.trial:
         return
-    folder = paths.LOCKS / lockfiles.TOOLS
-    folder.mkdir(parents=True, exist_ok=True)
+    made: dict[str, bytes] = {}
     with _workspace() as work:
         for name in lock_inputs.tools_sets():
             pins = resolvers.propose_universal(work, name, lock_inputs.tools_cutoff(), index, upgrade=wish.upgrade)
-            _replace(folder / f"{name}.txt", (lock_inputs.tools_header(name) + pins).encode())
+            made[name] = (lock_inputs.tools_header(name, made.get(lockfiles.BASE_TOOLS)) + pins).encode()
+    for name, content in made.items():  # only now: the sets belong together
+        _replace(paths.LOCKS / lockfiles.TOOLS / f"{name}.txt", content)

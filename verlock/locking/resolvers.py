@@ -91,7 +91,7 @@ def interpreter(python: str) -> Path:
     if host is None:
         raise ToolMissing(
             f"pip's resolver has to run on CPython {python}, and this machine has none",
-            f"install one (`uv python install {python}` does), then lock again",
+            f"install one (`{shlex.join([uv.uv(), 'python', 'install', python])}` does), then lock again",
         )
     uv.make_venv(host.executable, folder, "verlock-resolver")
     uv.sync(executable, uv.PipLayer(TOOLS, TOOLS))

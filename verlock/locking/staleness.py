@@ -1,7 +1,9 @@
 """Whether locks still match what people edit (`verlock lock --check`): offline, and well under a second for all.
 
 Only content counts. The pip layer's lock carries a hash of its inputs in its header, conda-lock's own
-content hash does the same for the conda layer, and the sources' lock names every patch by its sha256.
+content hash does the same for the conda layer, and the sources' lock names every patch by its sha256. Whether the rest of a
+lock is what was made from those inputs is told by `locks/SHA256SUMS`; only a lock that has another sha256 is parsed, to say
+what is wrong with it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from verlock import console, paths
 from verlock.errors import LockError, RecipeError, StaleLock, VerlockError
-from verlock.locking import lock_inputs
+from verlock.locking import lock_inputs, sums
 from verlock.variant import lockfiles
 from verlock.variant.chosen import Chosen, choose, names
 
@@ -25,48 +27,39 @@ if TYPE_CHECKING:
 _INPUTS = re.compile(r"^# inputs (sha256:[0-9a-f]{64})$", re.MULTILINE)
 
 
-def of(variant: str) -> list[str]:
-    """The locks of a variant that no longer match their inputs, a sentence each; empty when all are current."""
-    found: list[str] = []
-    for chosen in choose(variant).pythons():
+def of(pythons: Sequence[Chosen]) -> dict[Path, str]:
+    """The locks of a variant's Pythons that no longer match their inputs, with a sentence each; empty when all are current."""
+    found: dict[Path, str] = {}
+    for chosen in pythons:
         folder, recipe = chosen.locks, chosen.recipe
-        complaints = {
-            name: f"{paths.shown(folder / name)} is missing" for name in lockfiles.ALL if not (folder / name).exists()
-        }
+        complaints = {name: "is missing" for name in lockfiles.ALL if not (folder / name).exists()}
         sources_lock = folder / lockfiles.SOURCES
         if not recipe.patch and recipe.source is None:
             complaints.pop(lockfiles.SOURCES, None)
             if sources_lock.exists():
-                complaints[lockfiles.SOURCES] = (
-                    f"{paths.shown(sources_lock)} is there, but the recipe has no patch and no source"
-                )
+                complaints[lockfiles.SOURCES] = "is there, but the recipe has no patch and no source"
         elif sources_lock.exists() and (said := sources(recipe, sources_lock)):
-            complaints[lockfiles.SOURCES] = f"{paths.shown(sources_lock)} {said}"
+            complaints[lockfiles.SOURCES] = said
         if (folder / lockfiles.CONDA_LOCK).exists() and conda(chosen, folder / lockfiles.CONDA_LOCK):
             complaints[lockfiles.CONDA_LOCK] = (
-                f"{paths.shown(folder / lockfiles.CONDA_LOCK)} was made from other environment.yml files, "
-                "or another [platform] or cutoff"
+                "was made from other environment.yml files, or another [platform] or cutoff"
             )
         for name in (lockfiles.REQUIREMENTS, lockfiles.BUILD_REQUIREMENTS):
             path = folder / name
             if path.exists() and _written_inputs(path) != lock_inputs.input_digest(chosen, name):
-                complaints[name] = (
-                    f"{paths.shown(path)} was made from other .in files, or another cutoff, python, platform or sdist"
-                )
-        found += [complaints[name] for name in lockfiles.ALL if name in complaints]
+                complaints[name] = "was made from other .in files, or another cutoff, python, platform or sdist"
+        found.update((folder / name, complaints[name]) for name in lockfiles.ALL if name in complaints)
     return found
 
 
 def conda(chosen: Chosen, path: Path) -> bool:
     """Whether a conda-lock.yml has another content hash than its inputs have now."""
-    match = re.search(
-        r"^  content_hash:\n    linux-64: ([0-9a-f]{64})$", path.read_text(encoding="utf-8"), re.MULTILINE
-    )
+    match = re.search(r"^  content_hash:\n    linux-64: ([0-9a-f]{64})$", lockfiles.text_of(path), re.MULTILINE)
     return not match or match[1] != lock_inputs.conda_content_hash(chosen)
 
 
 def _written_inputs(path: Path) -> str | None:
-    match = _INPUTS.search(path.read_text(encoding="utf-8"))
+    match = _INPUTS.search(lockfiles.text_of(path))
     return match[1] if match else None
 
 
@@ -89,53 +82,79 @@ def sources(recipe: Recipe, path: Path) -> str | None:
     return None
 
 
-def tools() -> list[str]:
-    """The locks of verlock's own tools that no longer match their inputs, a sentence each."""
+def tools() -> dict[Path, str]:
+    """The locks of verlock's own tools that no longer match their inputs, with a sentence each."""
     folder = paths.LOCKS / lockfiles.TOOLS
-    found = []
+    found = {}
     for name in lock_inputs.tools_sets():
         path = folder / f"{name}.txt"
-        if not path.exists() or not path.read_text(encoding="utf-8").startswith(lock_inputs.tools_header(name)):
-            found.append(
-                f"{paths.shown(path)} is missing or was made from other .in files, another cut-off or another base set"
-            )
+        if not path.exists() or not lockfiles.text_of(path).startswith(lock_inputs.tools_header(name)):
+            found[path] = "is missing or was made from other .in files, another cut-off or another base set"
     orphans = sorted({path.stem for path in folder.glob("*.txt")} - {*lock_inputs.tools_sets()})
-    return [*found, *(f"{paths.shown(folder / name)}.txt belongs to no .in file" for name in orphans)]
+    return {**found, **{folder / f"{name}.txt": "belongs to no .in file" for name in orphans}}
 
 
 def check(variants: Sequence[str] = ()) -> int:
-    """Check that the locks of these variants (all when none is named) are current. Returns 0; works offline.
+    """Check that the locks of these variants (all when none is named) are current and whole. Returns 0; works offline.
 
     Raises:
-        StaleLock: something is stale or missing; every file is named.
-        UnknownVariant, RecipeError: as `choose`; other variants are checked first.
+        StaleLock: something is stale, missing or edited; every file is named.
+        UnknownVariant, RecipeError, LockError: as `choose`; other variants are checked first.
     """
-    found: list[str] = []
+    listed = sums.read()
+    found: dict[Path, str] = {}
+    edited: dict[Path, str] = {}
     broken: list[VerlockError] = []
     named = list(variants) or [*names(), lockfiles.TOOLS]
     for variant in named:
-        if variant == lockfiles.TOOLS:
-            found += tools()
-            continue
         try:
-            found += of(variant)
+            is_tools = variant == lockfiles.TOOLS
+            chosen = [] if is_tools else choose(variant).pythons()
+            for folder in [paths.LOCKS / variant] if is_tools else [each.locks for each in chosen]:
+                for path in sums.locks_in(folder):
+                    if not sums.has(listed, path):
+                        found[path] = f"has no line in locks/{sums.NAME}"
+                    elif not sums.written(listed, path):
+                        edited[path] = _edit(path)
+            found = {**found, **(tools() if is_tools else of(chosen))}
         except (RecipeError, LockError) as error:
             broken.append(error)
     if not variants:
-        found += _orphans()
+        gone = [paths.LOCKS / name for name in listed if not (paths.LOCKS / name).exists()]
+        found = {**dict.fromkeys(gone, f"is missing, and locks/{sums.NAME} names it"), **found, **_orphans()}
+    found.update(edited)  # of a lock that was edited, nothing else can be told
     if found:
-        lines = [*found, *(error.problem for error in broken)]
-        raise StaleLock("these locks are stale:\n  " + "\n  ".join(lines), "`nox -s lock` makes them current")
+        lines = [f"{paths.shown(path)} {said}" for path, said in found.items()]
+        remedy = "`nox -s lock` makes them current"
+        if edited:
+            remedy = f"{lockfiles.restore(*edited)}; then `nox -s lock` makes current what is not"
+        problem = "\n  ".join(["these locks are not current:", *lines, *(error.problem for error in broken)])
+        raise StaleLock(problem, remedy)
     if broken:
         raise broken[0]
     console.say(f"locks are current: {', '.join(named)}")
     return 0
 
 
-def _orphans() -> list[str]:
-    """Folders of locks/ that belong to no recipe, or to no Python of one."""
+def _edit(path: Path) -> str:
+    """What is wrong with a lock that is not what `verlock lock` wrote: what does not parse, if anything does not."""
+    try:
+        if path.name == lockfiles.CONDA_LOCK:
+            lockfiles.conda_packages(path)
+        elif path.name == lockfiles.SOURCES:
+            lockfiles.sources(path.parent)
+        elif path.parent.name != lockfiles.TOOLS:  # a set of tools may pin a package twice, for two Pythons
+            lockfiles.pins(path)
+    except LockError as error:
+        return f"was edited: {error.problem.removeprefix(paths.shown(path)).lstrip(',: ')}"
+    return f"was edited: its sha256 is not the one in locks/{sums.NAME}"
+
+
+def _orphans() -> dict[Path, str]:
+    """What belongs to no recipe, or to no Python of one: folders of locks/, and patch files."""
     known = {paths.LOCKS / lockfiles.TOOLS}
-    for variant in names():
+    variants = names()
+    for variant in variants:
         try:
             known |= {
                 paths.LOCKS / variant,
@@ -144,4 +163,6 @@ def _orphans() -> list[str]:
         except RecipeError:
             known |= {paths.LOCKS / variant, *(paths.LOCKS / variant).glob("py*")}
     folders = [path for path in (*paths.LOCKS.glob("*/"), *paths.LOCKS.glob("*/*/")) if path.is_dir()]
-    return [f"{paths.shown(folder)} belongs to no recipe" for folder in sorted(folders) if folder not in known]
+    orphans = sorted(folder for folder in folders if folder not in known)
+    orphans += [path for path in sorted(paths.RECIPES.glob("*/patches/*")) if path.parts[-3] not in variants]
+    return dict.fromkeys(orphans, "belongs to no recipe")

@@ -181,7 +181,7 @@ def reasons(path: Path) -> list[tuple[Requirement, str]]:
     found: list[tuple[Requirement, str]] = []
     comment: list[str] = []
     fresh = True
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in lock_inputs.text_of(path).splitlines():
         text = line.strip()
         if text.startswith("#"):
             comment = [text.lstrip("# ")] if fresh else [*comment, text.lstrip("# ")]
@@ -310,7 +310,7 @@ def _not_in_pip_layer(chosen: Chosen, name: str, pins: dict[str, Pin]) -> int:
         )
     print(f"{name} {packages[name]['version']} in the conda layer of {chosen.name}, Python {chosen.python}")
     for file in lock_inputs.environment_files(chosen):
-        for line in file.read_text(encoding="utf-8").splitlines():
+        for line in lock_inputs.text_of(file).splitlines():
             if re.match(rf"\s*-\s*{re.escape(name)}(\s|$)", line):
                 print(f"  {paths.shown(file)}: {line.strip(' -')}")
     askers = lockfiles.conda_askers(chosen.locks / lockfiles.CONDA_LOCK, name)

@@ -56,7 +56,7 @@ def write(
     verl = _run(parts[VERL])
     count = max(run["gpus"] for run in runs)
     gpu = {
-        "name": facts["gpu"],  # torch's name of the one that ran
+        "name": gpu_name(parts),
         "count": count,
         "memory_mib": newest["memory_mib"],
         "driver": ", ".join(sorted({data["driver"] for data in parts.values()})),
@@ -81,10 +81,15 @@ def write(
         "runs": [*runs, *across],
         "verl": verl,
     }
-    name = file_name(facts["gpu"], count, bound["python"], chosen.first_python)
+    name = file_name(gpu_name(parts), count, bound["python"], chosen.first_python)
     path = paths.CERTIFICATES / chosen.name / name
     files.write_whole(path, json.dumps(data, indent=1) + "\n")
     return path
+
+
+def gpu_name(parts: dict[Part, dict[str, Any]]) -> str:
+    """The name of the GPU that these launches ran on, as torch tells it: it is the one in the certificate."""
+    return str(next(data["run"]["facts"]["gpu"] for part, data in parts.items() if part != VERL))
 
 
 def _run(part: dict[str, Any]) -> dict[str, Any]:

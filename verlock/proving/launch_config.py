@@ -9,7 +9,7 @@ from typing import Any
 from verlock import paths
 from verlock.proving.passes import Part
 from verlock.smoke import sabotage
-from verlock.system import process
+from verlock.system import gpu, process
 from verlock.system.gpu import Gpus
 from verlock.variant.chosen import Chosen
 
@@ -21,6 +21,8 @@ HANG_LIMIT = 10.0  # seconds to wait for the sabotage `hang`
 def variables(chosen: Chosen) -> dict[str, str]:
     """The environment variables inside the prefix: the recipe's, all offline, no settings of the user's for vLLM and torch."""
     kept = process.VARIANT.environment()
+    if "GPU-" in kept.get("CUDA_VISIBLE_DEVICES", "") and (named := gpu.indices()):  # vLLM 0.7 takes numbers only
+        kept |= {"CUDA_VISIBLE_DEVICES": ",".join(named), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     return {
         # Everything is on this host: names, firewalls and other interfaces must not matter. Data still goes over NVLink.
         "GLOO_SOCKET_IFNAME": "lo",

@@ -80,7 +80,10 @@ class Options:
             for each in wanted
             if (not mode or each.mode == mode) and (not self.tp or each.tp == self.tp) and (self.verl or each != VERL)
         ]
-        return found or [Part(self.mode or "eager", self.ranks or 1, self.tp or 1)]
+        ranks, tp = self.ranks or self.tp or 1, self.tp or 1
+        if not found and ranks % tp:
+            raise VerlockError(f"{ranks} ranks make no replicas of {tp} ranks each", "let --tp divide --ranks")
+        return found or [Part(self.mode or "eager", ranks, tp)]
 
     def _to_break(self) -> list[Part]:
         ranks = self.ranks or 1
@@ -143,7 +146,7 @@ def _certify(chosen: Chosen, bound: dict[str, Any], kept: Kept, across: Sequence
         return
     path = certify.write(chosen, bound, known, [each.as_dict() for each in across])
     kept.clear()
-    console.say(f"{chosen.name} is certified on {bound['gpu']}: {paths.shown(path)}")
+    console.say(f"{chosen.name} is certified on {certify.gpu_name(known)}: {paths.shown(path)}")
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import subprocess
@@ -34,14 +35,14 @@ def split(text: str, name: str) -> list[Hunk]:
     hunks: list[Hunk] = []
     header: list[str] = []
     path = ""
-    lines = text.splitlines(keepends=True)
+    lines = io.StringIO(text, newline="\n").readlines()  # str.splitlines sees more line ends than git does
     at = 0
     while at < len(lines):
         if lines[at].startswith("--- ") and at + 1 < len(lines) and lines[at + 1].startswith("+++ "):
             header = lines[at : at + 2]
             path = header[1][4:].split("\t")[0].strip().removeprefix("b/")
             old = header[0][4:].split("\t")[0].strip().removeprefix("a/")
-            if old != path or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+            if old != path or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\0" in path:
                 raise PatchRejected(
                     f"{name} does more than change files in place ({old} -> {path})",
                     "write it as a change of existing files",

@@ -38,18 +38,21 @@ def read(recipe: Recipe) -> list[PatchFile]:
     """The recipe's patch files in their order.
 
     Raises:
-        PatchRejected: a file is missing, is no unified diff, or creates, deletes or renames files.
+        PatchRejected: a file is missing, is no unified diff in UTF-8, or creates, deletes or renames files.
     """
     found = []
     for patch in recipe.patch:
         path = recipe.patch_path(patch)
         try:
             data = path.read_bytes()
+            text = data.decode("utf-8")
         except OSError:
             raise PatchRejected(
                 f"{recipe.name}: there is no {path}", "recipe.toml must name the files of patches/"
             ) from None
-        found.append(PatchFile(patch, data, tuple(split(data.decode("utf-8"), patch.file))))
+        except UnicodeDecodeError as error:
+            raise PatchRejected(f"{patch.file} is not text: {error}", "write it in UTF-8, or restore it") from None
+        found.append(PatchFile(patch, data, tuple(split(text, patch.file))))
     return found
 
 
@@ -238,7 +241,15 @@ def _refusal(recipe: Recipe, state: PatchState, locking: bool = False) -> PatchR
 
 
 def receipt_entries(recipe: Recipe, locked: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the receipt says about the patches: file, package, upstream fix, sha256 of the patch, files before and after."""
+    """What the receipt says about the patches: file, package, upstream fix, sha256 of the patch, files before and after.
+
+    Raises StaleLock: the lock names other patches than the recipe.
+    """
+    if [patch.file for patch in recipe.patch] != [entry["file"] for entry in locked.get("patches", [])]:
+        raise StaleLock(
+            f"{recipe.name}: the recipe and the lock name different patches",
+            f"lock again: `nox -s lock -- {recipe.name}`",
+        )
     return [
         {"file": patch.file, "package": patch.package, "upstream": patch.upstream, **entry}
         for patch, entry in zip(recipe.patch, locked.get("patches", []), strict=True)

@@ -59,6 +59,11 @@ def find() -> Gpus | None:
     return Gpus(name, len(seen), int(memory), version)
 
 
+def indices() -> list[str]:
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves, by index as nvidia-smi counts (CUDA's PCI_BUS_ID order). Raises NoGpu."""
+    return [row[0] for row in _visible(_ask("index,uuid"), os.environ.get("CUDA_VISIBLE_DEVICES"))]
+
+
 def _visible(rows: list[list[str]], wanted: str | None) -> list[list[str]]:
     """The rows that CUDA_VISIBLE_DEVICES leaves, in its order: as in CUDA the first entry that names none ends the list."""
     if wanted is None or not rows:

@@ -9,11 +9,26 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from verlock import paths
-from verlock.errors import RecipeError
-from verlock.variant import recipe_file
+from verlock.errors import CertificateError, RecipeError
+from verlock.variant import lockfiles, recipe_file
+from verlock.variant.shape import EACH, fits
+
+SHAPE = {
+    **dict.fromkeys(("date", "python", "digest"), str),
+    "gpu": {"name": str, "count": int},
+    "layouts": (None, [str]),
+    "standin": bool,
+    "flash_attn": (None, dict),
+    "receipt": {
+        "base": {"kind": str, "version": str},
+        "missing": [str],
+        "site_wheels": (None, {EACH: {"version": str, "sha256": str}}),
+    },
+}
 
 
 def slug(gpu: str) -> str:
@@ -28,10 +43,19 @@ def file_name(gpu: str, count: int, python: str, default_python: str) -> str:
 
 
 def read(variant: str) -> list[dict[str, Any]]:
-    """All certificates of a variant, the newest first."""
-    there = sorted((paths.CERTIFICATES / variant).glob("*.json"))
-    found: list[dict[str, Any]] = [json.loads(path.read_text(encoding="utf-8")) for path in there]
+    """All certificates of a variant, the newest first. Raises CertificateError."""
+    found = [_read(path) for path in sorted((paths.CERTIFICATES / variant).glob("*.json"))]
     return sorted(found, key=lambda each: str(each["date"]), reverse=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        data = {}
+    if not fits(data, SHAPE):
+        raise CertificateError(f"{paths.shown(path)} is not a certificate", lockfiles.restore(path))
+    return data
 
 
 @dataclass(frozen=True)

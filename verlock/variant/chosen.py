@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verlock import paths
-from verlock.errors import RecipeError, UnknownVariant
+from verlock.errors import LockError, RecipeError, UnknownVariant
 from verlock.variant import digest, lockfiles, recipe_file
 from verlock.variant.lockfiles import Pin
 
@@ -74,7 +75,11 @@ class Chosen:
     @cached_property
     def sources(self) -> dict[str, Any]:
         """`sources.json`: what the patches do, and the wheel that is built from a source. Raises LockError."""
-        return lockfiles.sources(self.locks)
+        locked = lockfiles.sources(self.locks)
+        if self.data.get("source") and locked["wheel"] is None:
+            path = self.locks / lockfiles.SOURCES
+            raise LockError(f"{paths.shown(path)} names no wheel of the recipe's source", lockfiles.restore(path))
+        return locked
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -90,8 +95,17 @@ class Chosen:
 
     @cached_property
     def digest(self) -> str:
-        """The hex sha256 that names what this is (`verlock.variant.digest`). Raises LockError where there is no lock."""
-        return digest.of_form(digest.form(self.data, self.python, self.locks, paths.RECIPES / self.name / "patches"))
+        """The hex sha256 that names what this is (`verlock.variant.digest`).
+
+        Raises LockError where there is no lock, RecipeError where the recipe is so wrong that it has none.
+        """
+        try:
+            return digest.of_form(
+                digest.form(self.data, self.python, self.locks, paths.RECIPES / self.name / "patches")
+            )
+        except (AttributeError, KeyError, TypeError, ValueError):
+            self.valid()  # says what is wrong
+            raise
 
     def with_python(self, python: str | None) -> Chosen:
         """The same variant for another Python, of which it has a lock (its first one when None). Raises UnknownVariant."""
@@ -111,6 +125,11 @@ def names() -> list[str]:
     return sorted(path.parent.name for path in paths.RECIPES.glob(f"*/{recipe_file.NAME}"))
 
 
+def _is_python(value: Any) -> bool:
+    """Whether this names a Python; folders are named after it."""
+    return isinstance(value, str) and re.fullmatch(r"3\.[0-9]+", value) is not None
+
+
 def choose(variant: str, python: str | None = None) -> Chosen:
     """A variant by its name, for one of its Pythons (its first one when None). Its recipe is read here, and nowhere else.
 
@@ -128,7 +147,7 @@ def choose(variant: str, python: str | None = None) -> Chosen:
     path = paths.RECIPES / variant / recipe_file.NAME
     data = recipe_file.read(path)
     pythons = data.get("python")
-    if not isinstance(pythons, list) or not pythons or not all(isinstance(each, str) for each in pythons):
+    if not isinstance(pythons, list) or not pythons or not all(map(_is_python, pythons)):
         from verlock.variant import recipe
 
         recipe.validate(data, path)  # says what is wrong

@@ -99,10 +99,14 @@ def form(data: Mapping[str, Any], python: str, locks: Path, patches: Path) -> di
 
     Raises LockError for a lock that is missing or cannot be read.
     """
+    pip = _pins(locks / lockfiles.REQUIREMENTS)
+    if not pip:  # an environment without a package could be made of it, and would be made again at every run
+        path = locks / lockfiles.REQUIREMENTS
+        raise LockError(f"{paths.shown(path)} has no pins", lockfiles.restore(path))
     return {
         "python": python,
         "conda": _conda(locks / lockfiles.CONDA_LOCK),
-        "pip": _pins(locks / lockfiles.REQUIREMENTS),
+        "pip": pip,
         "build": _pins(locks / lockfiles.BUILD_REQUIREMENTS),
         "sources": _sources(locks / lockfiles.SOURCES),
         "patches": [_patch(patches / str(item.get("file"))) for item in data.get("patch", [])],
@@ -122,7 +126,7 @@ def _conda(path: Path) -> list[list[str]]:
     if len(found) != len(re.findall(r"^- name: ", text, re.MULTILINE)):
         raise LockError(
             f"{paths.shown(path)} has packages without a sha256",
-            "restore it from git, or make it again with `nox -s lock`",
+            lockfiles.restore(path),
         )
     return sorted(found)
 
@@ -133,11 +137,9 @@ def _pins(path: Path) -> list[list[Any]]:
 
 def _sources(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return json.loads(lockfiles.text_of(path)) if path.exists() else None
     except ValueError:
-        raise LockError(
-            f"{paths.shown(path)} is not JSON", "restore it from git, or lock again: `nox -s lock`"
-        ) from None
+        raise LockError(f"{paths.shown(path)} is not JSON", lockfiles.restore(path)) from None
 
 
 def _patch(path: Path) -> list[str]:

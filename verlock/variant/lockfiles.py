@@ -11,6 +11,7 @@ from typing import Any
 
 from verlock import paths
 from verlock.errors import LockError
+from verlock.variant.shape import fits
 
 CONDA_LOCK = "conda-lock.yml"
 REQUIREMENTS = "requirements.txt"
@@ -21,6 +22,13 @@ TOOLS = "tools"
 BASE_TOOLS = "requirements"  # of the sets of tools the one that verlock itself runs on; all others include it
 
 _PIN = re.compile(r"^(?P<name>[A-Za-z0-9][\w.-]*)(?:\[[^\]]*\])?==(?P<version>[^\s;\\]+)\s*(?:;(?P<marker>[^\\]*))?$")
+_CONDA = {
+    "package": [{**dict.fromkeys(("name", "version", "url", "platform"), str), "hash": dict, "dependencies": dict}]
+}
+_SOURCES = {
+    "patches": [{"file": str, "sha256": str, "touches": [dict.fromkeys(("path", "before", "after"), str)]}],
+    "wheel": (None, dict.fromkeys(("filename", "sha256", "commit", "tree", "inputs"), str)),
+}
 _HASH = re.compile(r"^--hash=(sha256:[0-9a-f]{64})$")
 
 
@@ -35,8 +43,15 @@ class Pin:
     via: tuple[str, ...] = ()
 
 
+def restore(*damaged: Path) -> str:
+    """What to do about locks that were damaged. In the middle of a merge, too, this command gives back whole files."""
+    import shlex  # not for a run that finds nothing to do
+
+    return f"restore what was locked: `git checkout HEAD -- {shlex.join(map(paths.shown, damaged))}`"
+
+
 def text_of(path: Path) -> str:
-    """The text of a lock. Raises LockError where it is missing or not UTF-8."""
+    """The text of a lock. Raises LockError where it is missing, cannot be read or is not UTF-8."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -44,7 +59,9 @@ def text_of(path: Path) -> str:
             f"{paths.shown(path)} is missing", "make it with `nox -s lock`, or name another Python"
         ) from None
     except UnicodeDecodeError as error:
-        raise LockError(f"{paths.shown(path)} is not text: {error}", "restore it from git") from None
+        raise LockError(f"{paths.shown(path)} is not text: {error}", restore(path)) from None
+    except IsADirectoryError:
+        raise LockError(f"{paths.shown(path)} is a folder", "move it away, then restore the lock from git") from None
 
 
 def normalise(name: str) -> str:
@@ -64,27 +81,18 @@ def pins(path: Path, *, hashed: bool = True) -> list[Pin]:
         words = text.split("--hash=")
         match = _PIN.match(words[0].strip())
         if not match:
-            raise LockError(
-                f"{paths.shown(path)}, line {number}: not a pin: {words[0].strip()!r}",
-                "make it again with `nox -s lock`",
-            )
+            raise LockError(f"{paths.shown(path)}, line {number}: not a pin: {words[0].strip()!r}", restore(path))
         hashes = []
         for word in words[1:]:
             one = _HASH.match(f"--hash={word.strip()}")
             if not one:
-                raise LockError(
-                    f"{paths.shown(path)}, line {number}: not a sha256: {word.strip()!r}", "only sha256 is taken"
-                )
+                raise LockError(f"{paths.shown(path)}, line {number}: not a sha256: {word.strip()!r}", restore(path))
             hashes.append(one[1])
         name = normalise(match["name"])
         if hashed and not hashes:
-            raise LockError(
-                f"{paths.shown(path)}, line {number}: {name} has no hash", "make it again with `nox -s lock`"
-            )
+            raise LockError(f"{paths.shown(path)}, line {number}: {name} has no hash", restore(path))
         if name in found:
-            raise LockError(
-                f"{paths.shown(path)}, line {number}: {name} is there twice", "make it again with `nox -s lock`"
-            )
+            raise LockError(f"{paths.shown(path)}, line {number}: {name} is there twice", restore(path))
         found[name] = Pin(name, match["version"], tuple(hashes), (match["marker"] or "").strip(), tuple(via))
     return list(found.values())
 
@@ -128,52 +136,73 @@ def conda_packages(lock: Path) -> list[dict[str, Any]]:
     Raises:
         LockError: the file is missing, is not conda-lock's, or has a package without sha256.
     """
-    try:
-        content = read_yaml(text_of(lock))
-        found = [item for item in content["package"] if item["platform"] == "linux-64"]
-        listed = [
-            {
-                "name": item["name"],
-                "version": item["version"],
-                "url": item["url"],
-                "sha256": item["hash"].get("sha256"),
-                "python": bool({"python", "python_abi"} & set(item["dependencies"])),
-            }
-            for item in found
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise LockError(f"{lock} is not a conda-lock.yml: {error!r}", "make it again with `nox -s lock`") from None
+    listed = [
+        {
+            **{key: item[key] for key in ("name", "version", "url")},
+            "sha256": item["hash"].get("sha256"),
+            "python": bool({"python", "python_abi"} & set(item["dependencies"])),
+        }
+        for item in _conda_entries(lock)
+        if item["platform"] == "linux-64"
+    ]
     for item in listed:
-        if not re.fullmatch(r"[0-9a-f]{64}", item["sha256"] or ""):
-            raise LockError(
-                f"{lock}: {item['name']} {item['version']} has no sha256", "make it again with `nox -s lock`"
-            )
+        if not _is_sha256(item["sha256"]):
+            raise LockError(f"{paths.shown(lock)}: {item['name']} {item['version']} has no sha256", restore(lock))
     return listed
 
 
 def conda_askers(lock: Path, name: str) -> list[tuple[str, str, str]]:
-    """Who depends on a package of a conda-lock.yml: name, version and bound of each."""
-    content = read_yaml(text_of(lock))
+    """Who depends on a package of a conda-lock.yml: name, version and bound of each. Raises LockError."""
     return [
         (item["name"], item["version"], str(item["dependencies"][name]))
-        for item in content["package"]
+        for item in _conda_entries(lock)
         if name in item["dependencies"]
     ]
+
+
+def _conda_entries(lock: Path) -> list[dict[str, Any]]:
+    """The entries of a conda-lock.yml. Raises LockError unless each has what an entry has, at least."""
+    try:
+        content = read_yaml(text_of(lock))
+    except ValueError as error:
+        raise LockError(f"{paths.shown(lock)} is not a conda-lock.yml: {error}", restore(lock)) from None
+    if not fits(content, _CONDA):
+        raise LockError(f"{paths.shown(lock)} is not a conda-lock.yml", restore(lock))
+    return list(content["package"])
 
 
 def sources(folder: Path) -> dict[str, Any]:
     """`sources.json` of one lock folder: `{"patches": [...], "wheel": {...} | None}`, both empty where there is none.
 
-    Raises LockError when it is not JSON of that form.
+    Raises LockError when it is not JSON of that form, or names a file outside the package that it is about.
     """
     path = folder / SOURCES
     if not path.exists():
         return {"patches": [], "wheel": None}
     try:
         locked: dict[str, Any] = json.loads(text_of(path))
-        locked["wheel"], [item["touches"] for item in locked["patches"]]
-    except (ValueError, KeyError, TypeError):
-        raise LockError(
-            f"{path} is not a lock of sources", "restore it from git, or lock again: `nox -s lock`"
-        ) from None
+    except ValueError:
+        locked = {}
+    if not fits(locked, _SOURCES) or "wheel" not in locked or not _safe(locked):
+        raise LockError(f"{paths.shown(path)} is not a lock of sources", restore(path))
     return locked
+
+
+def _safe(locked: dict[str, Any]) -> bool:
+    """Whether a sources.json has sha256 where they belong, and names no file that lies elsewhere."""
+    wheels = [locked["wheel"]] if locked["wheel"] else []
+    touched = [each for item in locked["patches"] for each in item["touches"]]
+    sums = [item["sha256"] for item in (*locked["patches"], *wheels)]
+    sums += [each[key] for each in touched for key in ("before", "after")]
+    names = [*(item["file"] for item in locked["patches"]), *(wheel["filename"] for wheel in wheels)]
+    inside = all(_is_inside(path) for path in (*names, *(each["path"] for each in touched)))
+    return inside and not any("/" in name for name in names) and all(map(_is_sha256, sums))
+
+
+def _is_sha256(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
+
+
+def _is_inside(path: str) -> bool:
+    """Whether a path is one below the folder that it is relative to."""
+    return not {"..", ".", ""} & {*path.split("/")} and path.isprintable()

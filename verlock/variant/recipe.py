@@ -226,7 +226,10 @@ class Recipe(_Model):
 
 
 def validate(data: Mapping[str, Any], path: Path) -> Recipe:
-    """The recipe that `recipe_file.read` read at `path`; the variant is named after its folder. Raises RecipeError."""
+    """The recipe that `recipe_file.read` read at `path`; the variant is named after its folder.
+
+    Raises RecipeError: it does not fit the model, or a patch file lies beside it that it does not name.
+    """
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
@@ -239,6 +242,12 @@ def validate(data: Mapping[str, Any], path: Path) -> Recipe:
         ) from None
     recipe._name = path.parent.name
     recipe._folder = path.parent
+    named = {patch.file for patch in recipe.patch}
+    if stray := sorted({file.name for file in (path.parent / "patches").glob("*.patch")} - named):
+        raise RecipeError(
+            f"{paths.shown(path)} names no patch {', '.join(stray)}, and {paths.shown(path.parent)}/patches has it",
+            "name it in a [[patch]], else delete it: a patch that no recipe names is never applied",
+        )
     return recipe
 
 
