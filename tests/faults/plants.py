@@ -23,7 +23,7 @@ PLANTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     # damage
     "hashes-unread": [("verlock/env/verify.py", "if got != want.sha256:", "if not got:")],
-    "strays-unseen": [("verlock/env/verify.py", "elif entry.path not in expected", "elif not expected")],
+    "strays-unseen": [("verlock/env/verify.py", "if path in expected or path in own", "if path in expected or path")],
     "kept-unhashed": [("verlock/env/artefacts.py", "if files.sha256(kept) == file.sha256:", "if kept:")],
     "damage-stays-cached": [("verlock/env/create.py", "uv.forget(spoilt)", "str(spoilt)")],
     # disks, surroundings, two at once

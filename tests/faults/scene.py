@@ -120,6 +120,7 @@ class Scene:
         kept = made.rename(self.work / "colleague" / made.name)
         shutil.copy(self.artefact, kept.parent)
         project.lock([file for file in sorted((self.work / "wheels").glob("*.whl")) if "flash" not in file.name])
+        shutil.rmtree(project.recipe.parent / "patches")
         text = project.recipe.read_text().partition("[[patch]]")[0]
         project.recipe.write_text(
             text
