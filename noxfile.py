@@ -17,6 +17,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -66,12 +67,16 @@ def tools(session: nox.Session, name: str = "requirements") -> Path:
 
 def _make_tools(session: nox.Session, lock: Path, stamp: Path, wanted: str) -> None:
     folder = stamp.parent
-    if folder.exists() and not stamp.exists():
+    if folder.exists() and not stamp.exists() and any(folder.iterdir()):
         session.error(
             f"{folder} exists and was not made by verlock: move it away, or name another folder with VERLOCK_TOOLS"
         )
     session.log(f"installing tools from {lock.relative_to(ROOT)} into {folder} (once)")
-    shutil.rmtree(folder, ignore_errors=True)
+    trash = folder.with_name(f".{folder.name}.trash")
+    shutil.rmtree(trash, ignore_errors=True)
+    if folder.exists():
+        folder.rename(trash)  # first: half of it, without its stamp, would be taken for somebody else's
+        shutil.rmtree(trash, ignore_errors=True)
     folder.mkdir()
     stamp.write_text("unfinished")
     session.run(sys.executable, "-m", "venv", str(folder), external=True, silent=True)
@@ -82,9 +87,41 @@ def _make_tools(session: nox.Session, lock: Path, stamp: Path, wanted: str) -> N
 
 def verlock(session: nox.Session, *arguments: str) -> None:
     """Run one verlock command; its exit code becomes nox's own, so that a script can tell the kinds of failure apart."""
-    code = subprocess.call([tools(session) / "python", "-m", "verlock", *arguments, *session.posargs], cwd=ROOT)
+    code = attended([str(tools(session) / "python"), "-m", "verlock", *arguments, *session.posargs])
     if code:
         sys.exit(code)
+
+
+def attended(command: list[str]) -> int:
+    """Run a command to its own end and return its exit code, 128 + N where signal N ended it.
+
+    Ctrl-C reaches the command from the terminal; here it ends nothing, since the command needs as long as it needs to clean up.
+    SIGTERM and SIGHUP are passed on to it. What nox was started to ignore stays ignored.
+    """
+    child: list[subprocess.Popen[bytes]] = []
+    early: list[int] = []
+
+    def pass_on(number: int, frame: object) -> None:  # no SIG_IGN, which the command would inherit
+        if not child:
+            early.append(number)
+        elif number != signal.SIGINT:
+            child[0].send_signal(number)
+
+    heard = [
+        number
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    ]
+    before = {number: signal.signal(number, pass_on) for number in heard}
+    try:
+        child.append(subprocess.Popen(command, cwd=ROOT))
+        for number in early:
+            child[0].send_signal(number)
+        code = child[0].wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return code if code >= 0 else 128 - code
 
 
 def module(session: nox.Session, name: str, *arguments: str, env: dict[str, str] | None = None) -> None:

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import types
@@ -146,7 +147,7 @@ def test_a_long_summary_is_cut_to_the_width_of_the_list(load, clone, edit):
 )
 def test_a_session_makes_the_set_of_tools_that_it_needs_and_no_other(load, clone, monkeypatch, session, folder):
     module, sessions = load()
-    monkeypatch.setattr(module.subprocess, "call", lambda command, **options: 0)
+    monkeypatch.setattr(module, "attended", lambda command: made.ran.append(command) or 0)
     made = Session()
     sessions[session][0](made)
     locks = {"tools": "requirements", "tools-tests": "tests", "tools-lint": "lint"}
@@ -174,6 +175,37 @@ def test_tools_are_made_once_and_again_when_their_lock_changes(load, clone):
     (clone / "locks/tools/requirements.txt").write_text("changed")
     module.tools(session)
     assert len(session.ran) == 4
+
+
+@pytest.mark.parametrize("killed_in", ["deleting", "making"])
+def test_tools_left_by_a_kill_at_the_worst_moment_are_made_again(load, clone, monkeypatch, killed_in):
+    """Half deleted, or a folder without its stamp: neither may be taken for somebody else's."""
+    module, _ = load()
+    folder = clone / ".nox/tools"
+    module.tools(Session())
+    (folder / "bin").mkdir()
+    (clone / "locks/tools/requirements.txt").write_text("changed")
+
+    def dying(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if killed_in == "deleting":
+            real = shutil.rmtree
+            patch.setattr(
+                module.shutil,
+                "rmtree",
+                lambda path, **options: (
+                    [(path / "verlock-tools").unlink(), dying()] if path.exists() else real(path, **options)
+                ),
+            )
+        else:
+            patch.setattr(module.Path, "write_text", dying)
+        with pytest.raises(KeyboardInterrupt):
+            module.tools(Session())
+    session = Session()
+    module.tools(session)
+    assert len(session.ran) == 2 and [path.name for path in folder.parent.iterdir() if "trash" in path.name] == []
 
 
 def test_tools_half_made_are_made_again(load, clone):
@@ -207,6 +239,76 @@ def test_a_session_leaves_with_verlock_s_own_exit_code(load, tmp_path, monkeypat
         sessions["verify"][0](Session("vllm073", "--json"))
     assert caught.value.code == 46
     assert (tmp_path / "arguments").read_text() == "-m verlock verify vllm073 --json\n"
+
+
+# says "ready", takes its time over SIGINT, SIGTERM and SIGHUP, and leaves with 128 + the first of them
+SLOW = """
+import signal, sys, time
+heard = []
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, lambda number, frame: heard.append(number))
+print("ready", flush=True)
+while not heard:
+    time.sleep(0.01)
+time.sleep(1)
+print("cleaned", *map(int, heard), flush=True)
+sys.exit(128 + heard[0])
+"""
+ATTEND = """
+import importlib.util, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN if sys.argv[2:] else signal.default_int_handler)
+spec = importlib.util.spec_from_file_location("noxfile", {noxfile!r})
+module = importlib.util.module_from_spec(spec)
+from unittest import mock
+sys.modules["nox"] = mock.MagicMock()
+spec.loader.exec_module(module)
+sys.exit(module.attended([sys.executable, "-c", sys.argv[1]]))
+"""
+
+
+@pytest.fixture
+def attending(clone):
+    """Start `attended` on a script, in a process group of its own; it has said "ready" then."""
+    started = []
+
+    def start(code=SLOW, *arguments):
+        command = [sys.executable, "-c", ATTEND.format(noxfile=str(clone / "noxfile.py")), code, *arguments]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        started.append(process)
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_ctrl_c_waits_for_the_command_s_clean_up_however_long_and_passes_its_code_on(attending):
+    process = attending()
+    os.killpg(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert (out, process.returncode) == ("cleaned 2\n", 130)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_nox_alone_is_passed_on(attending, number):
+    process = attending()
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert (out, process.returncode) == (f"cleaned {int(number)}\n", 128 + number)
+
+
+def test_the_command_hears_ctrl_c_unless_nox_was_started_to_ignore_it(attending):
+    code = "import signal\nprint('ready', flush=True)\nprint(signal.getsignal(signal.SIGINT) == signal.SIG_IGN)"
+    assert attending(code).communicate()[0] == "False\n"
+    assert attending(code, "ignore").communicate()[0] == "True\n"
+
+
+def test_a_killed_command_s_code_says_so(attending):
+    process = attending("import os\nprint('ready', flush=True)\nos.kill(os.getpid(), 9)")
+    process.communicate(timeout=60)
+    assert process.returncode == 137
 
 
 def test_tests_are_the_fast_ones_unless_others_are_asked_for(load, monkeypatch, tmp_path):

@@ -202,6 +202,11 @@ def wheels(folder: Path, vllm: str = "0.7.3") -> list[Path]:
     ]
 
 
+def hear_ctrl_c() -> None:
+    """For `preexec_fn`: a shell starts what it puts into the background with SIGINT ignored, and all children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Project:
     """A clone with one variant, `toy`, and places of its own for environments and caches."""
 
@@ -295,6 +300,7 @@ class Project:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=hear_ctrl_c,  # noqa: PLW1509 (tests start no threads meanwhile)
         )
 
     def run(self, *arguments: str, before: Sequence[str] = (), **environment: str) -> subprocess.CompletedProcess[str]:

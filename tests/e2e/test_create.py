@@ -220,7 +220,7 @@ def test_touching_files_makes_nothing_again(made):
 
 
 KILLS = [
-    ("verlock.env.python_base", "clear", "after"),
+    ("verlock.env.prefix_folder", "clear", "after"),
     ("verlock.system.uv", "make_venv", "before"),
     ("verlock.system.uv", "make_venv", "after"),
     ("verlock.env.python_base", "install", "after"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections import namedtuple
@@ -9,8 +10,18 @@ from collections import namedtuple
 import pytest
 
 from verlock.env import preflight
-from verlock.errors import DiskTooSmall, DriverTooOld, PlatformMismatch
+from verlock.errors import (
+    DiskTooSmall,
+    DriverTooOld,
+    LockError,
+    PatchRejected,
+    PlatformMismatch,
+    StaleLock,
+    ToolMissing,
+)
+from verlock.sources import git_commit, source_wheel
 from verlock.system import gpu, uv
+from verlock.variant import receipt
 from verlock.variant.chosen import choose
 
 Usage = namedtuple("Usage", "total used free")
@@ -74,6 +85,63 @@ def test_another_machine(loaded, monkeypatch, system, machine):
         preflight.system(loaded)
 
 
+class TestSources:
+    """What is found missing or broken before a byte is downloaded."""
+
+    @pytest.fixture(autouse=True)
+    def _unasked(self, monkeypatch):
+        monkeypatch.setattr(git_commit, "store", lambda source: pytest.fail("a source was fetched"))
+
+    def test_what_is_in_order(self, clone, monkeypatch):
+        assert preflight.sources(choose("vllm073"), editable=False) is None
+
+    @pytest.mark.parametrize("text", ["{", "[]", '{"patches": []}', '{"patches": [{"touches": []}], "wheel": null}'])
+    def test_a_broken_sources_json(self, clone, text):
+        (clone / "locks/vllm073/sources.json").write_text(text)
+        with pytest.raises(LockError, match="is not a lock of sources"):
+            preflight.sources(choose("vllm073"), editable=False)
+
+    def test_no_sources_json(self, clone):
+        for name, error in (("vllm073", StaleLock), ("v1", StaleLock)):
+            (clone / f"locks/{name}/sources.json").unlink()
+            with pytest.raises(error, match="after the lock was made"):
+                preflight.sources(choose(name), editable=False)
+
+    def test_a_source_without_a_wheel_in_the_lock(self, clone):
+        path = clone / "locks/v1/sources.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "wheel": None}))
+        with pytest.raises(LockError, match="names no wheel for vllm"):
+            preflight.sources(choose("v1"), editable=False)
+
+    def test_a_missing_patch_file(self, clone):
+        (patch,) = (clone / "recipes/vllm073").glob("**/*.patch")
+        patch.unlink()
+        with pytest.raises(PatchRejected, match="there is no"):
+            preflight.sources(choose("vllm073"), editable=False)
+
+    def test_an_edited_patch_file(self, clone):
+        (patch,) = (clone / "recipes/vllm073").glob("**/*.patch")
+        patch.write_text("A line more.\n" + patch.read_text())
+        with pytest.raises(StaleLock):
+            preflight.sources(choose("vllm073"), editable=False)
+
+    def test_no_git(self, clone, monkeypatch, tmp_path):
+        monkeypatch.setenv("PATH", str(tmp_path))
+        with pytest.raises(ToolMissing):
+            preflight.sources(choose("vllm073"), editable=False)
+
+    @pytest.mark.parametrize(("there", "editable", "asked"), [(True, False, 0), (True, True, 1), (False, False, 1)])
+    def test_the_commit_is_fetched_now_where_it_will_be_needed(
+        self, clone, monkeypatch, tmp_path, there, editable, asked
+    ):
+        wheel = tmp_path / "vllm.whl" if there else None
+        fetched = []
+        monkeypatch.setattr(source_wheel, "cached", lambda recipe, locked: wheel)
+        monkeypatch.setattr(git_commit, "store", fetched.append)
+        assert preflight.sources(choose("v1"), editable=editable) == wheel
+        assert len(fetched) == asked
+
+
 class TestDisk:
     """Free bytes and caches as each test needs them: the prefix at <tmp>/a, uv's cache at <tmp>/b."""
 
@@ -119,6 +187,29 @@ class TestDisk:
         disk(free=1e9, cached=True)
         with pytest.raises(DiskTooSmall, match=r"0\.5 GB free, vllm073 takes up to 0\.8 GB"):
             disk(free=0.5e9, cached=True)
+
+    def test_what_can_be_deleted_is_named_with_what_that_frees(self, disk, tmp_path):
+        for name, size in (("vllm072", 60), ("small", 1)):
+            folder = tmp_path / "a/envs" / name
+            folder.mkdir(parents=True)
+            (folder / receipt.NAME).write_text("{}")
+            (folder / "own").write_bytes(os.urandom(size << 20))
+        with pytest.raises(DiskTooSmall) as caught:
+            disk(free=1e9)
+        assert f"deleting frees: {tmp_path / 'a/envs/vllm072'} 0.1 GB;" in caught.value.remedy
+
+    def test_healing_takes_what_the_damaged_one_does_not_share_with_the_cache(self, disk, monkeypatch):
+        chosen = choose("vllm073")
+        chosen.prefix.mkdir(parents=True)
+        sealed = dict.fromkeys(receipt.KEYS) | {"schema": receipt.SCHEMA, "prefix": str(chosen.prefix)}
+        receipt.write(chosen.prefix, {**sealed, "digest": chosen.digest})
+        monkeypatch.setattr(preflight, "own_bytes", lambda folder: int(1.5e9))
+        disk(free=2.4e9)
+        with pytest.raises(DiskTooSmall, match=r"2\.2 GB free, vllm073 takes up to 2\.3 GB"):
+            disk(free=2.2e9)
+        receipt.write(chosen.prefix, {**sealed, "digest": "another"})
+        with pytest.raises(DiskTooSmall, match=r"takes up to 8\.0 GB"):
+            disk(free=2.4e9)
 
     def test_a_cache_on_another_disk_saves_nothing(self, disk):
         with pytest.raises(DiskTooSmall):

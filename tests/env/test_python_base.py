@@ -1,4 +1,4 @@
-"""The base of a prefix: whose folder it is, and what is put back when no base can be had."""
+"""The base of a prefix, and what is put back when no base can be had."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 import pytest
 
 from verlock.conda import client
-from verlock.env import python_base
+from verlock.env import prefix_folder, python_base
 from verlock.errors import InstallError, NetworkError, NoBase
 from verlock.system import host_python, uv
 from verlock.variant import receipt
@@ -56,41 +56,14 @@ def old(prefix):
 
 def make(chosen, kind):
     """The base alone, as the first step of a run that then goes on to its end."""
-    with python_base.replacing(chosen.prefix):
-        return python_base.install(chosen, kind)
+    with prefix_folder.replacing(chosen.prefix):
+        made = python_base.install(chosen, kind)
+        (chosen.prefix / receipt.NAME).write_text("{}")
+        return made
 
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
-
-
-def test_a_new_folder_is_marked(prefix):
-    assert python_base.clear(prefix) is None
-    assert names(prefix) == [python_base.MARKER]
-
-
-@pytest.mark.parametrize("mark", [python_base.MARKER, receipt.NAME])
-def test_what_verlock_made_is_put_aside(prefix, mark):
-    prefix.mkdir()
-    (prefix / mark).write_text("")
-    (prefix / "old").write_text("old")
-    aside = python_base.clear(prefix)
-    assert aside and (aside / "old").exists() and names(prefix) == [python_base.MARKER]
-
-
-def test_what_a_killed_run_put_aside_is_deleted(prefix):
-    old(prefix)
-    python_base.clear(prefix)
-    assert python_base.clear(prefix)
-    assert not (prefix.with_name(f".{prefix.name}.old") / "old").exists()
-
-
-def test_somebody_s_work_is_left_alone(prefix):
-    prefix.mkdir()
-    (prefix / "thesis.tex").write_text("work")
-    with pytest.raises(NoBase, match="was not made by verlock"):
-        python_base.clear(prefix)
-    assert names(prefix) == ["thesis.tex"] and names(prefix.parent) == ["vllm073"]
 
 
 def test_the_host_s_base(chosen, prefix, host):
@@ -126,7 +99,8 @@ def test_auto_takes_the_host_s_where_the_network_ends_half_way(chosen, prefix, h
     monkeypatch.setattr(client, "install", install)
     entry, files = make(chosen, "auto")
     assert entry["kind"] == "host" and set(files) == {"bin/activate"}
-    assert names(prefix) == [python_base.MARKER, "bin"]
+    assert names(prefix) == [prefix_folder.MARKER, "bin", receipt.NAME]
+    assert names(prefix.parent) == ["vllm073"]
 
 
 @pytest.mark.parametrize("kind", ["conda", "auto"])
@@ -170,19 +144,3 @@ def test_the_conda_base(chosen, prefix, monkeypatch):
     assert set(files) == {"bin/python", "conda-meta/python-3.10.20-h1_0_cpython.json", "conda-meta/state"}
     assert files["bin/python"] == "link:python3.10"
     assert json.loads((prefix / "conda-meta/state").read_text()) == {"env_vars": {"VLLM_USE_V1": "0"}}
-
-
-@pytest.mark.parametrize("error", [InstallError("no wheels"), KeyboardInterrupt()])
-def test_a_failure_behind_the_base_takes_nothing_away_and_leaves_nothing(chosen, prefix, host, error):
-    def fail():
-        with python_base.replacing(prefix):
-            python_base.install(chosen, "host")
-            raise error
-
-    with pytest.raises(type(error)):
-        fail()
-    assert not prefix.exists()
-    old(prefix)
-    with pytest.raises(type(error)):
-        fail()
-    assert names(prefix) == ["old", receipt.NAME] and names(prefix.parent) == ["vllm073"]

@@ -10,7 +10,7 @@ import pytest
 import toy
 
 from verlock import cli
-from verlock.env import create, import_check, python_base, site_wheels
+from verlock.env import create, import_check, prefix_folder, site_wheels
 from verlock.errors import CheckFailed, RecipeError, SiteWheelRefused
 from verlock.sources import wheel_store
 from verlock.system import files
@@ -210,8 +210,8 @@ def test_an_old_receipt_has_none(chosen):
 
 def test_a_killed_run_s_are_remembered(chosen):
     assert site_wheels.remembered(chosen.prefix) == {}
-    sealed(python_base.aside_of(chosen.prefix), site_wheels={"flash-attn": ENTRY})
-    chosen.prefix.mkdir(parents=True)
+    sealed(prefix_folder.aside_of(chosen.prefix), site_wheels={"flash-attn": ENTRY})
+    prefix_folder.settle(chosen.prefix)
     assert site_wheels.remembered(chosen.prefix) == {"flash-attn": ENTRY}
 
 

@@ -29,7 +29,8 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(config, items):
     if config.getoption("quick", False):
-        items[:] = [item for item in items if not hasattr(item, "callspec") or item.callspec.params["cell"].quick]
+        cells = [(item, item.callspec.params.get("cell") if hasattr(item, "callspec") else None) for item in items]
+        items[:] = [item for item, cell in cells if cell is None or cell.quick]
 
 
 @pytest.fixture(scope="session")

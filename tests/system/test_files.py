@@ -124,6 +124,61 @@ def test_drafts_lie_beside_the_file_and_no_two_writers_share_one(tmp_path):
     assert all(name.name.startswith(".file.") for name in names)
 
 
+def test_what_is_discarded_loses_its_name_before_anything_in_it_is_deleted(tmp_path, monkeypatch):
+    folder = tmp_path / "toy"
+    (folder / "sub").mkdir(parents=True)
+    seen = []
+    monkeypatch.setattr(files.shutil, "rmtree", lambda path, **options: seen.append((path, folder.exists())))
+    files.discard(folder)
+    (folder / "sub").mkdir(parents=True)
+    files.discard(folder, "other")
+    assert [there for _, there in seen] == [False, False]
+    assert seen[0][0].name.startswith(".toy.trash-") and seen[1][0].name.startswith(".other.trash-")
+
+
+def test_trash_is_emptied_and_only_one_s_own(tmp_path):
+    for name in (".toy.trash-1-2", ".toy.trash-3-4", ".toy-py311.trash-1-2", ".toy.old", "toy"):
+        (tmp_path / name / "sub").mkdir(parents=True)
+    files.empty_trash(tmp_path / "toy")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".toy-py311.trash-1-2", ".toy.old", "toy"]
+    files.empty_trash(tmp_path / "not there/toy")
+
+
+@pytest.mark.parametrize(("process", "idle", "there"), [("dead", 700, False), ("dead", 500, True), ("own", 700, True)])
+def test_a_draft_is_cleared_when_its_writer_is_dead_and_it_rests(tmp_path, process, idle, there):
+    """A writer on another machine that shares the cache has no process here, but goes on writing."""
+    number = os.getpid() if process == "own" else 2**22 + 1  # no Linux has as many
+    drafts = [tmp_path / "folder" / f".x.whl.{number}", tmp_path / f".y.{number}-123"]
+    kept = [tmp_path / "folder" / "x.whl", tmp_path / "folder" / ".hidden", tmp_path / f"plain.{number}"]
+    (tmp_path / "folder").mkdir()
+    for path in [*drafts, *kept]:
+        path.write_text("")
+        os.utime(path, (time.time() - idle,) * 2)
+    files.clear_drafts(tmp_path)
+    assert [path.exists() for path in drafts] == [there] * 2 and all(path.exists() for path in kept)
+    files.clear_drafts(tmp_path / "not there")
+
+
+@pytest.mark.parametrize(("days", "there"), [(0.9, True), (1.1, False)])
+def test_a_scratch_folder_is_cleared_after_a_day(tmp_path, days, there):
+    (tmp_path / ".scratch-build-abc/tree").mkdir(parents=True)
+    (tmp_path / "kept").mkdir()
+    for path in tmp_path.iterdir():
+        os.utime(path, (time.time() - days * 86400,) * 2)
+    files.clear_drafts(tmp_path)
+    assert (tmp_path / ".scratch-build-abc").exists() == there and (tmp_path / "kept").exists()
+
+
+def test_a_folder_s_own_bytes_are_those_that_deleting_it_frees(tmp_path):
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/b/own").write_bytes(os.urandom(1 << 20))
+    (tmp_path / "a/shared").write_bytes(os.urandom(1 << 20))
+    os.link(tmp_path / "a/shared", tmp_path / "elsewhere")
+    (tmp_path / "a/link").symlink_to(tmp_path / "elsewhere")
+    assert 1 << 20 <= files.own_bytes(tmp_path / "a") < 1.1 * (1 << 20)
+    assert files.own_bytes(tmp_path / "none") == 0
+
+
 def holder(path, ready, seconds, leaving):
     with files.alone(path, "it"):
         ready.set()

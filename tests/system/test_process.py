@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
+from verlock import paths
 from verlock.system import process
 from verlock.system.process import Policy
 
@@ -161,3 +167,36 @@ def test_the_tail_of_a_log(tmp_path):
     assert process.tail(log, 3) == ""
     log.write_bytes(b"one\nbroken \xff\nthree\n")
     assert process.tail(log, 2) == "    broken \ufffd\n    three"
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="no util-linux here")
+def test_a_child_ends_with_a_verlock_that_is_killed():
+    """SIGKILL leaves no time to end a child, which would write into what the next run makes."""
+    code = (
+        "import subprocess\nfrom verlock.system import process\n"
+        "child = subprocess.Popen(process.bound(['sleep', '600']))\n"
+        "print(child.pid, flush=True)\nchild.wait()"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=paths.ROOT)
+    child = int(parent.stdout.readline())
+    while Path(f"/proc/{child}/comm").read_text() != "sleep\n":
+        time.sleep(0.01)
+    parent.kill()
+    parent.communicate()
+    patience = time.monotonic() + 30
+    while lives(child) and time.monotonic() < patience:
+        time.sleep(0.01)
+    assert not lives(child)
+
+
+def test_without_util_linux_it_is_started_all_the_same(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert process.bound(["uv", "sync"]) == ["uv", "sync"]
+
+
+def lives(process):
+    """Is it there, and more than an entry that nobody has waited for?"""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

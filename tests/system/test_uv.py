@@ -97,6 +97,7 @@ def test_sync_demands_hashes_and_wheels(told, tmp_path):
         str(tmp_path / "build.txt"),
         str(tmp_path / "requirements.txt"),
         "-",
+        "--offline",
     ]
     assert "--reinstall-package" not in said
     assert told("stdin") == f"flash-attn @ {wheel.as_uri()} --hash=sha256:{'ab' * 32}\n"
@@ -108,7 +109,62 @@ def test_sync_of_a_lock_alone_and_of_some_packages_once_more(told, tmp_path):
     uv.sync(tmp_path / "python", layer, again={"b", "a"})
     said = told("arguments")
     assert "--reinstall-package a --reinstall-package b" in said
-    assert "--no-binary" not in said and said.split()[-1] != "-" and told("stdin") == ""
+    assert "--no-binary" not in said and "-" not in said.split() and told("stdin") == ""
+
+
+@pytest.fixture
+def answers(monkeypatch):
+    """What a stand-in for uv raises at each call, in turn; returns the calls."""
+    calls = []
+
+    def prepare(*errors):
+        waiting = list(errors)
+
+        def run(arguments, stdin="", patience=None):
+            calls.append((arguments, stdin))
+            if error := waiting.pop(0):
+                raise error
+            return ""
+
+        monkeypatch.setattr(uv, "run", run)
+        return calls
+
+    return prepare
+
+
+def test_what_is_cached_is_taken_without_a_word_to_an_index(answers):
+    calls = answers(None)
+    uv.cached_or_fetched(["pip", "sync"], "lines")
+    assert calls == [(["pip", "sync", "--offline"], "lines")]
+
+
+@pytest.mark.parametrize("error", [InstallError("not cached"), NetworkError("offline"), IntegrityError("spoilt")])
+def test_what_is_not_cached_is_fetched_and_that_run_s_word_counts(answers, error):
+    calls = answers(error, None)
+    uv.cached_or_fetched(["pip", "sync"], "lines")
+    assert calls == [(["pip", "sync", "--offline"], "lines"), (["pip", "sync"], "lines")]
+    answers(error, NetworkError("nobody answers"))
+    with pytest.raises(NetworkError, match="nobody answers"):
+        uv.cached_or_fetched(["pip", "sync"])
+
+
+def test_a_full_disk_is_not_tried_twice(answers):
+    calls = answers(DiskTooSmall("full"))
+    with pytest.raises(DiskTooSmall):
+        uv.cached_or_fetched(["pip", "sync"])
+    assert len(calls) == 1
+
+
+def test_the_unpacked_wheels_of_the_cache_are_found_by_their_dist_info(tmp_path, monkeypatch):
+    monkeypatch.setattr(uv, "cache", lambda: tmp_path)
+    assert uv.archives({"torch": "torch-2.dist-info"}) == {"torch": []}
+    for folder in ("a/torch-2.dist-info", "b/torch-2.dist-info", "c/torch-3.dist-info", "d"):
+        (tmp_path / "archive-v0" / folder).mkdir(parents=True)
+    found = uv.archives({"torch": "torch-2.dist-info", "vllm": "vllm-1.dist-info"})
+    assert {name: sorted(path.name for path in paths) for name, paths in found.items()} == {
+        "torch": ["a", "b"],
+        "vllm": [],
+    }
 
 
 def test_what_is_cached_is_asked_offline_and_with_hashes(told, tmp_path, monkeypatch):

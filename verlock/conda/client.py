@@ -124,7 +124,7 @@ def mirrors_from_environment() -> list[str]:
 
 def _in_child(action: str, **job: Any) -> Any:
     done = subprocess.run(
-        [sys.executable, "-m", "verlock.conda.engine", action],
+        process.bound([sys.executable, "-m", "verlock.conda.engine", action]),
         input=json.dumps(job),
         capture_output=True,
         text=True,

@@ -1,8 +1,7 @@
 """`verlock create`: from a lock to a sealed environment, in the steps of `STEPS`.
 
 An environment is never repaired half-way: nothing to do is a no-op, and in every other case it is made new from the caches, which
-takes seconds since files are hardlinked. Packages found damaged are first dropped from uv's cache, because an edit of a
-hardlinked file is an edit of the cache.
+takes seconds since files are hardlinked. Packages that are damaged in uv's cache too are first dropped from it.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from verlock import console
-from verlock.env import python_choice
+from verlock import console, paths
+from verlock.env import prefix_folder, python_choice
 from verlock.errors import (
     ArtefactMissing,
     CheckFailed,
@@ -25,7 +24,7 @@ from verlock.errors import (
     NetworkError,
     NotSealed,
 )
-from verlock.system.files import alone
+from verlock.system.files import alone, clear_drafts
 from verlock.variant import digest, receipt
 from verlock.variant.chosen import Chosen
 
@@ -55,6 +54,7 @@ class Making:
     wheels: dict[str, tuple[Path, str]] = field(default_factory=dict)  # from outside the index: file, sha256
     missing: dict[str, str] = field(default_factory=dict)  # artefact -> why
     site_wheels: dict[str, dict[str, str]] = field(default_factory=dict)  # artefact -> file, version, sha256
+    built: Path | None = None  # the wheel of the recipe's source, where cache or mirror has it
     source: dict[str, Any] | None = None  # what was built from a git commit
     listed: dict[str, Recorded] = field(default_factory=dict)  # the RECORDs of what is installed
     patches: list[dict[str, Any]] = field(default_factory=list)
@@ -80,6 +80,7 @@ def make(chosen: Chosen, options: Options) -> None:
         sealed, verb = _of_others(chosen, options), "up to date"
     else:
         with alone(prefix.with_name(f".{prefix.name}.lock"), str(prefix)):
+            prefix_folder.settle(prefix)
             present = _present(chosen, options)
             if present is not None and _untouched(prefix, present) and not _incomplete(chosen, present, options):
                 sealed, verb = present, "up to date"
@@ -136,10 +137,9 @@ def _incomplete(chosen: Chosen, sealed: dict[str, Any], options: Options) -> boo
 def _inspected(chosen: Chosen, sealed: dict[str, Any]) -> dict[str, Any] | None:
     """Look closer at a sealed prefix whose fingerprint differs: whole after all (its receipt), or damaged (None).
 
-    What is damaged is dropped from uv's cache before the environment is rebuilt.
+    What is damaged in uv's cache too is dropped from it before the environment is rebuilt.
     """
-    from verlock.env import verify
-    from verlock.system import uv
+    from verlock.env import healing, verify
 
     with console.step("verify", "something changed since it was sealed"):
         damage = verify.inspect(chosen)
@@ -147,16 +147,16 @@ def _inspected(chosen: Chosen, sealed: dict[str, Any]) -> dict[str, Any] | None:
         sealed["fingerprint"] = receipt.fingerprint(chosen.prefix)
         receipt.write(chosen.prefix, sealed)
         return sealed
+    _say_healing(damage)
+    healing.prepare(chosen, sealed, damage)
+    return None
+
+
+def _say_healing(damage: list[Damage]) -> None:
     for item in damage[:10]:
         console.warn(f"healing {item}")
     if len(damage) > 10:
         console.warn(f"healing {len(damage) - 10} more")
-    for other in verify.sharing(chosen.prefix, damage):
-        console.warn(f"the same file is damaged in {other}; `create` or `verify` there sees it")
-    spoilt = {item.package.partition(",")[0] for item in damage if item.package} & set(sealed["packages"])
-    if spoilt:
-        uv.forget(spoilt)
-    return None
 
 
 # making it --------------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ def _inspected(chosen: Chosen, sealed: dict[str, Any]) -> dict[str, Any] | None:
 
 def _make(chosen: Chosen, options: Options, present: dict[str, Any] | None) -> dict[str, Any]:
     """Make it, unless it proves to be whole. What can be refused is refused before an environment there is touched."""
-    from verlock.env import python_base, site_wheels
+    from verlock.env import site_wheels
 
     making = Making(chosen, options, site_wheels=present["site_wheels"] if present else {})
     summary = chosen.recipe.summary
@@ -178,7 +178,7 @@ def _make(chosen: Chosen, options: Options, present: dict[str, Any] | None) -> d
     console.say(f"{chosen.name}: {summary}\n  {chosen.prefix}, Python {chosen.python}, digest {chosen.digest[:12]}")
     first, *rest = STEPS
     _take(making, first)
-    with python_base.replacing(chosen.prefix):
+    with prefix_folder.replacing(chosen.prefix):
         for name in rest:
             _take(making, name)
     return making.receipt
@@ -192,7 +192,10 @@ def _take(making: Making, name: str) -> None:
 def _preflight(making: Making, step: console.Step) -> None:
     from verlock.env import preflight
 
+    for folder in ("artefacts", "wheels", "sources"):
+        clear_drafts(paths.cache_dir() / folder)
     preflight.run(making.chosen)
+    making.built = preflight.sources(making.chosen, making.options.editable)
 
 
 def _base(making: Making, step: console.Step) -> None:
@@ -267,7 +270,7 @@ def _source(making: Making) -> None:
     assert source is not None
     locked = chosen.sources["wheel"]
     layer = chosen.pip_layer(making.wheels)
-    wheel = source_wheel.cached(chosen.recipe, locked)
+    wheel = making.built
     if wheel is None:
         uv.sync(chosen.interpreter, layer)  # its setup.py needs torch, so everything else goes in first
         wheel = source_wheel.wheel(chosen.recipe, chosen.interpreter, layer.build_requirements, locked)
@@ -300,18 +303,14 @@ def _patches(making: Making, step: console.Step) -> None:
 
 
 def _check(making: Making, step: console.Step) -> None:
-    """Hash every file, and try what is installed meanwhile. What is damaged came from uv's cache: fetched anew, once."""
-    from verlock.env import verify
-    from verlock.system import uv
+    """Hash every file, and try what is installed meanwhile. What is damaged came from uv's cache: fetched again, once."""
+    from verlock.env import healing, verify
 
     making.receipt = _receipt(making)
     damage, step.detail = _tried(making)
     if spoilt := verify.packages_of(damage) & making.receipt["packages"].keys():
-        for item in damage[:10]:
-            console.warn(f"uv's cache is damaged: {item}")
-        for other in verify.sharing(making.chosen.prefix, damage):
-            console.warn(f"the same file is damaged in {other}; `create` or `verify` there sees it")
-        uv.forget(spoilt)
+        _say_healing(damage)
+        healing.prepare(making.chosen, making.receipt, damage)
         _wheels(making, step, again=spoilt)
         _patches(making, step)
         making.receipt = _receipt(making)
@@ -321,7 +320,7 @@ def _check(making: Making, step: console.Step) -> None:
             f"{damage[0].path or damage[0].package} of {damage[0].package or 'no package'}",
             damage[0].wanted,
             damage[0].got or damage[0].kind,
-            "it stays so when installed anew: the index or the disk gives other bytes than were locked; nothing was sealed",
+            "it stays so when installed again: the index or the disk gives other bytes than were locked; nothing was sealed",
         )
 
 

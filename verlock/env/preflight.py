@@ -1,4 +1,4 @@
-"""Before any download: can this machine hold and run the variant? Everything here is asked in milliseconds."""
+"""Before any download: can this machine hold and run the variant, and is all there that the locks ask for besides an index?"""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from verlock import console
-from verlock.errors import DiskTooSmall, DriverTooOld, PlatformMismatch
+from verlock import console, paths
+from verlock.errors import DiskTooSmall, DriverTooOld, LockError, NotSealed, PlatformMismatch
 from verlock.system import gpu, uv
+from verlock.system.files import own_bytes
+from verlock.variant import lockfiles, receipt
 from verlock.variant.chosen import Chosen
 from verlock.variant.recipe import Recipe
 
@@ -26,6 +28,42 @@ def run(chosen: Chosen) -> None:
     disk(chosen)
     if found := gpu.driver():
         check_driver(chosen.recipe, found)
+
+
+def sources(chosen: Chosen, editable: bool) -> Path | None:
+    """Check the patches against the lock, and have the git source that the variant is built from, if any.
+
+    Args:
+        chosen: which environment.
+        editable: whether a checkout of the source is asked for.
+
+    Returns:
+        The wheel of the source, where cache or mirror has it already.
+
+    Raises:
+        LockError: sources.json is broken, or names no wheel for the source.
+        StaleLock: source or patches changed after the lock was made.
+        PatchRejected: a patch file is missing or broken.
+        ToolMissing: there is no git. For a source also what `git_commit.store` raises.
+    """
+    recipe, locked = chosen.recipe, chosen.sources
+    if not recipe.patch and recipe.source is None:
+        return None
+    from verlock.sources import git_apply, git_commit, patches, source_wheel
+
+    git_apply.git()
+    patches.as_locked(recipe, locked)
+    if recipe.source is None:
+        return None
+    if locked["wheel"] is None:
+        raise LockError(
+            f"{paths.shown(chosen.locks / lockfiles.SOURCES)} names no wheel for {recipe.source.package}",
+            f"restore it from git, or lock again: `nox -s lock -- {chosen.name}`",
+        )
+    wheel = source_wheel.cached(recipe, locked["wheel"])
+    if wheel is None or editable:
+        git_commit.store(recipe.source)
+    return wheel
 
 
 def system(recipe: Recipe) -> None:
@@ -46,7 +84,8 @@ def system(recipe: Recipe) -> None:
 def disk(chosen: Chosen) -> None:
     """Enough free space for the environment and for uv's cache, which share their files on one file system.
 
-    Where space is short, what is cached already is left out of the sum. Raises DiskTooSmall with both figures.
+    Where space is short, what is cached already is left out of the sum. Raises DiskTooSmall with both figures, and with what
+    could be deleted.
     """
     recipe = chosen.recipe
     places = {"prefix": _existing(chosen.prefix), "cache": _existing(uv.cache())}
@@ -59,14 +98,34 @@ def disk(chosen: Chosen) -> None:
         needed["cache"] = 0
         if shared:
             needed["prefix"] //= 10  # folders, links, and what each environment has of its own
+    elif shared and _made_from(chosen):
+        # a damaged environment: what it shares with nothing is what it has lost in the cache, and what each has of its own
+        needed = dict.fromkeys(places, min(recipe.platform.disk, own_bytes(chosen.prefix) + recipe.platform.disk // 10))
     for name in short:
         place = places[name]
         free = shutil.disk_usage(place).free
         if free < needed[name]:
+            where = "name a larger place with VERLOCK_ENVS and UV_CACHE_DIR (best on one file system)"
             raise DiskTooSmall(
                 f"{place} has {free / 1e9:.1f} GB free, {recipe.name} takes up to {needed[name] / 1e9:.1f} GB",
-                "free some space, or name a larger place with VERLOCK_ENVS and UV_CACHE_DIR (best on one file system)",
+                f"free some space, or {where}{_deletable()}",
             )
+
+
+def _made_from(chosen: Chosen) -> bool:
+    """Was what stands at the prefix made from this very lock?"""
+    try:
+        return bool(receipt.read(chosen.prefix)["digest"] == chosen.digest)
+    except NotSealed:
+        return False
+
+
+def _deletable() -> str:
+    """The environments and uv's cache, with what deleting each would free; for a message."""
+    folders = [path.parent.resolve() for path in paths.envs_dir().glob(f"*/{receipt.NAME}")] + [uv.cache()]
+    sizes = sorted(((own_bytes(folder), str(folder)) for folder in folders), reverse=True)
+    listed = ", ".join(f"{folder} {size / 1e9:.1f} GB" for size, folder in sizes if size >= 50e6)
+    return f"\n  deleting frees: {listed}; and what they share, once all that share it are gone" if listed else ""
 
 
 def _existing(place: Path) -> Path:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shlex
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from verlock import console, paths
 from verlock.conda import client
-from verlock.env import installed
+from verlock.env import installed, prefix_folder
 from verlock.errors import NetworkError, NoBase
 from verlock.system import host_python, uv
 from verlock.system.files import sha256
@@ -22,11 +19,9 @@ from verlock.variant import lockfiles, receipt
 from verlock.variant.chosen import Chosen
 from verlock.variant.recipe import Recipe
 
-MARKER = receipt.MARKER
-
 
 def install(chosen: Chosen, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Make the base in a prefix with nothing in it, as `replacing` begins it.
+    """Make the base in a prefix with nothing in it, as `prefix_folder.replacing` begins it.
 
     Args:
         chosen: which environment.
@@ -50,8 +45,7 @@ def install(chosen: Chosen, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
             if kind == "conda":
                 raise NoBase(f"the conda layer cannot be fetched: {error.problem}", error.remedy) from None
             why_host = error.problem
-            shutil.rmtree(prefix)
-            _mark(prefix)
+            prefix_folder.again(prefix)
     found = host_python.find(chosen.python)
     if found is None:
         raise NoBase(
@@ -97,7 +91,7 @@ def _set_venv_environment(recipe: Recipe, prefix: Path) -> None:
 
 def _unowned(prefix: Path) -> dict[str, str]:
     """Files of the base of which neither a RECORD nor conda-meta has the hash: path -> hex sha256, or `link:<target>`."""
-    owned = {f"{prefix}/{MARKER}"}
+    owned = {f"{prefix}/{prefix_folder.MARKER}"}
     for path in installed.conda_records(prefix):  # each is no package's own file: its hash goes into the receipt
         record = json.loads(path.read_text(encoding="utf-8"))
         owned.update(f"{prefix}/{item['_path']}" for item in record["paths_data"]["paths"])
@@ -111,50 +105,3 @@ def _unowned(prefix: Path) -> dict[str, str]:
                 continue  # of a link, conda-meta does not say where it leads
             files[str(path.relative_to(prefix))] = f"link:{path.readlink()}" if path.is_symlink() else sha256(path)
     return files
-
-
-@contextlib.contextmanager
-def replacing(prefix: Path) -> Iterator[None]:
-    """Begin an empty `prefix`; what was there comes back if its replacement fails, and is deleted when that is done.
-
-    Raises NoBase for a folder that verlock did not make: it may hold somebody's work.
-    """
-    aside = clear(prefix)
-    try:
-        yield
-    except BaseException:  # Ctrl-C as well: where nothing was gained, nothing is lost
-        shutil.rmtree(prefix, ignore_errors=True)
-        if aside:
-            aside.rename(prefix)
-        raise
-    if aside:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def aside_of(prefix: Path) -> Path:
-    """Where the environment that was at `prefix` waits until its replacement is done."""
-    return prefix.with_name(f".{prefix.name}.old")
-
-
-def clear(prefix: Path) -> Path | None:
-    """Put aside what is there (returns where, to be deleted or put back), and begin an empty folder, marked as verlock's.
-
-    Raises NoBase for a folder that verlock did not make: it may hold somebody's work.
-    """
-    aside = aside_of(prefix)
-    if aside.exists():  # a killed run's
-        shutil.rmtree(aside)
-    empty = not prefix.exists() or (prefix.is_dir() and not any(prefix.iterdir()))
-    if not empty:
-        if not (prefix / MARKER).exists() and not (prefix / receipt.NAME).exists():
-            raise NoBase(
-                f"{prefix} exists and was not made by verlock", "move it away, or name another folder with VERLOCK_ENVS"
-            )
-        prefix.rename(aside)
-    _mark(prefix)
-    return None if empty else aside
-
-
-def _mark(prefix: Path) -> None:
-    prefix.mkdir(parents=True, exist_ok=True)
-    (prefix / MARKER).write_text("verlock made this folder, and may delete it and make it again.\n")

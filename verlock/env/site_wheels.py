@@ -19,7 +19,6 @@ from urllib.parse import unquote
 from packaging import metadata, tags, utils
 from packaging.version import Version
 
-from verlock.env import python_base
 from verlock.errors import RecipeError, SiteWheelRefused
 from verlock.sources import wheel_store
 from verlock.system import files
@@ -104,14 +103,11 @@ def entries(chosen: Chosen, kept: Mapping[str, Path] | None) -> dict[str, dict[s
 
 
 def remembered(prefix: Path) -> dict[str, dict[str, str]]:
-    """The site wheels of the environment at `prefix`, finished or not: a killed run has put the receipt aside."""
-    for folder in (prefix, python_base.aside_of(prefix)):
-        try:
-            sealed = json.loads((folder / receipt.NAME).read_text(encoding="utf-8"))
-            return dict(sealed.get("site_wheels", {}))
-        except (OSError, ValueError, AttributeError):
-            continue
-    return {}
+    """The site wheels of the environment at `prefix`, which `prefix_folder.settle` has given back where a run was killed."""
+    try:
+        return dict(json.loads((prefix / receipt.NAME).read_text(encoding="utf-8")).get("site_wheels", {}))
+    except (OSError, ValueError, AttributeError):
+        return {}
 
 
 def file(entry: Mapping[str, str]) -> tuple[Path, str]:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from verlock import console, errors
-from verlock.env import byte_code, hashing, installed
+from verlock.env import byte_code, hashing, installed, prefix_folder
 from verlock.variant import lockfiles, receipt
 from verlock.variant.chosen import Chosen
 
@@ -120,8 +120,8 @@ def packages_of(damage: Iterable[Damage]) -> set[str]:
     return {item.package.partition(",")[0] for item in damage if item.package}
 
 
-def sharing(prefix: Path, damage: Iterable[Damage]) -> list[str]:
-    """Other environments in the folder of this one that have the very same damaged file: hardlinks of uv's cache both."""
+def sharing(prefix: Path, damage: Iterable[Damage]) -> list[Path]:
+    """Other finished environments in the folder of this one that have the same damaged file: both have it as a hardlink."""
     damaged = set()
     for item in damage:
         with contextlib.suppress(OSError):
@@ -129,13 +129,13 @@ def sharing(prefix: Path, damage: Iterable[Damage]) -> list[str]:
             if item.kind in ("file changed", "patch undone") and status.st_nlink > 1:
                 damaged.add((status.st_dev, status.st_ino, item.path.partition("/site-packages/")[2] or item.path))
     found = []
-    for sealed in sorted(prefix.parent.glob(f"*/{receipt.NAME}")):
-        other = sealed.parent
+    for other in sorted(path.parent for path in prefix.parent.glob(f"*/{receipt.NAME}")):
         roots = [other, *other.glob("lib/python3*/site-packages")]
         for device, number, path in damaged if other != prefix else ():
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, errors.NotSealed):
                 if any((device, number) == _identity(root / path) for root in roots if (root / path).exists()):
-                    found.append(str(other))
+                    receipt.read(other)
+                    found.append(other)
                     break
     return found
 
@@ -304,7 +304,7 @@ def _unowned(
     nothing there but byte code of its own version. Byte code elsewhere runs where it has no source: it is a file like any other.
     """
     prefix = chosen.prefix
-    own = {f"{prefix}/{name}" for name in (receipt.NAME, receipt.MARKER)}
+    own = {f"{prefix}/{name}" for name in (receipt.NAME, prefix_folder.MARKER)}
     compiled: list[byte_code.Compiled] = []
     found: list[Damage] = []
     filled: set[str] = set()  # folders with a file in them, at any depth

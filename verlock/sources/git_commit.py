@@ -24,6 +24,7 @@ from verlock.errors import (
     ToolMissing,
     VerlockError,
 )
+from verlock.system import process
 
 if TYPE_CHECKING:
     from verlock.variant.recipe import Source
@@ -235,7 +236,7 @@ class _Git:
     def try_run(self, *arguments: str) -> str | None:
         """Run git. Returns None on success (`output` holds what it printed), else the error it printed."""
         try:
-            self.output = str(self._git.execute(["git", *arguments], env=self._environment))
+            self.output = str(self._git.execute(process.bound(["git", *arguments]), env=self._environment))
         except self._error as error:
             return str(getattr(error, "stderr", "") or error)
         return None

@@ -143,8 +143,7 @@ def apply(recipe: Recipe, root: Path, locked: dict[str, Any]) -> list[dict[str, 
         IntegrityError: git's result is not the one from lock time.
         ToolMissing: there is no git.
     """
-    files = read(recipe)
-    _same_as_locked(recipe, files, locked)
+    files = as_locked(recipe, locked)
     chains = _chains(locked)
     for path in chains:
         (root / f"{path}{_DRAFT}").unlink(missing_ok=True)
@@ -212,7 +211,9 @@ def _compile(root: Path, files: list[Path]) -> None:
         )
 
 
-def _same_as_locked(recipe: Recipe, files: list[PatchFile], locked: dict[str, Any]) -> None:
+def as_locked(recipe: Recipe, locked: dict[str, Any]) -> list[PatchFile]:
+    """The recipe's patch files, if they are those of the lock. Raises StaleLock if not; PatchRejected as `read` does."""
+    files = read(recipe)
     wanted = [(entry["file"], entry["sha256"]) for entry in locked.get("patches", [])]
     got = [(file.patch.file, file.sha256) for file in files]
     if wanted != got:
@@ -221,6 +222,7 @@ def _same_as_locked(recipe: Recipe, files: list[PatchFile], locked: dict[str, An
             f"{recipe.name}: patches changed after the lock was made: {', '.join(changed)}",
             f"lock again: `nox -s lock -- {recipe.name}`",
         )
+    return files
 
 
 def _refusal(recipe: Recipe, state: PatchState, locking: bool = False) -> PatchRejected | PatchPartlyApplied:

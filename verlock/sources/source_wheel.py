@@ -220,7 +220,9 @@ def _setup(source: Source, shop: _Workshop, tree: Path, *command: str) -> None:
     tools, home = shop.work / "tools", shop.work / "home"
     home.mkdir()
     options = ["--no-deps", "--require-hashes", "--only-binary", ":all:", "--python", str(shop.python_exe)]
-    uv.run(["pip", "install", *options, "--target", str(tools), "--requirement", str(shop.build_requirements)])
+    uv.cached_or_fetched(
+        ["pip", "install", *options, "--target", str(tools), "--requirement", str(shop.build_requirements)]
+    )
     environment = process.BUILD.environment(
         HOME=str(home),
         TMPDIR=str(home),
@@ -233,7 +235,7 @@ def _setup(source: Source, shop: _Workshop, tree: Path, *command: str) -> None:
         VLLM_PRECOMPILED_WHEEL_LOCATION=str(shop.donor),
     )
     done = subprocess.run(
-        [shop.python_exe, "-c", _DRIVER, source.version, *command],
+        process.bound([shop.python_exe, "-c", _DRIVER, source.version, *command]),
         cwd=tree,
         env=environment,
         umask=0o022,

@@ -100,7 +100,10 @@ def precompiled(donor: Precompiled, python: str) -> Path:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
         command += ["--python-version", python, "--no-cache-dir", "--disable-pip-version-check", "--quiet"]
         done = subprocess.run(
-            [*command, "--dest", str(work), "--requirement", str(wanted)], capture_output=True, text=True, check=False
+            process.bound([*command, "--dest", str(work), "--requirement", str(wanted)]),
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if "DO NOT MATCH THE HASHES" in done.stderr:
             got = re.search(r"Got\s+([0-9a-f]{64})", done.stderr)

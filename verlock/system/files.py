@@ -1,4 +1,4 @@
-"""Files: their hashes, writing one whole or not at all, and keeping another run out of a folder meanwhile."""
+"""Files: their hashes, writing or deleting one whole or not at all, and keeping another run out of a folder meanwhile."""
 
 from __future__ import annotations
 
@@ -7,13 +7,22 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
+import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from verlock import console
 
 _BLOCK = 1 << 20  # bytes read at a time
+_TRASH = ".trash-"
+_DRAFT = re.compile(r"\..+\.(\d+)(?:-\d+)?")  # as `draft_of` names them; the number is the writer's process
+_IDLE = (
+    600.0  # seconds; whoever still writes a draft, on this machine or on another that shares the cache, writes sooner
+)
+_DAY = 86400.0
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK})
 
 
@@ -58,6 +67,56 @@ def write_whole(path: Path, content: str | bytes, *, durable: bool = False) -> N
 def draft_of(path: Path) -> Path:
     """Where a file is written before it is renamed into place: beside it, with a name that no other writer has."""
     return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
+
+
+def discard(path: Path, name: str = "") -> None:
+    """Delete a folder that has a name that counts: it loses that name first, so a kill half-way leaves nothing but trash.
+
+    `name` is whose trash it becomes, for `empty_trash`; its own where none is given. Raises OSError where it cannot be renamed.
+    """
+    trash = path.with_name(f".{name or path.name}{_TRASH}{os.getpid()}-{time.monotonic_ns()}")
+    path.rename(trash)
+    shutil.rmtree(trash, ignore_errors=True)
+
+
+def empty_trash(path: Path) -> None:
+    """Delete what a killed run had begun to delete of `path`. Only for who is `alone` with it."""
+    for trash in path.parent.iterdir() if path.parent.is_dir() else ():
+        if trash.name.startswith(f".{path.name}{_TRASH}"):
+            shutil.rmtree(trash, ignore_errors=True)
+
+
+def clear_drafts(folder: Path) -> None:
+    """Delete what killed runs left in a cache: drafts (as `draft_of` names them), and hidden folders untouched for a day.
+
+    A draft is deleted when its process is not on this machine and nobody has written to it for ten minutes: the writer may be on
+    another machine that shares the cache. Looks into `folder` and the folders in it, no deeper.
+    """
+    for path in [*folder.glob(".*"), *folder.glob("*/.*")]:
+        with contextlib.suppress(OSError):
+            idle = time.time() - path.stat().st_mtime
+            if path.is_dir() and idle > _DAY:
+                shutil.rmtree(path, ignore_errors=True)
+            elif (match := _DRAFT.fullmatch(path.name)) and idle > _IDLE and not _lives(int(match[1])):
+                path.unlink()
+
+
+def _lives(process: int) -> bool:
+    return Path(f"/proc/{process}").exists()
+
+
+def own_bytes(folder: Path) -> int:
+    """The bytes on the disk that deleting a folder would free: files that are hardlinked from elsewhere too are left out.
+
+    Takes about 0.2 s for an environment.
+    """
+    total = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                status = os.lstat(os.path.join(where, name))  # noqa: PTH118 (Path objects cost too much here)
+                total += status.st_blocks * 512 if status.st_nlink == 1 else 0
+    return total
 
 
 @contextlib.contextmanager

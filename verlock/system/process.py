@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -122,6 +123,16 @@ COMPILE = Policy(drops={"SOURCE_DATE_EPOCH": "it makes byte code that is believe
 
 # A module of verlock in a process of its own, with verlock's own Python.
 OWN = Policy(sets={"PYTHONSAFEPATH": "1"})
+
+
+def bound(command: Sequence[str | Path]) -> list[str | Path]:
+    """The command as one that the kernel kills when verlock ends, however it ends; unchanged where there is no util-linux.
+
+    A uv that outlives a killed verlock would go on writing into a folder where the next run makes the environment anew. (Not by
+    `preexec_fn`: what Python runs around such a fork swallows a Ctrl-C that comes meanwhile.)
+    """
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL", "--", *command] if setpriv else list(command)
 
 
 def tail(said: str | Path, lines: int) -> str:

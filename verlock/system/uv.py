@@ -68,7 +68,21 @@ def sync(python: Path, layer: PipLayer, again: Iterable[str] = ()) -> None:
     ]
     if lines:
         command.append("-")  # a second requirements file, read from standard input
-    run(command, stdin="".join(lines))
+    cached_or_fetched(command, stdin="".join(lines))
+
+
+def cached_or_fetched(arguments: list[str], stdin: str = "") -> None:
+    """Run an installing uv command from the cache alone, and only where that lacks something with the index. Raises as `run`.
+
+    With everything cached this needs no network, and is a second or two faster than asking an index about each of 180 packages;
+    that the cache lacks something is known in a third of a second, before anything is installed.
+    """
+    try:
+        run([*arguments, "--offline"], stdin=stdin)
+    except DiskTooSmall:
+        raise
+    except VerlockError:
+        run(arguments, stdin=stdin)
 
 
 def make_venv(interpreter: Path, prefix: Path, prompt: str) -> None:
@@ -86,10 +100,14 @@ def cache() -> Path:
     return Path(run(["cache", "dir"]).strip())
 
 
+def _store() -> Path:
+    return cache() / "archive-v0"  # a folder per unpacked wheel, moved there when it is whole
+
+
 @contextmanager
 def counting(tell: Callable[[int], None]) -> Iterator[None]:
     """While this is open, `tell` how many packages have come into uv's cache since, whenever that grows."""
-    store = cache() / "archive-v0"  # a folder per unpacked wheel, moved there when it is whole
+    store = _store()
 
     def packages() -> int:
         with contextlib.suppress(OSError):
@@ -131,6 +149,16 @@ def cached(layer: PipLayer, python: str) -> bool:
     return True
 
 
+def archives(packages: Mapping[str, str]) -> dict[str, list[Path]]:
+    """The folders in uv's cache that hold these unpacked wheels (package -> the name of its dist-info folder)."""
+    found: dict[str, list[Path]] = {name: [] for name in packages}
+    for wheel in _store().glob("*"):
+        for name, dist_info in packages.items():
+            if (wheel / dist_info).is_dir():
+                found[name].append(wheel)
+    return found
+
+
 def forget(packages: Iterable[str]) -> None:
     """Drop packages from uv's cache, where an edit of a hardlinked file spoils every later install."""
     command = ["cache", "clean", *sorted(packages)]
@@ -145,7 +173,7 @@ def forget(packages: Iterable[str]) -> None:
 def run(arguments: list[str], stdin: str = "", patience: float | None = None) -> str:
     """Run uv; returns its standard output, raises what its message means, or TimeoutExpired after `patience` seconds."""
     done = subprocess.run(
-        [uv(), "--no-progress", "--color", "never", *arguments],
+        process.bound([uv(), "--no-progress", "--color", "never", *arguments]),
         input=stdin,
         capture_output=True,
         text=True,

@@ -21,7 +21,6 @@ from verlock.system import files
 from verlock.variant.shape import EACH, fits
 
 NAME = "verlock.json"
-MARKER = ".verlock"  # in a prefix from its first moment on: this folder is verlock's to delete
 SCHEMA = 1
 SHAPE = {
     **dict.fromkeys(("variant", "python", "digest", "prefix", "fingerprint"), str),
