@@ -360,7 +360,7 @@ AROUND: dict[str, dict[str, Cell]] = {
     "a Turkish locale": p.around(p.variables(LANG="tr_TR.UTF-8", LC_ALL="tr_TR.UTF-8"), only="whole walk"),
     "blanks and quotes in the path": p.around(p.odd_place('my envs\' "place" $HOME'), only="whole walk"),
     "Unicode in the path": p.around(p.odd_place("Ünï-環境"), only="whole walk"),
-    "a colon in the path": p.around(p.odd_place("a:b"), only="whole walk"),
+    "a colon in the path": {"preflight": p.refused_place("a:b", 60)},
     "a very long path": p.around(p.odd_place("/".join(["deep" * 12] * 3)), only="whole walk"),
     "a percent sign and a hash": p.around(p.odd_place("50%#x?y"), only="whole walk"),
     "no HOME": p.around(p.variables(), before=p.without("HOME", "USER", "LOGNAME")),

@@ -195,6 +195,20 @@ def hooked(order: Order) -> Callable[[Scene], dict[str, str]]:
     return lambda scene: scene.hooked(order)
 
 
+def refused_place(name: str, *codes: int) -> Cell:
+    """A place in which no environment works: refused before anything is made."""
+
+    def do(scene: Scene) -> Seen:
+        scene.more = {"VERLOCK_ENVS": str(scene.work / name)}
+        seen = scene.create(**scene.with_artefact())
+        if (scene.work / name).exists():
+            seen = Seen(seen.code, f"{seen.said}\nTraceback: something was made there all the same")
+        scene.more = {}
+        return seen
+
+    return Cell(do, frozenset(codes), ("older",))
+
+
 def odd_place(name: str) -> Callable[[Scene], dict[str, str]]:
     def begin(scene: Scene) -> dict[str, str]:
         scene.more = {"VERLOCK_ENVS": str(scene.work / name)}

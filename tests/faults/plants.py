@@ -14,8 +14,10 @@ PLANTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "system-errors-are-bugs": [("verlock/cli.py", "except OSError as error:", "except ZeroDivisionError as error:")],
     # signals
-    "ctrl-c-is-a-bug": [("verlock/cli.py", "except KeyboardInterrupt:", "except ZeroDivisionError:")],
-    "older-is-not-put-back": [("verlock/env/python_base.py", "aside.rename(prefix)", "shutil.rmtree(aside)")],
+    "ctrl-c-is-a-bug": [
+        ("verlock/cli.py", "except KeyboardInterrupt as interrupt:", "except ZeroDivisionError as interrupt:")
+    ],
+    "older-is-not-put-back": [("verlock/env/prefix_folder.py", "aside.rename(prefix)", "discard(aside, prefix.name)")],
     # networks
     "no-network-error": [("verlock/system/uv.py", "if _DNS_OR_CONNECT.search(text):", "if not text:")],
     "no-artefact-is-an-error": [
@@ -25,7 +27,7 @@ PLANTS: dict[str, list[tuple[str, str, str]]] = {
     "hashes-unread": [("verlock/env/verify.py", "if got != want.sha256:", "if not got:")],
     "strays-unseen": [("verlock/env/verify.py", "if path in expected or path in own", "if path in expected or path")],
     "kept-unhashed": [("verlock/env/artefacts.py", "if files.sha256(kept) == file.sha256:", "if kept:")],
-    "damage-stays-cached": [("verlock/env/create.py", "uv.forget(spoilt)", "str(spoilt)")],
+    "damage-stays-cached": [("verlock/env/healing.py", "uv.forget(spoilt)", "str(spoilt)")],
     # disks, surroundings, two at once
     "no-lock": [("verlock/system/files.py", "fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)", "str(file)")],
     "no-file-system-without-locks": [("verlock/system/files.py", "if error.errno not in _NO_LOCKS:", "if error:")],
