@@ -3,7 +3,7 @@
   an environment            env-VARIANT, verify, patches
   proof on your GPU         smoke-VARIANT, status
   what is locked, and why   lock, diff, why
-  work on verlock           tests, coverage, lint
+  work on verlock           tests, faults, coverage, lint
 
 Options follow `--`: nox -s env-vllm073 -- --python 3.12 --base conda --strict
 """
@@ -43,6 +43,7 @@ nox.virtualenv.OPTIONAL_VENVS = {}  # else nox looks for uv at every run, though
 
 ROOT = Path(__file__).parent
 WIDTH = 100  # columns of `nox -l`
+FAST = "not e2e and not faults"  # which tests are fast
 TOOLS = Path(os.environ.get("VERLOCK_TOOLS") or ROOT / ".nox" / "tools").absolute()
 
 
@@ -127,9 +128,9 @@ def attended(command: list[str]) -> int:
     return code if code >= 0 else 128 - code
 
 
-def module(session: nox.Session, name: str, *arguments: str) -> None:
+def module(session: nox.Session, name: str, *arguments: str, env: dict[str, str] | None = None) -> None:
     """Run a module with the set of tools of that name."""
-    session.run(str(tools(session, name) / "python"), "-m", *arguments, external=True)
+    session.run(str(tools(session, name) / "python"), "-m", *arguments, external=True, env=env)
 
 
 def recipes() -> list[str]:
@@ -213,14 +214,21 @@ def why(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the fast tests; the slow and real ones with [-- -m e2e]"""
-    arguments = session.posargs if "-m" in session.posargs else ["-m", "not e2e", *session.posargs]
+    arguments = session.posargs if "-m" in session.posargs else ["-m", FAST, *session.posargs]
     module(session, "tests", "pytest", *arguments)
+
+
+@nox.session(default=False)
+def faults(session: nox.Session) -> None:
+    """Try what can go wrong at every step, minutes [-- --list --quick --plant NAME]"""
+    front = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}  # it starts nox
+    module(session, "tests", "pytest", "tests/faults", *session.posargs, env=front)
 
 
 @nox.session(default=False)
 def coverage(session: nox.Session) -> None:
     """Run the fast tests and list the modules, those with the most untested lines first"""
-    module(session, "tests", "coverage", "run", "-m", "pytest", "-m", "not e2e", *session.posargs)
+    module(session, "tests", "coverage", "run", "-m", "pytest", "-m", FAST, *session.posargs)
     module(session, "tests", "coverage", "report")
 
 

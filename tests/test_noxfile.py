@@ -140,6 +140,7 @@ def test_a_long_summary_is_cut_to_the_width_of_the_list(load, clone, edit):
         ("verify", "tools"),
         ("lock", "tools"),
         ("tests", "tools-tests"),
+        ("faults", "tools-tests"),
         ("coverage", "tools-tests"),
         ("lint", "tools-lint"),
     ],
@@ -315,7 +316,7 @@ def test_tests_are_the_fast_ones_unless_others_are_asked_for(load, monkeypatch, 
     monkeypatch.setattr(module, "tools", lambda session, name: tmp_path)
     session = Session("-x")
     sessions["tests"][0](session)
-    assert session.ran[0][-3:] == ("-m", "not e2e", "-x")
+    assert session.ran[0][-3:] == ("-m", "not e2e and not faults", "-x")
     session = Session("-m", "e2e")
     sessions["tests"][0](session)
     assert "not e2e" not in session.ran[0] and session.ran[0][-1] == "e2e"
