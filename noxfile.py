@@ -75,7 +75,10 @@ def _make_tools(session: nox.Session, lock: Path, stamp: Path, wanted: str) -> N
 
 
 def verlock(session: nox.Session, *arguments: str, tool_set: str = "requirements") -> None:
-    """Run one verlock command with a set of tools; its exit code becomes nox's own, so that a script can tell the kinds of failure apart."""
+    """Run one verlock command with a set of tools.
+
+    Its exit code becomes nox's own, so that a script can tell the kinds of failure apart.
+    """
     code = subprocess.call(
         [tools(session, tool_set) / "python", "-m", "verlock", *arguments, *session.posargs], cwd=ROOT
     )

@@ -7,7 +7,6 @@ import io
 import os
 import sys
 import tarfile
-from pathlib import Path
 
 import pytest
 import toy

@@ -169,7 +169,7 @@ def _unpack(sdist: Path, into: Path) -> None:
     draft = into.with_name(".unpacking")
     shutil.rmtree(draft, ignore_errors=True)
     with tarfile.open(sdist) as archive:
-        archive.extractall(draft)  # noqa: S202 (its sha256 is the recipe's)
+        archive.extractall(draft)  # its sha256 is the recipe's
     (top,) = draft.iterdir()
     top.rename(into)
     draft.rmdir()
@@ -218,14 +218,14 @@ def jobs() -> int:
 
 def _compile(chosen: Chosen, options: Options, source: Path, nvcc: Path, log: Path) -> None:
     """Run setup.py, show how far it is, and leave what it said in `log`. Raises BuildError."""
-    torch = chosen.recipe.torch.version
+    local = f"cu{chosen.recipe.cuda.version.replace('.', '')}torch{chosen.recipe.torch.version}"
     tools = [_TOOLS, nvcc.parent, os.defpath]
     variables = process.BUILD.environment(
         PATH=os.pathsep.join(map(str, tools)),
         CUDA_HOME=str(nvcc.parent.parent),
         FLASH_ATTENTION_FORCE_BUILD="TRUE",  # else it looks for a released wheel first
         FLASH_ATTN_CUDA_ARCHS=";".join(arch.replace(".", "") for arch in options.archs),
-        FLASH_ATTN_LOCAL_VERSION=f"cu{chosen.recipe.cuda.version.replace('.', '')}torch{torch}{'.partial' if options.partial else ''}",
+        FLASH_ATTN_LOCAL_VERSION=f"{local}.partial" if options.partial else local,
         NVCC_THREADS="1",
         MAX_JOBS=str(options.jobs or jobs()),
     )
