@@ -1,6 +1,6 @@
 """verlock: locked verl x vLLM environments. What there is to do, in the order of use:
 
-  an environment            env-VARIANT, verify, patches
+  an environment            env-VARIANT, verify, patches, build-flash-attn
   proof on your GPU         smoke-VARIANT, status
   what is locked, and why   lock, diff, why
   work on verlock           tests, faults, coverage, lint
@@ -89,9 +89,12 @@ def _make_tools(session: nox.Session, lock: Path, stamp: Path, wanted: str) -> N
     stamp.write_text(wanted)  # last: without it the tools are installed again
 
 
-def verlock(session: nox.Session, *arguments: str) -> None:
-    """Run one verlock command; its exit code becomes nox's own, so that a script can tell the kinds of failure apart."""
-    code = attended([str(tools(session) / "python"), "-m", "verlock", *arguments, *session.posargs])
+def verlock(session: nox.Session, *arguments: str, tool_set: str = "requirements") -> None:
+    """Run one verlock command with a set of tools.
+
+    Its exit code becomes nox's own, so that a script can tell the kinds of failure apart.
+    """
+    code = attended([str(tools(session, tool_set) / "python"), "-m", "verlock", *arguments, *session.posargs])
     if code:
         sys.exit(code)
 
@@ -181,6 +184,12 @@ def verify(session: nox.Session) -> None:
 def patches(session: nox.Session) -> None:
     """Show a variant's patches, why it needs them and whether they are applied: -- VARIANT"""
     verlock(session, "patches")
+
+
+@nox.session(name="build-flash-attn", default=False)
+def build_flash_attn(session: nox.Session) -> None:
+    """Build flash-attn where no released wheel fits: -- VARIANT [--arch 9.0 --jobs 8]"""
+    verlock(session, "build-flash-attn", tool_set="build")
 
 
 for each in recipes():

@@ -94,8 +94,28 @@ def _environment_commands(commands: Commands) -> None:
     _variant(patches)
     patches.set_defaults(run=_patches)
 
+    _build_command(commands)
+
     listing = commands.add_parser("list", help="list the variants and what is built")
     listing.set_defaults(run=_list)
+
+
+def _build_command(commands: Commands) -> None:
+    build = commands.add_parser(
+        "build-flash-attn",
+        help="build flash-attn from its locked sdist, where no released wheel fits; needs a CUDA compiler",
+    )
+    _variant(build)
+    build.add_argument("--arch", nargs="+", default=[], metavar="X.Y",
+                       help="compute capabilities to build for, such as 9.0 (default: those of this machine's GPUs)")  # fmt: skip
+    build.add_argument(
+        "--head-dim", nargs="+", type=int, default=[], metavar="N", help="only kernels of these head sizes"
+    )
+    build.add_argument("--dtype", nargs="+", default=[], metavar="TYPE", help="only kernels of these types: fp16, bf16")
+    build.add_argument(
+        "--jobs", type=int, default=0, metavar="N", help="kernels compiled at once (default: by cores and memory)"
+    )
+    build.set_defaults(run=_build_flash_attn)
 
 
 def _proof_commands(commands: Commands) -> None:
@@ -204,6 +224,13 @@ def _verify(arguments: argparse.Namespace) -> int:
 
     chosen = python_choice.built(arguments.variant, arguments.python)
     return verify.run(chosen, as_json=arguments.json, strict=arguments.strict)
+
+
+def _build_flash_attn(arguments: argparse.Namespace) -> int:
+    from verlock.env import flash_attn_build, python_choice
+
+    options = flash_attn_build.Options(arguments.arch, arguments.head_dim, arguments.dtype, arguments.jobs)
+    return flash_attn_build.run(python_choice.built(arguments.variant, arguments.python), options)
 
 
 def _patches(arguments: argparse.Namespace) -> int:

@@ -181,6 +181,12 @@ class BuildError(VerlockError):
     exit_code = 35
 
 
+class CompilerMissing(VerlockError):
+    """There is no CUDA compiler of the variant's CUDA version."""
+
+    exit_code = 36
+
+
 # 40-49: `verlock verify`, one code per kind of damage, worst first -----------------------------------
 
 

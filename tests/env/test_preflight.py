@@ -103,7 +103,10 @@ class TestSources:
             preflight.sources(choose("vllm073"), editable=False)
 
     def test_no_sources_json(self, clone):
-        for name, error, said in (("vllm073", StaleLock, "after the lock was made"), ("v1", LockError, "names no wheel")):
+        for name, error, said in (
+            ("vllm073", StaleLock, "after the lock was made"),
+            ("v1", LockError, "names no wheel"),
+        ):
             (clone / f"locks/{name}/sources.json").unlink()
             with pytest.raises(error, match=said):
                 preflight.sources(choose(name), editable=False)

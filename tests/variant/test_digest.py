@@ -64,6 +64,7 @@ WHOLE = {
     "sdist": [{"package": "a", "reason": "a", "link": "a"}],
     "prerelease": [{"package": "a", "reason": "a", "link": "a"}],
     "artefact": [{"package": "a", "version": "1", "optional": True, "reason": "a", "link": "a",
+                  "sdist": {"filename": "a", "sha256": "a"},
                   "file": [{"torch": "2.5", "cxx11abi": False, "python": "3.10", "url": "a", "sha256": "a"}]}],
     "source": {"package": "a", "version": "1", "url": "a", "commit": "a", "tree": "a", "subject": "a",
                "date": "2025-02-24", "reason": "a", "link": "a",

@@ -65,6 +65,8 @@ LEFT_OUT = {
     "artefact.file.torch": "chooses the file, whose sha256 counts",
     "artefact.file.cxx11abi": "chooses the file, whose sha256 counts",
     "artefact.file.python": "chooses the file, whose sha256 counts",
+    "artefact.sdist.filename": "what `build-flash-attn` builds; the wheel's own hash stands in the receipt",
+    "artefact.sdist.sha256": "what `build-flash-attn` builds; the wheel's own hash stands in the receipt",
     "artefact.file.url": "where it comes from; the sha256 says what it is",
     "source.url": "where it comes from; the tree says what it is",
     "source.subject": "prose",

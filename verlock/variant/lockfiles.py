@@ -165,7 +165,9 @@ def _conda_entries(lock: Path) -> list[dict[str, Any]]:
     try:
         content = read_yaml(text_of(lock))
     except ValueError as error:
-        raise LockError(f"{paths.shown(lock)} is not a conda-lock.yml: {error}", restore(lock)) from None
+        raise LockError(
+            f"{paths.shown(lock)} is not a conda-lock.yml: {' '.join(str(error).split())}", restore(lock)
+        ) from None
     if not fits(content, _CONDA):
         raise LockError(f"{paths.shown(lock)} is not a conda-lock.yml", restore(lock))
     return list(content["package"])

@@ -124,12 +124,20 @@ class ArtefactFile(_Model):
     sha256: Sha256
 
 
+class ArtefactSdist(_Model):
+    """The artefact's own source, on the index: `build-flash-attn` builds it, `env` never does."""
+
+    filename: str
+    sha256: Sha256
+
+
 class Artefact(_Model):
     """A package from outside the index, whose wheels are chosen by torch, C++ ABI and Python."""
 
     package: str
     version: str
     file: list[ArtefactFile] = Field(min_length=1)
+    sdist: ArtefactSdist | None = None
     optional: bool = True
     reason: str
     link: Link | None = None
