@@ -128,6 +128,21 @@ def kept(pattern: str, how: Callable[[Path], object], prefix: bool = False) -> D
 # Cells ---------------------------------------------------------------------------------------------
 
 
+def refused_folder() -> Cell:
+    """A folder stands where an artefact is kept: refused, or replaced, but never taken for the file."""
+
+    def do(scene: Scene) -> Seen:
+        kept("artefacts/*/*.whl", to_folder)(scene)
+        return scene.create(**scene.with_artefact())
+
+    def lift(scene: Scene) -> None:
+        for path in scene.work.glob("cache/artefacts/*/*.whl"):
+            if path.is_dir():
+                path.rmdir()
+
+    return Cell(do, frozenset({0, 60}), ("whole",), damaged=frozenset({40}), lift=lift)
+
+
 def seen_by_verify(damage: Damage, *codes: int, quick: bool = False) -> Cell:
     """`verify` names the damage, and the next `create` heals it."""
 

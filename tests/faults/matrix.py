@@ -208,7 +208,7 @@ DAMAGE = [
     Kind(
         "a folder for a kept artefact",
         "damage",
-        {"artefacts": d.healed(d.kept("artefacts/*/*.whl", d.to_folder), gone=True)},
+        {"artefacts": d.refused_folder()},
         {"*": "read in the artefacts step alone"},
     ),
     Kind(
@@ -298,7 +298,7 @@ DISKS = [
             "preflight": p.read_only(("envs",), "fresh", 60),
             "no-op": p.read_only(("envs", "envs/toy"), "whole", 0),
             "verify": p.read_only(("envs", "envs/toy"), "whole", 0, words="verify"),
-            "base": p.read_only(("envs",), "older", 60),
+            "base": p.read_only(("envs",), "older", 0),
         },
         {"*": "refused before a step begins"},
     ),

@@ -90,7 +90,7 @@ def ctrl_c(step: str) -> Cell:
 
 
 def ctrl_c_twice(step: str) -> Cell:
-    return _through_nox(step, [(0.0, b"\x03"), (0.15, b"\x03")], {130}, abrupt=True)
+    return _through_nox(step, [(0.0, b"\x03"), (0.15, b"\x03")], {130, -2}, abrupt=True)
 
 
 def ctrl_backslash(step: str) -> Cell:
@@ -140,6 +140,7 @@ def _while_uv_waits(scene: Scene, act: object) -> Seen:
                 with contextlib.suppress(OSError):
                     if b"sync" in Path(f"/proc/{each}/cmdline").read_bytes().split(b"\0") and each != process.pid:
                         uv = each
+        assert uv, "uv was not started"
         time.sleep(0.2)
         act(process, uv)  # type: ignore[operator]
         return scene.finish(process) if process.stdout else Seen(process.wait(), "")
@@ -149,7 +150,7 @@ def child_killed(step: str) -> Cell:
     """The kernel takes the largest child when memory is short."""
 
     def wheels(scene: Scene) -> Seen:
-        return _while_uv_waits(scene, lambda process, uv: os.kill(uv, signal.SIGKILL))
+        return _while_uv_waits(scene, lambda process, uv: _kill(uv))
 
     def check(scene: Scene) -> Seen:
         with next(scene.work.glob("wheels/verl-*")).open("rb"):
@@ -160,10 +161,15 @@ def child_killed(step: str) -> Cell:
             for each in scenes.in_session(process.pid):
                 with contextlib.suppress(OSError):
                     if b"import torch" in Path(f"/proc/{each}/cmdline").read_bytes() and each != process.pid:
-                        os.kill(each, signal.SIGKILL)
+                        _kill(each)
         return scene.finish(process)
 
-    return Cell(wheels, frozenset({26})) if step == "wheels" else Cell(check, frozenset({27, 0}))
+    return Cell(wheels, frozenset({24, 26})) if step == "wheels" else Cell(check, frozenset({27, 0}))
+
+
+def _kill(process: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+        os.kill(process, signal.SIGKILL)
 
 
 def killed_alone(step: str) -> Cell:
