@@ -189,7 +189,8 @@ class Places:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
-                raise Refusal(f"sent nothing for {self._stall:.0f} s", passing=True, dead=True)
+                # one that never began is not asked again: the kernel has sent its request more than once by now
+                raise Refusal(f"sent nothing for {self._stall:.0f} s", passing=draft.count > 0, dead=True)
             seen = draft.count
         error = task.exception()
         if error is not None and not (draft.count and isinstance(error, EOFError)):
