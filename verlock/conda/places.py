@@ -26,7 +26,7 @@ from verlock.system import addresses
 
 TRIES = 3  # at each place, for what may pass: no connection, a broken one, a server's own error
 PAUSE = 0.5  # seconds before the second try, twice that before the third
-STALL = 20.0  # seconds without a byte
+STALL = 15.0  # seconds without a byte
 ASK = 5.0  # seconds for all places together to begin an answer
 REMEDY = "set VERLOCK_CONDA_MIRROR to a mirror (a URL or a folder), or use `--base host`"
 
