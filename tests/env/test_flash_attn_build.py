@@ -8,16 +8,17 @@ import os
 import sys
 import tarfile
 
+import fakeindex
 import pytest
 import toy
 
 from verlock.env import flash_attn_build
 from verlock.env.flash_attn_build import Options
-from verlock.errors import BuildError, CompilerMissing, NotSealed
-from verlock.sources import wheel_store
+from verlock.errors import BuildError, CompilerMissing, NetworkError, NotSealed
 from verlock.system import files
 from verlock.variant import receipt
 from verlock.variant.chosen import choose
+from verlock.variant.recipe import ArtefactSdist
 
 KERNELS = "csrc/flash_attn/src"
 FORWARD = "template<>\nvoid run_mha_fwd_<cutlass::{type}, {dim}, true>(Flash_fwd_params &p, cudaStream_t s) {{\n    work();\n}}\n"
@@ -100,6 +101,20 @@ def test_a_file_of_another_form_is_no_guess(tmp_path, name, text):
         flash_attn_build.leave_out(tmp_path, Options(head_dims=(64,)))
 
 
+# the sdist --------------------------------------------------------------------------------------------
+
+
+def test_the_sdist_comes_from_the_index_by_its_hash_and_is_kept(clone, monkeypatch):
+    with fakeindex.serve() as index:
+        sha256 = index.sdist("flash-attn", "2.8.3", "2025-08-15")
+        monkeypatch.setenv("UV_DEFAULT_INDEX", index.url)
+        with pytest.raises(NetworkError, match=r"has no flash-attn-2\.8\.3\.tar\.gz"):
+            flash_attn_build._sdist(ArtefactSdist(filename="flash-attn-2.8.3.tar.gz", sha256="0" * 64))
+        wanted = ArtefactSdist(filename="flash-attn-2.8.3.tar.gz", sha256=sha256)
+        assert files.sha256(flash_attn_build._sdist(wanted)) == sha256
+    assert files.sha256(flash_attn_build._sdist(wanted)) == sha256, "now the index is gone"
+
+
 # the build --------------------------------------------------------------------------------------------
 
 SETUP = """
@@ -136,7 +151,7 @@ def ready(clone, nvcc, tmp_path, monkeypatch):
             member = tarfile.TarInfo(f"flash_attn-2.8.3/{name}")
             member.size = len(text)
             archive.addfile(member, io.BytesIO(text.encode()))
-    monkeypatch.setattr(wheel_store, "sdist", lambda package, filename, sha256: sdist)
+    monkeypatch.setattr(flash_attn_build, "_sdist", lambda wanted: sdist)
     (tools := tmp_path / "tools").mkdir()
     (tools / "ninja").touch()
     monkeypatch.setattr(flash_attn_build, "_TOOLS", tools)

@@ -20,12 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from verlock import console, paths
-from verlock.errors import BuildError, CompilerMissing, RecipeError
+from verlock.errors import BuildError, CompilerMissing, NetworkError, RecipeError
+from verlock.locking.loopback_index import serve
 from verlock.sources import wheel_store
-from verlock.system import files, gpu, process
+from verlock.system import download, files, gpu, process
 from verlock.variant import receipt
 from verlock.variant.chosen import Chosen
-from verlock.variant.recipe import Artefact
+from verlock.variant.recipe import ArtefactSdist
 
 PACKAGE = "flash-attn"
 HEAD_DIMS = (32, 64, 96, 128, 192, 256)  # those that 2.8.3 has kernels for, csrc/flash_attn/src
@@ -86,8 +87,7 @@ def run(chosen: Chosen, options: Options) -> int:
     )
     found = built(chosen, options)
     if found is None:
-        sdist = wheel_store.sdist(artefact.package, artefact.sdist.filename, artefact.sdist.sha256)
-        found = _build(chosen, artefact, options, sdist, nvcc)
+        found = _build(chosen, options, _sdist(artefact.sdist), nvcc)
     console.say(
         f"{PACKAGE} is built: {found}\n  install it with `nox -s env-{chosen.name} -- --site-wheel {PACKAGE}={found}`"
     )
@@ -142,7 +142,25 @@ def _key(options: Options) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _build(chosen: Chosen, artefact: Artefact, options: Options, sdist: Path, nvcc: Path) -> Path:
+def _sdist(wanted: ArtefactSdist) -> Path:
+    """The sdist: from the cache, VERLOCK_ARTEFACTS or the user's index."""
+    if found := wheel_store.kept(wanted.filename, wanted.sha256):
+        return found
+    with serve() as index, wheel_store.scratch("sdist") as work, console.step("download", wanted.filename) as step:
+        places = [file.url for file in index.files(PACKAGE) if file.sha256 == wanted.sha256]
+        if not places:
+            raise NetworkError(
+                f"the index has no {wanted.filename} with the sha256 of the recipe",
+                f"put the file into a folder and name that folder in {download.PLACE}",
+            )
+        draft = work / wanted.filename
+        download.fetch_first(
+            places, draft, wanted.sha256, lambda text: setattr(step, "detail", f"{wanted.filename}, {text}")
+        )
+        return wheel_store.keep(draft, wanted.sha256)
+
+
+def _build(chosen: Chosen, options: Options, sdist: Path, nvcc: Path) -> Path:
     work = paths.cache_dir() / "builds" / f"{_name(chosen)}-{_key(options)}"
     work.parent.mkdir(parents=True, exist_ok=True)
     with files.alone(work.with_name(f".{work.name}.lock"), str(work)):

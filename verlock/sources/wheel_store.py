@@ -142,8 +142,3 @@ def unpack(package: str, requirements: Path, python: str, into: Path) -> None:
         one.write_text(block[0] + "\n", encoding="utf-8")
         options = ["--no-deps", "--require-hashes", "--only-binary", ":all:", "--python-version", python]
         uv.run(["pip", "install", *options, "--target", str(into), "--requirement", str(one)])
-
-
-def sdist(package: str, filename: str, sha256: str) -> Path:
-    """placeholder"""
-    raise NotImplementedError

@@ -92,6 +92,11 @@ def indices() -> list[str]:
     return [] if _is_slice(entries) else [row.index for row in _visible(_rows(), entries)]
 
 
+def compute_capabilities() -> tuple[str, ...]:
+    """Those of the GPUs here, such as ("9.0",); none where there is no GPU. Raises NoGpu where nvidia-smi hangs."""
+    return tuple(sorted({row[0] for row in _ask("compute_cap")}))
+
+
 def _rows() -> list[_Row]:
     return [_Row(*row) for row in _ask("index,uuid,name,memory.total,driver_version,mig.mode.current")]
 
