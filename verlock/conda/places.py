@@ -182,16 +182,16 @@ class Places:
         from rattler.package_streaming import download_to_writer
 
         task = asyncio.ensure_future(download_to_writer(self._client, url, draft))
-        seen = 0
+        seen, since = 0, time.monotonic()
         while not task.done():
-            await asyncio.wait({task}, timeout=self._stall)
-            if not task.done() and draft.count == seen:
+            await asyncio.wait({task}, timeout=self._stall / 8)
+            if draft.count > seen:
+                seen, since = draft.count, time.monotonic()
+            elif not task.done() and time.monotonic() - since > self._stall:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
-                # one that never began is not asked again: the kernel has sent its request more than once by now
-                raise Refusal(f"sent nothing for {self._stall:.0f} s", passing=draft.count > 0, dead=True)
-            seen = draft.count
+                raise Refusal(f"sent nothing for {self._stall:.0f} s", dead=True)  # not tried again: it was time enough
         error = task.exception()
         if error is not None and not (draft.count and isinstance(error, EOFError)):
             raise _refusal(url, draft, str(error)) from None
