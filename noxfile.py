@@ -188,7 +188,7 @@ def patches(session: nox.Session) -> None:
 
 @nox.session(name="build-flash-attn", default=False)
 def build_flash_attn(session: nox.Session) -> None:
-    """Build flash-attn where no released wheel fits: -- VARIANT [--arch 9.0 --jobs 8]"""
+    """Build flash-attn where no released wheel fits: -- VARIANT [--arch 9.0]"""
     verlock(session, "build-flash-attn", tool_set="build")
 
 

@@ -234,7 +234,7 @@ def test_a_session_leaves_with_verlock_s_own_exit_code(load, tmp_path, monkeypat
     python.parent.mkdir()
     python.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/arguments\nexit 46\n')
     python.chmod(0o755)
-    monkeypatch.setattr(module, "tools", lambda session: python.parent)
+    monkeypatch.setattr(module, "tools", lambda session, name="requirements": python.parent)
     with pytest.raises(SystemExit) as caught:
         sessions["verify"][0](Session("vllm073", "--json"))
     assert caught.value.code == 46

@@ -92,15 +92,15 @@ def test_each_set_of_tools_has_a_lock_and_more_than_the_base_set():
         (("environments/tools/lint.in", "ruff>=", "ruff>"), ["locks/tools/lint.txt"]),
         (
             ("locks/tools/requirements.txt", "requests==", "requests ==="),
-            ["locks/tools/lint.txt", "locks/tools/requirements.txt", "locks/tools/tests.txt"],
+            [f"locks/tools/{name}.txt" for name in ("build", "lint", "requirements", "tests")],
         ),
         (
             ("environments/tools/requirements.in", "requests>=", "requests>"),
-            ["locks/tools/lint.txt", "locks/tools/requirements.txt", "locks/tools/tests.txt"],
+            [f"locks/tools/{name}.txt" for name in ("build", "lint", "requirements", "tests")],
         ),
         (
             ("environments/tools/requirements.in", "# cut-off: 2026", "# cut-off: 2025"),
-            ["locks/tools/lint.txt", "locks/tools/requirements.txt", "locks/tools/tests.txt"],
+            [f"locks/tools/{name}.txt" for name in ("build", "lint", "requirements", "tests")],
         ),
     ],
 )  # fmt: skip

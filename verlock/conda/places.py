@@ -26,7 +26,7 @@ from verlock.system import addresses
 
 TRIES = 3  # at each place, for what may pass: no connection, a broken one, a server's own error
 PAUSE = 0.5  # seconds before the second try, twice that before the third
-STALL = 20.0  # seconds without a byte
+STALL = 15.0  # seconds without a byte
 ASK = 5.0  # seconds for all places together to begin an answer
 REMEDY = "set VERLOCK_CONDA_MIRROR to a mirror (a URL or a folder), or use `--base host`"
 
@@ -182,15 +182,16 @@ class Places:
         from rattler.package_streaming import download_to_writer
 
         task = asyncio.ensure_future(download_to_writer(self._client, url, draft))
-        seen = 0
+        seen, since = 0, time.monotonic()
         while not task.done():
-            await asyncio.wait({task}, timeout=self._stall)
-            if not task.done() and draft.count == seen:
+            await asyncio.wait({task}, timeout=self._stall / 8)
+            if draft.count > seen:
+                seen, since = draft.count, time.monotonic()
+            elif not task.done() and time.monotonic() - since > self._stall:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
-                raise Refusal(f"sent nothing for {self._stall:.0f} s", passing=True, dead=True)
-            seen = draft.count
+                raise Refusal(f"sent nothing for {self._stall:.0f} s", dead=True)  # not tried again: it was time enough
         error = task.exception()
         if error is not None and not (draft.count and isinstance(error, EOFError)):
             raise _refusal(url, draft, str(error)) from None
