@@ -70,7 +70,7 @@ def _of_the_run(scene: Scene, cell: Cell, seen: Seen) -> list[str]:
         wrong.append(f"exit code {seen.code}, not {' or '.join(map(str, sorted(cell.codes)))}")
     if seen.code is not None and 10 <= seen.code < 70 and "verlock: " not in seen.said:
         wrong.append("an error without a word")
-    if "Traceback" in seen.said:
+    if _has_traceback(seen):
         wrong.append("a traceback")
     wrong += [f"does not say {text!r}" for text in cell.says if text not in seen.said]
     if SECRET in seen.said:
@@ -84,7 +84,7 @@ def _of_the_run(scene: Scene, cell: Cell, seen: Seen) -> list[str]:
 def _of_what_is_there(scene: Scene, cell: Cell, start: str, seen: Seen) -> list[str]:
     """Nothing half-made is taken for whole, and an older environment is still there."""
     verdict = scene.verify()
-    wrong = ["verify shows a traceback"] if "Traceback" in verdict.said else []
+    wrong = ["verify shows a traceback"] if _has_traceback(verdict) else []
     if seen.code == 0 and verdict.code != 0:
         return [*wrong, f"success, but verify gives {verdict.code}: {_first(verdict)}"]
     if cell.damaged:
@@ -108,7 +108,7 @@ def _of_the_next_run(scene: Scene, cell: Cell) -> list[str]:
     """The fault is gone: the next run completes, what it made is whole, and nothing else is left."""
     again = cell.again or (lambda scene: scene.create(**scene.with_artefact()))
     done = again(scene)
-    wrong = ["the next run shows a traceback"] if "Traceback" in done.said else []
+    wrong = ["the next run shows a traceback"] if _has_traceback(done) else []
     if cell.again and done.code != 0:
         wrong.append(f"the next run ends with {done.code}: {_first(done)}")
     made = scene.create(**scene.with_artefact()) if cell.again else done
@@ -120,6 +120,11 @@ def _of_the_next_run(scene: Scene, cell: Cell) -> list[str]:
     left = {path.name for path in scene.envs.iterdir()} - {"toy", ".toy.lock"}
     left |= {str(path.relative_to(scene.work)) for pattern in cell.gone for path in scene.work.glob(pattern)}
     return [*wrong, f"left lying about: {', '.join(sorted(left))}"] if left else wrong
+
+
+def _has_traceback(seen: Seen) -> bool:
+    """Whether verlock itself broke down; the words of a child that it quotes are indented."""
+    return any(line.startswith("Traceback") for line in seen.said.splitlines())
 
 
 def _first(seen: Seen) -> str:

@@ -490,7 +490,7 @@ BAD_DATA = [
         for name in ("requirements", "conda")
         for what, change in (("a conflict", b.conflict), ("not text", b.binary), ("missing", None))
     ),
-    _data("requirements: cut", {"preflight": b.bad("requirements", b.cut, 12, 25, 26)}),
+    _data("requirements: cut", {"preflight": b.bad("requirements", b.cut, 12, 25, 26, 27)}),
     _data("requirements: another hash", {"wheels": b.bad("requirements", b.other_hash, 25)}),
     _data("requirements: no hash", {"preflight": b.bad("requirements", b.replace(b"verl==", b"x==1\nverl=="), 12)}),
     _data(
