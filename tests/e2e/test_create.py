@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import marshal
 import os
 import re
@@ -109,13 +110,14 @@ def test_an_environment_made_from_a_spoilt_cache_is_whole_at_once(made, file):
         path.write_bytes(b"raise SystemExit('evil')")
     shutil.rmtree(made.prefix)
     said = made.create()
-    assert f"uv's cache is damaged: file changed: {path.relative_to(made.prefix)}" in said and "toy is ready" in said
+    assert f"healing file changed: {path.relative_to(made.prefix)}" in said and "toy is ready" in said
+    assert "damaged in uv's cache too" in said
     assert path.read_bytes() == good
     made.verify()
     assert "toy is up to date" in made.create()
 
 
-def test_a_spoilt_cache_that_cannot_be_filled_anew_makes_no_environment(made):
+def test_a_spoilt_cache_that_cannot_be_filled_again_makes_no_environment(made):
     change_byte(made.site / BYTES)
     shutil.rmtree(made.prefix)
     made.create(code=26, UV_FIND_LINKS="", UV_OFFLINE="1")
@@ -141,6 +143,9 @@ def test_bytes_that_stay_wrong_are_never_ready(fresh):
 def test_another_environment_with_the_same_damaged_file_is_named(made):
     other = made.prefix.with_name("sibling")
     shutil.copytree(made.prefix, other, copy_function=os.link, symlinks=True)
+    sealed = json.loads((other / "verlock.json").read_text())
+    (other / "verlock.json").unlink()  # else it is the other environment's too
+    (other / "verlock.json").write_text(json.dumps({**sealed, "prefix": str(other)}))
     change_byte(made.site / BYTES)
     assert f"the same file is damaged in {other}" in made.verify(code=46)
     assert f"the same file is damaged in {other}" in made.create()
