@@ -30,6 +30,7 @@ STALL = 15.0  # seconds without a byte
 ASK = 5.0  # seconds for all places together to begin an answer
 REMEDY = "set VERLOCK_CONDA_MIRROR to a mirror (a URL or a folder), or use `--base host`"
 
+_NO_NAME = "no host has this name"  # as the name server says; what passes is that it says nothing
 _STATUS = re.compile(r"\((\d{3}) ?([^)]*)\) for url \(([^)\s]+)\)")
 _PASSING = frozenset({408, 425, 429})  # of the statuses below 500, those that a server gives for a while
 
@@ -221,7 +222,8 @@ def _refusal(url: str, draft: Draft, said: str) -> Refusal:
     if draft.count:
         return Refusal(f"broke off after {draft.count} bytes", passing=True)
     if "sending request" in said:
-        return Refusal(f"does not answer: {why(url)}", passing=True, dead=True)
+        reason = why(url)
+        return Refusal(f"does not answer: {reason}", passing=_NO_NAME not in reason, dead=True)
     return Refusal(f"cannot be used: {addresses.scrubbed(said)[:200]}", passing="body" in said)
 
 
@@ -271,7 +273,7 @@ def _words(reason: object) -> str:
     import ssl
 
     if isinstance(reason, socket.gaierror):
-        return f"its name is not found (DNS: {reason.strerror})"
+        return f"{_NO_NAME if reason.errno == socket.EAI_NONAME else 'its name is not found'} (DNS: {reason.strerror})"
     if isinstance(reason, ssl.SSLError):
         return f"no secure connection (TLS: {getattr(reason, 'verify_message', '') or reason.reason or reason})"
     if isinstance(reason, TimeoutError):

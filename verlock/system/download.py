@@ -380,8 +380,9 @@ def _reason(error: BaseException) -> str:
 
 
 def _for_good(error: BaseException) -> bool:
-    """A certificate that is not trusted, or a proxy that refuses: asking again changes nothing."""
-    return bool(re.search(r"CERTIFICATE_VERIFY_FAILED|Tunnel connection failed: 4", str(error)))
+    """No host of that name, a certificate that is not trusted, or a proxy that refuses: asking again changes nothing."""
+    no_name = rf"\[Errno {socket.EAI_NONAME}\]"
+    return bool(re.search(rf"{no_name}|CERTIFICATE_VERIFY_FAILED|Tunnel connection failed: 4", str(error)))
 
 
 def _name(url: str) -> str:
