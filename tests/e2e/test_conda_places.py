@@ -317,7 +317,7 @@ def test_every_place_that_was_asked_is_told_with_its_reason(site, lock, install,
         f"{refused} does not answer: Connection refused",
         f"{secure.host} does not answer: no secure connection (TLS",
         f"{tmp_path} has no such file",
-        "(DNS: ",
+        "conda.invalid does not answer: ",
     ]
     assert [line.strip().startswith(want) for line, want in zip(lines, wanted, strict=True)] == [True] * 5, lines
 
