@@ -47,6 +47,21 @@ def _scrubbed(kind: type[BaseException], error: BaseException, trace: TracebackT
     sys.stderr.write(addresses.scrubbed("".join(traceback.format_exception(kind, error, trace))))
 
 
+def _settle_streams() -> None:
+    """Have the three standard streams, and file names in UTF-8, whatever the caller closed or set."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if (
+            getattr(sys, name) is None
+        ):  # else the next file that is opened takes its number, and children write into that
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            if descriptor != number:
+                os.dup2(descriptor, number)
+            setattr(sys, name, open(number, mode, encoding="utf-8"))  # noqa: SIM115, PTH123
+    if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONUTF8": "1"})
+
+
 if __name__ == "__main__":
+    _settle_streams()
     sys.excepthook = _scrubbed
     sys.exit(run())

@@ -305,6 +305,11 @@ def of_system(error: OSError) -> VerlockError | None:
     said = os.strerror(error.errno) if error.errno else str(error)
     if error.errno in _FULL:
         return DiskTooSmall(f"{where}: {said}", "free some space and run again: what was finished is kept")
+    if error.errno == errno.EAGAIN:
+        return FileRefused(
+            f"{where}: {said}: this user or machine runs as many programs as it may",
+            "end some of them, or raise the limit (`ulimit -u`), and run again",
+        )
     if error.errno in _REFUSED:
         return FileRefused(
             f"{where}: {said}",

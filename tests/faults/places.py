@@ -232,7 +232,7 @@ def configured(scene: Scene) -> dict[str, str]:
     (home / ".config/pip").mkdir(parents=True, exist_ok=True)
     (home / ".config/uv").mkdir(exist_ok=True)
     (home / ".config/pip/pip.conf").write_text("[global]\nindex-url = http://127.0.0.1:9/simple\nuser = true\n")
-    (home / ".config/uv/uv.toml").write_text('[pip]\nno-binary = ["torch"]\n')
+    (home / ".config/uv/uv.toml").write_text('[pip]\nresolution = "lowest"\nprerelease = "allow"\n')
     (home / ".gitconfig").write_text("[core]\n\tautocrlf = true\n[apply]\n\twhitespace = fix\n")
     (home / ".pydistutils.cfg").write_text("[install]\nprefix=/nonexistent\n")
     return {"HOME": str(home), "XDG_CONFIG_HOME": str(home / ".config")}

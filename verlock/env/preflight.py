@@ -13,18 +13,21 @@ from verlock import console, paths
 from verlock.errors import DiskTooSmall, DriverTooOld, NotSealed, PlatformMismatch
 from verlock.system import gpu, uv
 from verlock.system.files import own_bytes
-from verlock.variant import receipt
+from verlock.variant import lockfiles, receipt
 from verlock.variant.chosen import Chosen
 from verlock.variant.recipe import Recipe
 
 
 def run(chosen: Chosen) -> None:
-    """Check platform, C library, disk and, where there is a GPU, its driver.
+    """Check platform, C library, the conda layer's lock, disk and, where there is a GPU, its driver.
 
     Raises:
-        PlatformMismatch, DiskTooSmall, DriverTooOld
+        PlatformMismatch, LockError, DiskTooSmall, DriverTooOld
     """
     system(chosen.recipe)
+    lockfiles.conda_packages(
+        chosen.locks / lockfiles.CONDA_LOCK
+    )  # also where the base is the host's: what is locked is whole
     disk(chosen)
     if found := gpu.driver():
         check_driver(chosen.recipe, found)

@@ -17,6 +17,7 @@ from verlock.errors import NoGpu
 _KERNEL_DRIVER = Path("/proc/driver/nvidia/version")
 _PATIENCE = 10  # seconds that nvidia-smi may take: it hangs where a GPU fell off the bus
 
+_VERSION = re.compile(r"\b\d{3,}\.\d+(\.\d+)?\b")
 _LISTED_GPU = re.compile(r"GPU \d+: .*\(UUID: (?P<uuid>[^)\s]+)\)")
 _LISTED_SLICE = re.compile(r"\s+MIG (?P<profile>\S+)\s+Device\s+(?P<number>\d+): \(UUID: (?P<uuid>[^)\s]+)\)")
 
@@ -49,11 +50,11 @@ def driver() -> str | None:
         text = _KERNEL_DRIVER.read_text()
     except OSError:
         text = ""
-    if match := re.search(r"\b(\d{3,}\.\d+(\.\d+)?)\b", text):
-        return match.group(1)
+    if match := _VERSION.search(text):
+        return match[0]
     with contextlib.suppress(NoGpu):
-        if rows := _ask("driver_version"):
-            return rows[0][0]
+        if (rows := _ask("driver_version")) and (match := _VERSION.fullmatch(rows[0][0])):
+            return match[0]
     return None
 
 
