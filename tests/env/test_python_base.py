@@ -1,4 +1,4 @@
-"""The base of a prefix, and what is put back when no base can be had."""
+"""The base of a prefix, and what is put back when there is no base."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def bad(
 
 
 def bad_receipt(change: Callable[[bytes], bytes] | None, words: str) -> Cell:
-    """A receipt that is none: no environment. `verify` says so, `create` makes it anew."""
+    """A receipt that is none: no environment. `verify` says so, `create` makes it again."""
 
     def do(scene: Scene) -> Seen:
         _changed(scene, "receipt", change)

@@ -42,7 +42,7 @@ class Scene:
     """A toy variant with an optional artefact and a patch.
 
     `begin` puts it back to one of: fresh (nothing made), older (whole without the artefact: a run that finds the artefact makes
-    it anew, and the older one must survive that), whole (nothing to do), source (fresh, vllm built from a commit).
+    it again, and the older one must survive that), whole (nothing to do), source (fresh, vllm built from a commit).
     """
 
     folder: Path

@@ -137,8 +137,8 @@ def test_the_library_is_the_one_that_the_interpreter_has_loaded():
     minor = f"{sys.version_info.major}.{sys.version_info.minor}"
     found = host_python.find(minor)
     linked = subprocess.run(["ldd", found.executable], capture_output=True, text=True, check=True).stdout
-    assert (found.library is not None) == ("libpython" in linked)
-    assert found.library is None or (found.library.is_file() and found.library.name in linked)
+    assert (found.libpython is not None) == ("libpython" in linked)
+    assert found.libpython is None or (found.libpython.is_file() and found.libpython.name in linked)
 
 
 @pytest.mark.skipif(sys.prefix == sys.base_prefix, reason="the tests do not run in a virtual environment")

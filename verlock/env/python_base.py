@@ -58,7 +58,7 @@ def install(chosen: Chosen, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
     uv.make_venv(found.executable, prefix, prefix.name)
     _set_venv_environment(chosen.recipe, prefix)
     # by the path that the environment's links lead through, so that another interpreter put there is seen too
-    interpreter = {str(path): sha256(path) for path in (found.executable, found.library) if path}
+    interpreter = {str(path): sha256(path) for path in (found.executable, found.libpython) if path}
     entry = {"kind": "host", "version": found.version, "from": str(found.executable), "interpreter": interpreter}
     return entry, _unowned(prefix)
 

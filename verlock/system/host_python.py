@@ -34,7 +34,7 @@ class HostPython:
 
     executable: Path
     version: str
-    library: Path | None = None
+    libpython: Path | None = None
 
 
 def find(minor: str) -> HostPython | None:

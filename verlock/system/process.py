@@ -145,7 +145,7 @@ OWN = Policy(sets={"PYTHONSAFEPATH": "1"})
 def bound(command: Sequence[str | Path]) -> list[str | Path]:
     """The command as one that the kernel kills when verlock ends, however it ends; unchanged where there is no util-linux.
 
-    A uv that outlives a killed verlock would go on writing into a folder where the next run makes the environment anew. (Not by
+    A uv that outlives a killed verlock would go on writing into a folder where the next run makes the environment again. (Not by
     `preexec_fn`: what Python runs around such a fork swallows a Ctrl-C that comes meanwhile.)
     """
     setpriv = shutil.which("setpriv")
