@@ -245,7 +245,7 @@ BROKEN = {
     "login page": (lambda handler: handler.answer(200, b"<html>please log in</html>"), "sha256|is not what the lock names"),
     "broken off": (broken_off, "broke off after"),
     "hung up": (hung_up, "does not answer: "),
-    "moved away": (moved("http://elsewhere.invalid/x"), r"not found \(DNS: .*\) \(at elsewhere.invalid"),
+    "moved away": (moved("http://elsewhere.invalid/x"), r"\(DNS: .*\) \(at elsewhere.invalid"),
     "moved to a gap": (lambda handler: handler.answer(302, Location="/gone"), "answers 404"),
     "a circle": (lambda handler: handler.answer(302, Location=handler.path), "leads in a circle"),
 }  # fmt: skip
