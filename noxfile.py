@@ -85,6 +85,9 @@ def _make_tools(session: nox.Session, lock: Path, stamp: Path, wanted: str) -> N
     # uv's settings come first, as in verlock/system/package_index.py, so that one that only uv knows reaches pip too
     index = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL") or ""
     env = {"PIP_INDEX_URL": re.sub(r"^[\w.-]+=(?=\S)", "", index)} if index else {}
+    certificates = os.environ.get("SSL_CERT_FILE")  # the pip that comes with CPython 3.10 and 3.11 does not look at it
+    if certificates and not any(os.environ.get(name) for name in ("PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")):
+        env["PIP_CERT"] = certificates
     session.run(*pip, "--require-hashes", "--only-binary", ":all:", "-r", str(lock), external=True, env=env)
     stamp.write_text(wanted)  # last: without it the tools are installed again
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
+import io
 import sys
 import time
 from types import ModuleType
@@ -11,7 +13,7 @@ from types import ModuleType
 import pytest
 
 from verlock.conda import places
-from verlock.errors import NetworkError
+from verlock.errors import DiskTooSmall, NetworkError
 
 CHANNEL = "https://c.example/channel"
 TAIL = "linux-64/p-1.0-0.conda"
@@ -106,3 +108,25 @@ def test_a_folder_of_somebody_else_is_passed_over(tmp_path):
     (tmp_path / TAIL).mkdir(parents=True)
     with pytest.raises(NetworkError, match=r"cannot be read: Is a directory"):
         places.Places(None, {CHANNEL: [str(tmp_path)]}, HASHES).get(CHANNEL, TAIL)
+
+
+def test_whoever_has_not_begun_after_the_time_for_all_is_named(rattler, monkeypatch):
+    monkeypatch.setattr(places, "ASK", 0.3)
+    rattler(stalls)
+    with pytest.raises(NetworkError, match=r"first\.example does not answer within 0 s"):
+        places.Places(None, {CHANNEL: ["https://first.example"]}, HASHES, stall=2).ask(CHANNEL, TAIL)
+
+
+def test_a_full_disk_is_no_matter_of_the_network(rattler, monkeypatch):
+    async def whole(url, writer):
+        writer.write(b"package")
+
+    class Full(io.BytesIO):
+        def write(self, block):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    asked = rattler(whole)
+    monkeypatch.setattr(places.tempfile, "TemporaryFile", lambda dir: Full())
+    with pytest.raises(DiskTooSmall):
+        places.Places(None, {CHANNEL: ["https://first.example", "https://second.example"]}, HASHES).get(CHANNEL, TAIL)
+    assert len(asked) == 1

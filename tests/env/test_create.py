@@ -37,6 +37,9 @@ def prefix(clone, tmp_path):
         "missing": {},
     }
     (folder / "file").write_text("text")
+    (folder / "bin").mkdir()
+    (folder / "bin/python").symlink_to(tmp_path / "host-python")
+    (tmp_path / "host-python").touch()
     receipt.write(folder, {**sealed, "fingerprint": receipt.fingerprint(folder)})
     return folder
 
@@ -57,6 +60,12 @@ def remade(monkeypatch):
 
 def change(prefix, **fields):
     receipt.write(prefix, {**receipt.read(prefix), **fields})
+
+
+def test_an_environment_whose_python_is_gone_from_the_host_is_not_up_to_date(prefix, remade, tmp_path):
+    (tmp_path / "host-python").unlink()
+    create.run("vllm073", Options())
+    assert len(remade) == 1
 
 
 def test_nothing_to_do(prefix, remade, capsys):

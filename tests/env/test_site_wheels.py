@@ -194,7 +194,8 @@ def test_only_an_artefact_of_the_recipe_can_have_one(chosen, wheel):
 
 
 def sealed(prefix, **fields):
-    prefix.mkdir(parents=True, exist_ok=True)
+    (prefix / "bin").mkdir(parents=True, exist_ok=True)
+    (prefix / "bin/python").touch()
     base = {"kind": "host", "version": "3.10.1"}
     whole = {**toy.SEALED, "schema": 1, "prefix": str(prefix), "variant": "vllm073", "python": "3.10"}
     whole |= {"digest": choose("vllm073", "3.10").digest, "base": base, "missing": {}, "editable": False, **fields}

@@ -283,6 +283,13 @@ def test_forged_byte_code_is_seen_though_time_and_size_fit(prefix):
     assert prefix.code() == 46
 
 
+@pytest.mark.parametrize("change", [lambda host: host.unlink(), lambda host: host.write_bytes(b"other\n")])
+def test_what_a_damaged_interpreter_would_compile_is_not_asked(prefix, change):
+    byte_code(prefix, b"print('evil')\n")
+    change(prefix.host)
+    assert [item.path for item in prefix.damage()] == [str(prefix.host)]
+
+
 def test_byte_code_that_python_throws_away_is_no_damage(prefix):
     target = byte_code(prefix, b"print('old')\n")
     data = target.read_bytes()

@@ -206,9 +206,15 @@ def test_a_child_ends_with_a_verlock_that_is_killed():
     assert not lives(child)
 
 
-def test_without_util_linux_it_is_started_all_the_same(monkeypatch, tmp_path):
+@pytest.mark.parametrize("setpriv", [None, "#!/bin/sh\nexit 1\n"])
+def test_without_a_setpriv_that_can_do_it_it_is_started_all_the_same(monkeypatch, tmp_path, setpriv):
+    if setpriv:  # as of util-linux 2.32
+        (tmp_path / "setpriv").write_text(setpriv)
+        (tmp_path / "setpriv").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
+    process._binding.cache_clear()
     assert process.bound(["uv", "sync"]) == ["uv", "sync"]
+    process._binding.cache_clear()
 
 
 def lives(process):

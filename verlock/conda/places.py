@@ -8,6 +8,7 @@ verlock asks the places itself, with rattler's client: what rattler's configurat
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import hashlib
 import re
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
-from verlock.errors import IntegrityError, NetworkError, VerlockError
+from verlock.errors import IntegrityError, NetworkError, VerlockError, of_system
 from verlock.system import addresses
 
 TRIES = 3  # at each place, for what may pass: no connection, a broken one, a server's own error
@@ -62,6 +63,7 @@ class Draft:
     """A file that disappears when it is closed (or when this process is killed); counts and hashes what is written."""
 
     def __init__(self, folder: Path | None, *, enough: bool = False) -> None:
+        self.failed: VerlockError | None = None  # what the disk refused
         self.file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (whoever asked for the file closes it)
         self.count = 0  # bytes
         self._total = hashlib.sha256()
@@ -73,7 +75,13 @@ class Draft:
         if self._enough:
             raise EOFError
         self._total.update(block)
-        return self.file.write(block)
+        try:
+            written = self.file.write(block)
+            self.file.flush()  # so that a full disk is met here
+            return written
+        except OSError as error:
+            self.failed = of_system(error)
+            raise
 
     def sha256(self) -> str:
         """The hex sha256 of all that was written."""
@@ -146,7 +154,7 @@ class Places:
                     return
                 except Refusal as refusal:
                     said[checks[check]] = str(refusal)
-        except TimeoutError:
+        except concurrent.futures.TimeoutError:  # the built-in one only from Python 3.11 on
             pass
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -163,7 +171,7 @@ class Places:
         return draft.file
 
     def _give(self, place: str, tail: str, *, enough: bool = False) -> Draft:
-        """What a place has under this name. Raises Refusal."""
+        """What a place has under this name. Raises Refusal, or DiskTooSmall."""
         for attempt in range(TRIES):
             draft = Draft(self._drafts, enough=enough)
             try:
@@ -174,6 +182,9 @@ class Places:
                 return draft
             except Refusal as refusal:
                 draft.file.close()
+                if draft.failed:
+                    self.errors.append(draft.failed)
+                    raise draft.failed from None
                 if attempt + 1 == TRIES or not refusal.passing:
                     raise
             time.sleep(PAUSE * 2**attempt)

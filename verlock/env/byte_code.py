@@ -88,19 +88,21 @@ def _verdicts(chosen: Chosen, asked: list[Compiled]) -> dict[Compiled, str]:
 def _ask(chosen: Chosen, share: list[Compiled]) -> list[str]:
     # no site, so that no file of the environment runs; and a folder for byte code where there is none to be found
     options = ("-I", "-S", "-B", "-W", "ignore", "-X", f"pycache_prefix={os.devnull}")
-    done = subprocess.run(
-        [chosen.interpreter, *options, Path(same_code.__file__)],
-        input=json.dumps([(each.path, each.source, each.level) for each in share]),
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd="/",
-        env=process.VARIANT.environment(),
-    )
-    if done.returncode:
-        raise CheckFailed(
-            f"the Python of {chosen.prefix} does not compile its sources\n{process.tail(done.stderr, 12)}",
-            f"make the environment again: delete {chosen.prefix}, and run `nox -s env-{chosen.name}`",
+    again = f"make the environment again: delete {chosen.prefix}, and run `nox -s env-{chosen.name}`"
+    try:
+        done = subprocess.run(
+            [chosen.interpreter, *options, Path(same_code.__file__)],
+            input=json.dumps([(each.path, each.source, each.level) for each in share]),
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd="/",
+            env=process.VARIANT.environment(),
         )
+    except OSError as error:
+        raise CheckFailed(f"the Python of {chosen.prefix} does not start: {error.strerror}", again) from None
+    if done.returncode:
+        said = process.tail(done.stderr, 12)
+        raise CheckFailed(f"the Python of {chosen.prefix} does not compile its sources\n{said}", again)
     answer: list[str] = json.loads(done.stdout)
     return answer

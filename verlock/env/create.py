@@ -106,7 +106,8 @@ def _present(chosen: Chosen, options: Options) -> dict[str, Any] | None:
 
 
 def _untouched(prefix: Path, sealed: dict[str, Any]) -> bool:
-    return receipt.fingerprint(prefix) == str(sealed["fingerprint"])
+    starts = (prefix / "bin/python").exists()  # a link to the host's, which may be gone by now, is the same link still
+    return starts and receipt.fingerprint(prefix) == str(sealed["fingerprint"])
 
 
 def _of_others(chosen: Chosen, options: Options) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from verlock import console, paths
-from verlock.errors import BuildError, CompilerMissing, NetworkError, RecipeError
+from verlock.errors import BuildError, CompilerMissing, NetworkError, RecipeError, ResolutionError
 from verlock.locking.loopback_index import serve
 from verlock.sources import wheel_store
 from verlock.system import download, files, gpu, process
@@ -146,13 +147,16 @@ def _sdist(wanted: ArtefactSdist) -> Path:
     """The sdist: from the cache, VERLOCK_ARTEFACTS or the user's index."""
     if found := wheel_store.kept(wanted.filename, wanted.sha256):
         return found
+    remedy = f"put the file into a folder and name that folder in {download.PLACE}"
     with serve() as index, wheel_store.scratch("sdist") as work, console.step("download", wanted.filename) as step:
-        places = [file.url for file in index.files(PACKAGE) if file.sha256 == wanted.sha256]
-        if not places:
+        try:
+            places = [file.url for file in index.files(PACKAGE) if file.sha256 == wanted.sha256]
+        except ResolutionError:
             raise NetworkError(
-                f"the index has no {wanted.filename} with the sha256 of the recipe",
-                f"put the file into a folder and name that folder in {download.PLACE}",
-            )
+                "the index has no JSON pages, in which files are found by their sha256", remedy
+            ) from None
+        if not places:
+            raise NetworkError(f"the index has no {wanted.filename} with the sha256 of the recipe", remedy)
         draft = work / wanted.filename
         download.fetch_first(
             places, draft, wanted.sha256, lambda text: setattr(step, "detail", f"{wanted.filename}, {text}")
@@ -168,11 +172,7 @@ def _build(chosen: Chosen, options: Options, sdist: Path, nvcc: Path) -> Path:
             return found
         source = work / "source"
         if not source.exists():
-            _unpack(sdist, source)
-            if left_out := leave_out(source, options):
-                console.warn(
-                    f"{left_out} kernels are left out: flash-attn will raise an error where one of them is needed"
-                )
+            _unpack(sdist, source, options)
         _compile(chosen, options, source, nvcc, work / "build.log")
         (wheel,) = (source / "dist").glob("*.whl")
         kept = wheel_store.keep(wheel, files.sha256(wheel))
@@ -182,13 +182,15 @@ def _build(chosen: Chosen, options: Options, sdist: Path, nvcc: Path) -> Path:
     return kept
 
 
-def _unpack(sdist: Path, into: Path) -> None:
-    """Unpack a verified sdist; `into` is there only when it is whole."""
+def _unpack(sdist: Path, into: Path, options: Options) -> None:
+    """Unpack a verified sdist, without the kernels that are not asked for; `into` is there only when that is done."""
     draft = into.with_name(".unpacking")
     shutil.rmtree(draft, ignore_errors=True)
     with tarfile.open(sdist) as archive:
         archive.extractall(draft)  # its sha256 is the recipe's
     (top,) = draft.iterdir()
+    if left_out := leave_out(top, options):
+        console.warn(f"{left_out} kernels are left out: flash-attn will raise an error where one of them is needed")
     top.rename(into)
     draft.rmdir()
 
@@ -252,14 +254,19 @@ def _compile(chosen: Chosen, options: Options, source: Path, nvcc: Path, log: Pa
         log.open("w", buffering=1) as out,
     ):
         child = subprocess.Popen(
-            [chosen.interpreter, "setup.py", "bdist_wheel"],
+            process.bound([chosen.interpreter, "setup.py", "bdist_wheel"]), start_new_session=True,
             cwd=source, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
         )  # fmt: skip
         assert child.stdout is not None
-        with child:
+        try:
             for line in child.stdout:
                 out.write(line)
                 if done := _NINJA.match(line):
                     step.detail = f"{done[1]} of {done[2]} files compiled"
+        except BaseException:  # Ctrl-C: ninja and its compilers go too, or a second run would meet them
+            os.killpg(child.pid, signal.SIGTERM)
+            raise
+        finally:
+            child.wait()
     if child.returncode:
         raise BuildError(f"flash-attn's setup.py fails\n{process.tail(log, 12)}", "run again: what is compiled is kept")

@@ -110,9 +110,7 @@ def examine(
     there = {entry.path: entry for _, entries in walked for entry in entries}
     sizes, wrong = _at_a_glance(prefix, expected, there)
     found += wrong
-    if any(item.path.startswith("bin/python") for item in found):
-        compiled = []  # what another interpreter compiles proves nothing
-    found += _files(chosen, expected, sizes, compiled, progress)
+    found += _files(chosen, expected, sizes, [] if _of_python(found) else compiled, progress)
     order = list(KINDS)
     return Findings(sorted(set(found), key=lambda item: (order.index(item.kind), item.package, item.path)), fingerprint)
 
@@ -257,6 +255,8 @@ def _files(
             kind = "patch undone" if want.patch else "file changed"
             package = f"{want.package}, {want.patch}" if want.patch else want.package
             found.append(Damage(kind, package, _short(prefix, path), want.sha256, got))
+    if _of_python(found):
+        return found
     sound = [each for each in compiled if hashes.get(each.source) == expected[each.source].sha256]
     for each in byte_code.forged(chosen, sound, hashes):
         owner = expected[each.source].package
@@ -264,6 +264,11 @@ def _files(
             Damage("file changed", owner, _short(prefix, each.path), "the code of its source", "other byte code")
         )
     return found
+
+
+def _of_python(found: list[Damage]) -> bool:
+    """Is the interpreter itself damaged, a link to it or the host's? What such a one compiles proves nothing."""
+    return any(item.path.startswith(("bin/python", "/")) for item in found)
 
 
 def _at_a_glance(

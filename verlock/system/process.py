@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import os
 import shutil
+import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,8 +150,16 @@ def bound(command: Sequence[str | Path]) -> list[str | Path]:
     A uv that outlives a killed verlock would go on writing into a folder where the next run makes the environment again. (Not by
     `preexec_fn`: what Python runs around such a fork swallows a Ctrl-C that comes meanwhile.)
     """
+    return [*_binding(), *command]
+
+
+@functools.cache
+def _binding() -> tuple[str, ...]:
+    """The words before such a command; util-linux before 2.33, RHEL 8's for one, does not know the option."""
     setpriv = shutil.which("setpriv")
-    return [setpriv, "--pdeathsig", "KILL", "--", *command] if setpriv else list(command)
+    words = (setpriv or "", "--pdeathsig", "KILL", "--")
+    works = setpriv and subprocess.run([*words, "true"], capture_output=True, check=False).returncode == 0
+    return words if works else ()
 
 
 def tail(said: str | Path, lines: int) -> str:
