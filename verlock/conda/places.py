@@ -51,7 +51,7 @@ def name_of(place: str) -> str:
 
 
 class Refusal(Exception):
-    """One place did not give a file. `passing`: it may do so at the next try; `dead`: no other file can be had there either."""
+    """One place did not give a file. `passing`: it may do so at the next try; `dead`: it will not give any other file either."""
 
     def __init__(self, said: str, *, passing: bool = False, dead: bool = False) -> None:
         super().__init__(said)
