@@ -136,7 +136,8 @@ def _proof_commands(commands: Commands) -> None:
     smoke.add_argument(
         "--again", action="store_true", help="make every launch twice: does a seed give the same in another process?"
     )
-    smoke.add_argument("--unpatched", action="store_true", help="run without the patches, to see what they are for")
+    smoke.add_argument("--unpatched", nargs="?", const=sabotage.ALL, default="", metavar="PATCH",
+                       help="run without the patches, or the one whose file name begins so: what are they for?")  # fmt: skip
     smoke.add_argument("--no-verl", action="store_true", help="skip verl's own GRPO steps")
     _site_wheel(smoke)
     smoke.add_argument("--json", type=Path, metavar="FILE", help="write the whole report to FILE")

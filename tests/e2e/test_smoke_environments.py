@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from verlock.errors import VerlockError
 from verlock.proving import launch_config, smoke_launch
 from verlock.system import files
 from verlock.variant import lockfiles, receipt
@@ -112,10 +113,18 @@ def test_verl_composes_the_step_and_the_stand_in_is_complete(variant, tmp_path):
 @pytest.mark.parametrize("variant", [name for name in names() if choose(name).recipe.patch])
 def test_unpatched_is_an_overlay_with_the_locks_original_files(variant, tmp_path):
     chosen = built(variant)
-    into = smoke_launch.take_back(chosen, tmp_path)
+    into = smoke_launch.take_back(chosen, "all", tmp_path / "all")
     touched = [each for patch in lockfiles.sources(chosen.locks)["patches"] for each in patch["touches"]]
     assert touched
     for each in touched:
         assert files.sha256(into / each["path"]) == each["before"]
         assert files.sha256(chosen.site / each["path"]) == each["after"]
     assert (into / "vllm" / "_C.abi3.so").resolve() == (chosen.site / "vllm" / "_C.abi3.so").resolve()
+    for patch in lockfiles.sources(chosen.locks)["patches"]:
+        into = smoke_launch.take_back(chosen, patch["file"][:4], tmp_path / patch["file"])
+        own = {each["path"] for each in patch["touches"]}
+        for each in touched:
+            wanted = each["before"] if each["path"] in own else each["after"]
+            assert files.sha256(into / each["path"]) == wanted
+    with pytest.raises(VerlockError, match="9999 names no patch"):
+        smoke_launch.take_back(chosen, "9999", tmp_path)

@@ -49,7 +49,7 @@ def remade(monkeypatch):
     """Notes what would be made, in the place of making it."""
     calls = []
 
-    def make(chosen, options, present):
+    def make(chosen, options, own, present):
         calls.append(present)
         sealed = chosen.prefix / receipt.NAME
         return receipt.read(chosen.prefix) if present is None and sealed.exists() else present

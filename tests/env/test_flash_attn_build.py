@@ -20,6 +20,7 @@ from verlock.variant import receipt
 from verlock.variant.chosen import choose
 from verlock.variant.recipe import ArtefactSdist
 
+READ = receipt.read
 KERNELS = "csrc/flash_attn/src"
 FORWARD = "template<>\nvoid run_mha_fwd_<cutlass::{type}, {dim}, true>(Flash_fwd_params &p, cudaStream_t s) {{\n    work();\n}}\n"
 SPLIT = (
@@ -193,7 +194,7 @@ def test_it_needs_an_environment_and_ninja(ready, monkeypatch):
     (flash_attn_build._TOOLS / "ninja").unlink()
     with pytest.raises(CompilerMissing, match="ninja"):
         flash_attn_build.run(ready, Options(("9.0",)))
-    monkeypatch.undo()
+    monkeypatch.setattr(receipt, "read", READ)
     with pytest.raises(NotSealed):
         flash_attn_build.run(ready, Options(("9.0",)))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
 
 import pytest
 
@@ -160,3 +161,20 @@ def test_the_conda_base(chosen, prefix, monkeypatch):
     assert set(files) == {"bin/python", "conda-meta/python-3.10.20-h1_0_cpython.json", "conda-meta/state"}
     assert files["bin/python"] == "link:python3.10"
     assert json.loads((prefix / "conda-meta/state").read_text()) == {"env_vars": {"VLLM_USE_V1": "0"}}
+
+
+def test_a_compiler_is_asked_for_where_the_engine_compiles(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("VERLOCK_ENVS", str(tmp_path / "envs"))
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    monkeypatch.delenv("CC", raising=False)
+    quiet, compiling = choose("vllm073"), choose("v1")
+    python_base.warn_without_compiler(quiet)
+    assert capsys.readouterr().err == ""
+    python_base.warn_without_compiler(compiling)
+    assert "no C compiler" in capsys.readouterr().err
+    for folder in (tmp_path / "path", compiling.prefix / "bin"):
+        folder.mkdir(parents=True)
+        shutil.copy("/bin/true", folder / "gcc")
+        python_base.warn_without_compiler(compiling)
+        assert capsys.readouterr().err == ""
+        (folder / "gcc").unlink()

@@ -123,20 +123,19 @@ def test_the_command_line_hands_it_on(monkeypatch, tmp_path):
 def test_a_wheel_that_fits_is_kept_by_its_sha256(chosen, wheel, version, file):
     path = wheel(version=version, file=file)
     sha256 = files.sha256(path)
-    kept = site_wheels.keep(chosen, {"flash-attn": path})
     name = file.replace("%2B", "+")
-    assert kept == {"flash-attn": wheel_store.place(name, sha256)}
     entry = {"file": name, "version": version, "sha256": sha256}
-    assert site_wheels.entries(chosen, kept) == {"flash-attn": entry}
+    assert site_wheels.keep(chosen, {"flash-attn": path}) == {"flash-attn": entry}
     path.unlink()
-    assert files.sha256(kept["flash-attn"]) == sha256 and site_wheels.file(entry) == (kept["flash-attn"], sha256)
+    assert files.sha256(wheel_store.place(name, sha256)) == sha256
 
 
 def test_a_damaged_kept_copy_is_replaced_from_the_file(chosen, wheel, capsys):
     path = wheel()
-    (kept,) = site_wheels.keep(chosen, {"flash-attn": path}).values()
+    entries = site_wheels.keep(chosen, {"flash-attn": path})
+    kept = wheel_store.place(NAME, files.sha256(path))
     kept.write_bytes(b"damaged")
-    assert site_wheels.keep(chosen, {"flash-attn": path}) == {"flash-attn": kept}
+    assert site_wheels.keep(chosen, {"flash-attn": path}) == entries
     assert kept.read_bytes() == path.read_bytes() and "is damaged" in capsys.readouterr().err
 
 
@@ -206,14 +205,15 @@ def sealed(prefix, **fields):
 
 def test_an_old_receipt_has_none(chosen):
     sealed(chosen.prefix)
-    assert receipt.read(chosen.prefix)["site_wheels"] == {} == site_wheels.remembered(chosen.prefix)
+    assert receipt.read(chosen.prefix)["site_wheels"] == {} == site_wheels.remembered(chosen)
 
 
-def test_a_killed_run_s_are_remembered(chosen):
-    assert site_wheels.remembered(chosen.prefix) == {}
-    sealed(prefix_folder.aside_of(chosen.prefix), site_wheels={"flash-attn": ENTRY})
+def test_a_killed_run_s_are_remembered(chosen, wheel):
+    entries = site_wheels.keep(chosen, {"flash-attn": wheel()})
+    assert site_wheels.remembered(chosen) == {}
+    sealed(prefix_folder.aside_of(chosen.prefix), site_wheels=entries)
     prefix_folder.settle(chosen.prefix)
-    assert site_wheels.remembered(chosen.prefix) == {"flash-attn": ENTRY}
+    assert site_wheels.remembered(chosen) == entries
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ def test_what_is_there_stays_until_another_is_named(chosen, wheel, remade, capsy
     with zipfile.ZipFile(other, "a") as archive:
         archive.writestr("flash_attn/more.py", "")
     create.make(chosen, create.Options(site_wheels={"flash-attn": other}))
-    assert [present for _, present in remade] == [None, None]
+    assert [present for *_, present in remade] == [None, None]
 
 
 def test_none_is_nothing_to_do_where_there_is_none(chosen, remade):
@@ -250,18 +250,17 @@ def test_none_is_nothing_to_do_where_there_is_none(chosen, remade):
 def test_a_kept_file_that_is_gone_is_said_before_anything_is_touched(chosen, remade):
     sealed(chosen.prefix, site_wheels={"flash-attn": ENTRY})
     with pytest.raises(SiteWheelRefused, match=f"no longer has its site wheel\n  flash-attn 2.8.3, {NAME}") as caught:
-        site_wheels.entries(chosen, None)
+        site_wheels.remembered(chosen)
     assert "--site-wheel flash-attn=FILE" in caught.value.remedy and "--site-wheel none" in caught.value.remedy
 
 
 def test_a_kept_file_that_fits_no_longer_is_refused(chosen, wheel, clone, edit):
-    (kept,) = site_wheels.keep(chosen, {"flash-attn": wheel()}).values()
-    sealed(chosen.prefix, site_wheels=site_wheels.entries(chosen, {"flash-attn": kept}))
+    sealed(chosen.prefix, site_wheels=site_wheels.keep(chosen, {"flash-attn": wheel()}))
     for path in (clone / "recipes").rglob("*.toml"):
         if 'package = "flash-attn"' in path.read_text():
             edit(path, 'version = "2.8.3"', 'version = "2.9.0"')
     with pytest.raises(SiteWheelRefused, match=r"wanted  a wheel of flash-attn 2\.9\.0"):
-        site_wheels.entries(choose("vllm073", "3.10"), None)
+        site_wheels.remembered(choose("vllm073", "3.10"))
 
 
 # what holds for it ------------------------------------------------------------------------------------

@@ -180,7 +180,7 @@ def test_two_ranks_take_two_gpus_where_there_are_two(inside, nvidia_smi):
 
 
 @pytest.mark.parametrize(
-    "how", [{"mode": "eager"}, {"verl": False}, {"ranks": 1}, {"ranks": 2}, {"ranks": 2, "tp": 1}, {"unpatched": True}]
+    "how", [{"mode": "eager"}, {"verl": False}, {"ranks": 1}, {"ranks": 2}, {"ranks": 2, "tp": 1}, {"unpatched": "all"}]
 )
 def test_less_than_everything_is_no_certificate(inside, monkeypatch, tmp_path, how):
     monkeypatch.setattr(smoke_launch, "take_back", lambda *arguments: tmp_path / "over")
@@ -277,7 +277,7 @@ def test_the_plan_has_what_was_asked_for():
     assert Options(sabotage="verl-skip-sync").plan() == [VERL]
     with pytest.raises(VerlockError, match="breaks CUDA graphs"):
         Options(sabotage="stale-graph", mode="eager").plan()
-    assert {part.mode for part in Options(unpatched=True).plan()} == {"eager"}
+    assert {part.mode for part in Options(unpatched="all").plan()} == {"eager"}
 
 
 def test_a_red_gate_fails_by_name_and_certifies_nothing(inside):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from verlock.env.installed import Recorded
     from verlock.env.verify import Damage
 
+SiteWheels = Mapping[str, Mapping[str, str]]  # artefact -> the receipt's entry: file, version, sha256
+
 
 @dataclass(frozen=True)
 class Options:
@@ -53,7 +55,7 @@ class Making:
     owned: dict[str, str] = field(default_factory=dict)  # files of the base that no package owns
     wheels: dict[str, tuple[Path, str]] = field(default_factory=dict)  # from outside the index: file, sha256
     missing: dict[str, str] = field(default_factory=dict)  # artefact -> why
-    site_wheels: dict[str, dict[str, str]] = field(default_factory=dict)  # artefact -> file, version, sha256
+    site_wheels: SiteWheels = field(default_factory=dict)
     built: Path | None = None  # the wheel of the recipe's source, where cache or mirror has it
     source: dict[str, Any] | None = None  # what was built from a git commit
     listed: dict[str, Recorded] = field(default_factory=dict)  # the RECORDs of what is installed
@@ -71,38 +73,42 @@ def make(chosen: Chosen, options: Options) -> None:
     """Make one environment if it is not there already, and say where it is. Raises VerlockError."""
     start = time.monotonic()
     prefix = chosen.prefix
+    own: SiteWheels | None = {} if options.site_wheels is not None else None
     if options.site_wheels:
         from verlock.env import site_wheels
 
-        options = replace(options, site_wheels=site_wheels.keep(chosen, options.site_wheels))
+        own = site_wheels.keep(chosen, options.site_wheels)
     prefix.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(prefix.parent, os.W_OK):
-        sealed, verb = _of_others(chosen, options), "up to date"
+        sealed, verb = _of_others(chosen, options, own), "up to date"
     else:
         with alone(prefix.with_name(f".{prefix.name}.lock"), str(prefix)):
             prefix_folder.settle(prefix)
-            present = _present(chosen, options)
+            present = _present(chosen, options, own)
             if present is not None and _untouched(prefix, present) and not _incomplete(chosen, present, options):
                 sealed, verb = present, "up to date"
             else:
-                sealed, verb = _make(chosen, options, present), "ready"
+                sealed, verb = _make(chosen, options, own, present), "ready"
     _report(chosen, sealed, verb, time.monotonic() - start)
 
 
 # what is there already --------------------------------------------------------------------------------
 
 
-def _present(chosen: Chosen, options: Options) -> dict[str, Any] | None:
+def _present(chosen: Chosen, options: Options, own: SiteWheels | None) -> dict[str, Any] | None:
     """The receipt of the prefix when it is what the lock and the options ask for; None when it must be made."""
     try:
         sealed = receipt.read(chosen.prefix)
     except NotSealed:
         return None
     same = sealed["digest"] == chosen.digest and sealed["editable"] == options.editable
-    if options.site_wheels is not None:
-        wanted = {package: kept.parent.name for package, kept in options.site_wheels.items()}
-        same = same and wanted == {package: entry["sha256"] for package, entry in sealed["site_wheels"].items()}
+    if own is not None:
+        same = same and _sha256(own) == _sha256(sealed["site_wheels"])
     return sealed if same and options.base in ("auto", sealed["base"]["kind"]) else None
+
+
+def _sha256(site_wheels: SiteWheels) -> dict[str, str]:
+    return {package: entry["sha256"] for package, entry in site_wheels.items()}
 
 
 def _untouched(prefix: Path, sealed: dict[str, Any]) -> bool:
@@ -110,10 +116,10 @@ def _untouched(prefix: Path, sealed: dict[str, Any]) -> bool:
     return starts and receipt.fingerprint(prefix) == str(sealed["fingerprint"])
 
 
-def _of_others(chosen: Chosen, options: Options) -> dict[str, Any]:
+def _of_others(chosen: Chosen, options: Options, own: SiteWheels | None) -> dict[str, Any]:
     """The receipt of an environment that this user may use but not write. Raises FileRefused when it must be rebuilt."""
     prefix = chosen.prefix
-    sealed = _present(chosen, options)
+    sealed = _present(chosen, options, own)
     if sealed is None or not _untouched(prefix, sealed) or (sealed["missing"] and options.strict):
         raise FileRefused(
             f"{prefix} must be made or rebuilt, and {prefix.parent} is not writable",
@@ -163,7 +169,7 @@ def _say_healing(damage: list[Damage]) -> None:
 # making it --------------------------------------------------------------------------------------------
 
 
-def _make(chosen: Chosen, options: Options, present: dict[str, Any] | None) -> dict[str, Any]:
+def _make(chosen: Chosen, options: Options, own: SiteWheels | None, present: dict[str, Any] | None) -> dict[str, Any]:
     """Make it, unless it proves to be whole. What can be refused is refused before an environment there is touched."""
     from verlock.env import site_wheels
 
@@ -175,7 +181,7 @@ def _make(chosen: Chosen, options: Options, present: dict[str, Any] | None) -> d
         missing = present["missing"].keys()
         if not missing or not missing - _fetched(making).missing.keys():
             return present  # whole, and as complete as it can be now
-    making.site_wheels = site_wheels.entries(chosen, options.site_wheels)
+    making.site_wheels = site_wheels.remembered(chosen) if own is None else own
     console.say(f"{chosen.name}: {summary}\n  {chosen.prefix}, Python {chosen.python}, digest {chosen.digest[:12]}")
     first, *rest = STEPS
     _take(making, first)
@@ -195,16 +201,14 @@ def _preflight(making: Making, step: console.Step) -> None:
 
     for folder in ("artefacts", "wheels", "sources"):
         clear_drafts(paths.cache_dir() / folder)
-    preflight.run(making.chosen)
-    making.built = preflight.sources(making.chosen, making.options.editable)
+    making.built = preflight.run(making.chosen, making.options.editable)
 
 
 def _base(making: Making, step: console.Step) -> None:
-    from verlock.env import preflight, python_base
+    from verlock.env import python_base
 
     making.base, making.owned = python_base.install(making.chosen, making.options.base)
     step.detail = f"{making.base['kind']}: CPython {making.base['version']}"
-    preflight.compiler(making.chosen)
 
 
 def _artefacts(making: Making, step: console.Step) -> None:
@@ -215,13 +219,14 @@ def _artefacts(making: Making, step: console.Step) -> None:
 
 def _fetched(making: Making, tell: Callable[[str], None] = lambda text: None) -> Making:
     """Note file and sha256 of each artefact: the site wheel's, else what can be fetched or is cached; or why there is none."""
-    from verlock.env import artefacts, site_wheels
+    from verlock.env import artefacts
+    from verlock.sources import wheel_store
 
     chosen = making.chosen
     making.wheels, making.missing = {}, {}
     for artefact in chosen.recipe.artefact:
-        if artefact.package in making.site_wheels:
-            making.wheels[artefact.package] = site_wheels.file(making.site_wheels[artefact.package])
+        if own := making.site_wheels.get(artefact.package):
+            making.wheels[artefact.package] = wheel_store.place(own["file"], own["sha256"]), own["sha256"]
             continue
         file = artefact.file_for(chosen.recipe.torch, chosen.python)
         try:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 from pathlib import Path
 
 from packaging.version import Version
 
-from verlock import console, paths
+from verlock import paths
 from verlock.errors import DiskTooSmall, DriverTooOld, NotSealed, PlatformMismatch
 from verlock.system import gpu, uv
 from verlock.system.files import own_bytes
@@ -18,11 +17,10 @@ from verlock.variant.chosen import Chosen
 from verlock.variant.recipe import Recipe
 
 
-def run(chosen: Chosen) -> None:
-    """Check platform, C library, the conda layer's lock, disk and, where there is a GPU, its driver.
+def run(chosen: Chosen, editable: bool) -> Path | None:
+    """Check platform, C library, the conda layer's lock, disk, a GPU's driver where there is one, and then `sources`.
 
-    Raises:
-        PlatformMismatch, LockError, DiskTooSmall, DriverTooOld
+    Returns what `sources` returns. Raises PlatformMismatch, LockError, DiskTooSmall, DriverTooOld, and what `sources` raises.
     """
     system(chosen.recipe)
     lockfiles.conda_packages(
@@ -31,6 +29,7 @@ def run(chosen: Chosen) -> None:
     disk(chosen)
     if found := gpu.driver():
         check_driver(chosen.recipe, found)
+    return sources(chosen, editable)
 
 
 def sources(chosen: Chosen, editable: bool) -> Path | None:
@@ -140,20 +139,3 @@ def check_driver(recipe: Recipe, version: str) -> None:
             f"the NVIDIA driver is {version}, {recipe.name} (CUDA {recipe.cuda.version}) needs {recipe.cuda.min_driver} or newer",
             "update the driver, or prepare the environment on a machine without a GPU for one that has a newer driver",
         )
-
-
-def compiler(chosen: Chosen) -> None:
-    """Warn where the engine compiles at run time and neither the prefix nor the host has a C compiler.
-
-    A warning only: an environment is often made on a login node for a compute node.
-    """
-    if chosen.recipe.vllm.compiles and not _compiler(chosen.prefix):
-        console.warn(
-            f"{chosen.name}'s engine compiles kernels at run time, and there is no C compiler (cc, gcc) here: "
-            "install one, or use the conda base"
-        )
-
-
-def _compiler(prefix: Path) -> str | None:
-    path = os.pathsep.join([str(prefix / "bin"), os.environ.get("PATH", "")])
-    return os.environ.get("CC") or shutil.which("gcc", path=path) or shutil.which("cc", path=path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from verlock.variant.recipe import Recipe
 
 
 def install(chosen: Chosen, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Make the base in a prefix with nothing in it, as `prefix_folder.replacing` begins it.
+    """Make the base in a prefix with nothing in it, as `prefix_folder.replacing` begins it; warn where a compiler is missing.
 
     Args:
         chosen: which environment.
@@ -34,6 +35,12 @@ def install(chosen: Chosen, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
         NoBase: there is neither.
         IntegrityError, InstallError: from the conda engine.
     """
+    made = _install(chosen, kind)
+    warn_without_compiler(chosen)
+    return made
+
+
+def _install(chosen: Chosen, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
     prefix = chosen.prefix
     if kind == "host":
         why_host = "the host base was asked for"
@@ -107,3 +114,20 @@ def _unowned(prefix: Path) -> dict[str, str]:
                 continue  # of a link, conda-meta does not say where it leads
             files[str(path.relative_to(prefix))] = f"link:{path.readlink()}" if path.is_symlink() else sha256(path)
     return files
+
+
+def warn_without_compiler(chosen: Chosen) -> None:
+    """Warn where the engine compiles at run time and neither the prefix nor the host has a C compiler.
+
+    A warning only: an environment is often made on a login node for a compute node.
+    """
+    if chosen.recipe.vllm.compiles and not _compiler(chosen.prefix):
+        console.warn(
+            f"{chosen.name}'s engine compiles kernels at run time, and there is no C compiler (cc, gcc) here: "
+            "install one, or use the conda base"
+        )
+
+
+def _compiler(prefix: Path) -> str | None:
+    path = os.pathsep.join([str(prefix / "bin"), os.environ.get("PATH", "")])
+    return os.environ.get("CC") or shutil.which("gcc", path=path) or shutil.which("cc", path=path)

@@ -62,8 +62,8 @@ def asked(option: Sequence[str] | None, variable: str) -> dict[str, Path] | None
     return found
 
 
-def keep(chosen: Chosen, given: Mapping[str, Path]) -> dict[str, Path]:
-    """Check the files that the user named, all of them before the first is copied; returns the kept copies.
+def keep(chosen: Chosen, given: Mapping[str, Path]) -> dict[str, dict[str, str]]:
+    """Check the files that the user named, all of them before the first is copied into the cache; returns the receipt's entries.
 
     Raises:
         RecipeError: the recipe names no such artefact.
@@ -71,25 +71,26 @@ def keep(chosen: Chosen, given: Mapping[str, Path]) -> dict[str, Path]:
     """
     for package, path in given.items():
         check(chosen, package, path)
-    return {package: _kept(path) for package, path in given.items()}
+    kept = {package: _kept(path) for package, path in given.items()}
+    return {
+        package: {"file": path.name, "version": _name_and_version(path)[1], "sha256": path.parent.name}
+        for package, path in kept.items()
+    }
 
 
-def entries(chosen: Chosen, kept: Mapping[str, Path] | None) -> dict[str, dict[str, str]]:
-    """The receipt's entries for an environment that is about to be made; every file is in the cache then.
+def remembered(chosen: Chosen) -> dict[str, dict[str, str]]:
+    """The receipt's entries of the site wheels that an environment has which is to be made again; each is in the cache.
 
-    Args:
-        chosen: which environment.
-        kept: the copies that `keep` returned; None for the wheels that the environment has already.
+    Where a run was killed, `prefix_folder.settle` has given back that environment before.
 
     Raises:
-        RecipeError, SiteWheelRefused: one of those that it has is gone from the cache, or fits no longer.
+        RecipeError, SiteWheelRefused: one of them is gone from the cache, or fits no longer.
     """
-    if kept is not None:
-        return {
-            package: {"file": path.name, "version": _name_and_version(path)[1], "sha256": path.parent.name}
-            for package, path in kept.items()
-        }
-    found = remembered(chosen.prefix)
+    try:
+        sealed = json.loads((chosen.prefix / receipt.NAME).read_text(encoding="utf-8"))
+        found: dict[str, dict[str, str]] = dict(sealed.get("site_wheels", {}))
+    except (OSError, ValueError, AttributeError):
+        return {}
     for package, entry in found.items():
         path = wheel_store.cached(entry["file"], entry["sha256"])
         if path is None:
@@ -100,19 +101,6 @@ def entries(chosen: Chosen, kept: Mapping[str, Path] | None) -> dict[str, dict[s
             )
         check(chosen, package, path)
     return found
-
-
-def remembered(prefix: Path) -> dict[str, dict[str, str]]:
-    """The site wheels of the environment at `prefix`, which `prefix_folder.settle` has given back where a run was killed."""
-    try:
-        return dict(json.loads((prefix / receipt.NAME).read_text(encoding="utf-8")).get("site_wheels", {}))
-    except (OSError, ValueError, AttributeError):
-        return {}
-
-
-def file(entry: Mapping[str, str]) -> tuple[Path, str]:
-    """File and sha256 of a receipt's entry, as `PipLayer.wheels` takes them."""
-    return wheel_store.place(entry["file"], entry["sha256"]), entry["sha256"]
 
 
 def check(chosen: Chosen, package: str, path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from verlock import console
 from verlock.errors import GateFailed, SmokeCrashed, VerlockError
 from verlock.proving.passes import Pass
-from verlock.smoke import gates, overlay, report, watchdog
+from verlock.smoke import gates, overlay, report, sabotage, watchdog
 from verlock.smoke.gates import Gate
 from verlock.sources import patches
 from verlock.sources.git_apply import Stage
@@ -20,11 +20,19 @@ from verlock.variant.chosen import Chosen
 TAIL = 25  # lines of the log shown when a run crashed
 
 
-def take_back(chosen: Chosen, folder: Path) -> Path:
-    """An overlay of the patched packages with their original files, for PYTHONPATH; the prefix stays as it is."""
-    files = patches.read(chosen.recipe)
-    if not files:
-        raise VerlockError(f"{chosen.name} has no patches to undo", "run it without --unpatched")
+def take_back(chosen: Chosen, which: str, folder: Path) -> Path:
+    """An overlay of the patched packages without a patch, for PYTHONPATH; the prefix stays as it is.
+
+    Args:
+        chosen: which environment.
+        which: how the patch's file name begins, or sabotage.ALL.
+        folder: where the overlay goes.
+    """
+    every = patches.read(chosen.recipe)
+    files = [file for file in every if which == sabotage.ALL or file.patch.file.startswith(which)]
+    if not files or (which != sabotage.ALL and len(files) > 1):
+        known = ", ".join(file.patch.file for file in every) or "none"
+        raise VerlockError(f"{which} names no patch, or several, of {chosen.name}", f"its patches: {known}")
     touched = sorted({path for file in files for path in file.paths})
     scratch, into = folder / "unpatched-files", folder / "unpatched"
     stage = Stage(chosen.site, touched, scratch)

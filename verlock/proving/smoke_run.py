@@ -43,7 +43,8 @@ class Options:
         sabotage: one of sabotage.MODES, or `all`: succeeds when exactly the targeted gate turns red.
         verl: also run verl's own steps.
         again: make every launch of the gates a second time, to compare what one seed gives in two processes.
-        unpatched: run without the recipe's patches, to see what they are for; never gives a certificate.
+        unpatched: run without this patch of the recipe's (how its file name begins, or `all` of them), to see what it is for;
+            never gives a certificate.
         json_path: where the whole report goes.
     """
 
@@ -53,7 +54,7 @@ class Options:
     sabotage: str = ""
     verl: bool = True
     again: bool = False
-    unpatched: bool = False
+    unpatched: str = ""
     json_path: Path | None = None
 
     @property
@@ -164,7 +165,7 @@ class Proof:
         self.folder = Path(tempfile.mkdtemp(prefix=f"verlock-smoke-{self.chosen.name}-"))
         self.environment = launch_config.variables(self.chosen) | launch_config.caches(self.folder / "caches")
         if self.options.unpatched:
-            over = smoke_launch.take_back(self.chosen, self.folder)
+            over = smoke_launch.take_back(self.chosen, self.options.unpatched, self.folder)
             self.environment["PYTHONPATH"] = os.pathsep.join([str(over), self.environment["PYTHONPATH"]])
 
     def launch(self, part: Part) -> list[Pass]:
