@@ -318,7 +318,10 @@ def sleeping(ranks: Sequence[Mapping[str, Any]], per_process: bool, sharers: int
 
 
 def batch(ranks: Sequence[Mapping[str, Any]]) -> Gate:
-    """Gate 7: `n` sequences come back for every prompt, of the length asked for, and they differ.
+    """Gate 7: `n` sequences come back for every prompt, of the length asked for, and for most prompts they differ.
+
+    A trained model can be so sure of a text that it is drawn twice: 1 prompt of 16 in one of 15 passes on an H100. An engine that
+    draws all `n` with one seed repeats itself for every prompt.
 
     Args:
         ranks: per rank prompts, n, lengths (per prompt, the lengths of its sequences), asked (tokens), distinct (per prompt).
@@ -342,9 +345,9 @@ def batch(ranks: Sequence[Mapping[str, Any]]) -> Gate:
         )
     if short:
         problems.append(f"{short} sequences do not have the length asked for")
-    if alike:
+    if 2 * alike > sum(rank["prompts"] for rank in ranks):
         problems.append(f"{alike} prompts got the same sequence more than once: sampling repeats itself")
-    return _gate("7", problems, f"{got}/{wanted} sequences, {alike} prompts with repeats", f"{wanted}, none")
+    return _gate("7", problems, f"{got}/{wanted} sequences, {alike} prompts with repeats", f"{wanted}, at most half")
 
 
 def training(ranks: Sequence[Mapping[str, Any]]) -> Gate:
