@@ -115,11 +115,15 @@ def tools_header(name: str, base: bytes | None = None) -> str:
 
 
 def environment_files(chosen: Chosen) -> list[Path]:
-    """The environment.yml files of one conda layer, in the order in which conda-lock merges them."""
+    """The environment.yml files of one conda layer, in the order in which conda-lock merges them.
+
+    The compiler is that of `compiler-cuda-<version>.yml` where the recipe's CUDA has such a file, else that of `compiler.yml`.
+    """
     common = paths.ENVIRONMENTS / "common"
     files = [common / "environment.yml", common / f"python-{chosen.python}.yml"]
     if chosen.recipe.vllm.compiles:
-        files.append(common / "compiler.yml")
+        of_cuda = common / f"compiler-cuda-{chosen.recipe.cuda.version}.yml"
+        files.append(of_cuda if of_cuda.is_file() else common / "compiler.yml")
     files.append(paths.ENVIRONMENTS / chosen.name / "environment.yml")
     for file in files:
         if not file.is_file():
