@@ -74,6 +74,12 @@ class CertificateError(VerlockError):
     exit_code = 16
 
 
+class OverrideUnneeded(VerlockError):
+    """A recipe sets aside a requirement that nothing asks for, or that could be met."""
+
+    exit_code = 17
+
+
 # 20-29: this machine, and what it can reach ----------------------------------------------------------
 
 
