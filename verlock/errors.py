@@ -148,6 +148,12 @@ class ToolMissing(VerlockError):
     exit_code = 29
 
 
+class GpuUnsupported(VerlockError):
+    """The variant's wheels have no kernels for any GPU of this machine."""
+
+    exit_code = 37
+
+
 # 30-39: sources and patches ----------------------------------------------------------------------
 
 

@@ -377,6 +377,7 @@ def _receipt(making: Making) -> dict[str, Any]:
         "packages": packages,
         "missing": making.missing,
         "site_wheels": making.site_wheels,
+        "overrides": [each.model_dump() for each in chosen.recipe.override],
         "patches": making.patches,
         "source": making.source,
         "editable": making.options.editable,
@@ -406,6 +407,8 @@ def _report(chosen: Chosen, sealed: dict[str, Any], verb: str, seconds: float) -
     console.say(f"{chosen.name} is {verb}: {prefix} (base: {base['kind']}, Python {base['version']}, {seconds:.1f} s)")
     for line in receipt.said(sealed["site_wheels"]):
         console.say(f"  {line}")
+    for each in sealed.get("overrides") or []:
+        console.say(f"  set aside: {each['requirer']} asks for {each['requirement']}")
     for package, reason in sealed["missing"].items():
         console.warn(f"INCOMPLETE, {package} is missing: {reason}")
     if sealed["missing"]:

@@ -19,7 +19,7 @@ from verlock import paths
 from verlock.env import installed
 from verlock.errors import CheckFailed
 from verlock.system import files, process, uv
-from verlock.variant import record
+from verlock.variant import lockfiles, record
 from verlock.variant.chosen import Chosen
 from verlock.variant.receipt import Ran
 
@@ -91,7 +91,8 @@ def run(
         CheckFailed: compiled objects do not load, imports fail, or versions are not those of the recipe.
     """
     with ThreadPoolExecutor(1) as beside:  # both mostly wait
-        consistent = beside.submit(uv.check, chosen.interpreter)
+        aside = [(lockfiles.normalise(each.requirer), each.requirement) for each in chosen.recipe.override]
+        consistent = beside.submit(uv.check, chosen.interpreter, aside)
         try:
             (loaded,) = _ask(chosen, _LOAD, "the compiled objects of torch and vllm do not load")
         except CheckFailed as error:
