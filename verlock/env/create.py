@@ -59,6 +59,7 @@ class Making:
     built: Path | None = None  # the wheel of the recipe's source, where cache or mirror has it
     source: dict[str, Any] | None = None  # what was built from a git commit
     listed: dict[str, Recorded] = field(default_factory=dict)  # the RECORDs of what is installed
+    folders: dict[str, str] = field(default_factory=dict)  # empty ones that wheels brought -> package
     patches: list[dict[str, Any]] = field(default_factory=list)
     receipt: dict[str, Any] = field(default_factory=dict)
 
@@ -262,6 +263,9 @@ def _wheels(making: Making, step: console.Step, again: Collection[str] = ()) -> 
         if lost := installed.overruled(chosen.site, making.listed):
             uv.sync(chosen.interpreter, layer, again=lost)
             making.listed = installed.recorded(chosen.site)
+    walked = receipt.walk(chosen.site)
+    for folder, package in installed.folders_of_wheels(chosen.site, walked, making.listed).items():
+        making.folders[str(Path(folder).relative_to(chosen.prefix))] = package
     if making.source and making.options.editable:
         making.source["checkout"] = str(_editable(making))
         making.listed = installed.recorded(chosen.site)
@@ -382,6 +386,7 @@ def _receipt(making: Making) -> dict[str, Any]:
         "source": making.source,
         "editable": making.options.editable,
         "files": making.owned,
+        "folders": making.folders,
     }
 
 

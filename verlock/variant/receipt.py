@@ -34,6 +34,7 @@ SHAPE = {
     "source": (None, dict),
     "editable": bool,
     "files": {EACH: str},
+    "folders": (None, {EACH: str}),
 }
 
 
