@@ -170,7 +170,8 @@ def test_torch_comes_first_and_extension_modules_of_other_pythons_are_passed_ove
     (tmp_path / "torch.py").write_text("print('torch')")
     (tmp_path / "vllm").mkdir()
     (tmp_path / "vllm/_C.cpython-27-x86_64-linux-gnu.so").write_text("no object")
-    elsewhere = f"import sysconfig; real = sysconfig.get_paths(); sysconfig.get_paths = lambda: {{**real, 'purelib': {str(tmp_path)!r}}}"
+    site = f"{{**real, 'purelib': {str(tmp_path)!r}}}"
+    elsewhere = f"import sysconfig; real = sysconfig.get_paths(); sysconfig.get_paths = lambda: {site}"
     code = f"{elsewhere}\n{import_check._LOAD}"
 
     def load():

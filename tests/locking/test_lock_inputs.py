@@ -59,5 +59,7 @@ def test_an_override_is_an_input_of_the_runtime_s_file_alone_and_is_said_in_its_
 def test_the_compiler_is_that_of_the_cuda_where_there_is_one(clone):
     chosen = choose("v1")
     assert lock_inputs.environment_files(chosen)[2].name == "compiler.yml"
-    (clone / "environments/common/compiler-cuda-12.4.yml").write_text("channels: [conda-forge]\ndependencies: [gcc 13.*]\n")
+    (clone / "environments/common/compiler-cuda-12.4.yml").write_text(
+        "channels: [conda-forge]\ndependencies: [gcc 13.*]\n"
+    )
     assert lock_inputs.environment_files(chosen)[2].name == "compiler-cuda-12.4.yml"

@@ -125,7 +125,10 @@ def test_a_view_leaves_out_what_is_set_aside_and_nothing_else(clone):
         def asked(simple, project):
             page = requests.get(f"{simple}/{project}/", headers={"Accept": loopback_index.JSON}, timeout=9).json()
             (item,) = page["files"]
-            assert requests.get(item["url"], timeout=9).content == next(iter(made.files[project.replace("-", "_")].values()))[0]
+            assert (
+                requests.get(item["url"], timeout=9).content
+                == next(iter(made.files[project.replace("-", "_")].values()))[0]
+            )
             text = requests.get(f"{item['url']}.metadata", timeout=9).text
             return [line.removeprefix("Requires-Dist: ") for line in text.splitlines() if line.startswith("Requires")]
 

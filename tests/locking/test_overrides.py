@@ -15,7 +15,7 @@ from verlock.variant.recipe import Override
 
 @pytest.fixture
 def needed(clone, tmp_path, monkeypatch):
-    """Asks whether one override is needed, in a lock of verl 1.0 and a numpy of this version; uv `finds` a solution or does not."""
+    """Asks whether one override is needed, in a lock of verl 1.0 and some numpy; uv `finds` a solution or does not."""
     with fakeindex.serve() as made, loopback_index.serve(made.url) as server:
         verl = made.release("verl", "1.0", "2025-01-01", "numpy<2.0.0", "six", "tail; extra == 'x'")
         target = resolvers.Target("3.10", "2.28", None)
@@ -42,7 +42,9 @@ def needed(clone, tmp_path, monkeypatch):
 
 def test_one_without_which_there_is_no_solution_is_needed(needed):
     needed("2.1")
-    assert needed.without == [((), "without-override.txt", [])], "asked once, without it, and nothing of the lock is overwritten"
+    assert needed.without == [((), "without-override.txt", [])], (
+        "asked once, without it, and nothing of the lock is overwritten"
+    )
 
 
 def test_one_without_which_uv_finds_a_solution_is_not(needed):

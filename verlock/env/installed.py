@@ -147,7 +147,9 @@ def empty_folders(site: Path, walked: Iterable[tuple[str, list[os.DirEntry[str]]
     ]
 
 
-def folders_of_wheels(site: Path, walked: Iterable[tuple[str, list[os.DirEntry[str]]]], listed: Mapping[str, Recorded]) -> dict[str, str]:
+def folders_of_wheels(
+    site: Path, walked: Iterable[tuple[str, list[os.DirEntry[str]]]], listed: Mapping[str, Recorded]
+) -> dict[str, str]:
     """The empty folders that wheels brought into packages of theirs, which no RECORD lists: absolute path -> package.
 
     To be asked right after the wheels were installed: it cannot tell what a wheel brought from what came later.

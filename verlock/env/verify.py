@@ -326,9 +326,10 @@ def _unowned(
                 continue
             if not path.endswith(".lock") or path.startswith(f"{chosen.site}/"):
                 found.append(Damage("file added", "", _short(prefix, path)))
-    for folder in installed.empty_folders(chosen.site, walked):
-        if folder not in expected:
-            found.append(Damage("file added", "", f"{_short(prefix, folder)}/", got="an empty folder, which imports"))
+    stray = [folder for folder in installed.empty_folders(chosen.site, walked) if folder not in expected]
+    found += [
+        Damage("file added", "", f"{_short(prefix, folder)}/", got="an empty folder, which imports") for folder in stray
+    ]
     return compiled, found
 
 

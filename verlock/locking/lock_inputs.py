@@ -61,7 +61,13 @@ def input_digest(chosen: Chosen, name: str = lockfiles.REQUIREMENTS) -> str:
     recipe = chosen.recipe
     source = paths.ENVIRONMENTS / chosen.name / f"{name.removesuffix('.txt')}.in"
     sdists = sorted(lockfiles.normalise(sdist.package) for sdist in recipe.sdist)
-    facts: list[Any] = [chosen.python, recipe.cutoff.date.isoformat(), recipe.platform.subdir, recipe.platform.glibc, sdists]
+    facts: list[Any] = [
+        chosen.python,
+        recipe.cutoff.date.isoformat(),
+        recipe.platform.subdir,
+        recipe.platform.glibc,
+        sdists,
+    ]
     if aside := overrides(chosen, name):
         facts.append(sorted([each.requirer, each.requirement] for each in aside))
     return _digest(source, facts)

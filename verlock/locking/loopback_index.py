@@ -6,8 +6,8 @@ for all locks of a run; a wheel's metadata is read out of it with two range requ
 Upload times are passed on unchanged, so that pip itself leaves out what is newer than the cut-off. A resolver that knows only
 this address ignores the index of the machine's pip configuration, and cannot write an index's name into a lock.
 
-A view (`Index.view`) is the same index, but the metadata of some packages lack the requirements that a recipe sets aside: for both
-resolvers, so that each resolves all else by itself.
+A view (`Index.view`) is the same index, but the metadata of some packages lack the requirements that a recipe sets aside: for
+both resolvers, so that each resolves all else by itself.
 """
 
 from __future__ import annotations

@@ -48,11 +48,14 @@ def _is_broken(override: Override, locked: dict[str, Pin], index: Index) -> None
     requirer, wanted = locked.get(lockfiles.normalise(override.requirer)), Requirement(override.requirement)
     if requirer is None:
         raise OverrideUnneeded(
-            f"{override.requirer} is not locked, and an [[override]] sets aside what it asks for", "delete that [[override]]"
+            f"{override.requirer} is not locked, and an [[override]] sets aside what it asks for",
+            "delete that [[override]]",
         )
     asked = _asked(requirer, index)
     if wanted not in asked:
-        near = ", ".join(str(each) for each in asked if lockfiles.normalise(each.name) == lockfiles.normalise(wanted.name))
+        near = ", ".join(
+            str(each) for each in asked if lockfiles.normalise(each.name) == lockfiles.normalise(wanted.name)
+        )
         raise OverrideUnneeded(
             f"{requirer.name} {requirer.version} does not ask for {wanted}, which an [[override]] sets aside",
             f"it asks for {near}: write that" if near else "delete that [[override]]",
@@ -68,7 +71,9 @@ def _is_broken(override: Override, locked: dict[str, Pin], index: Index) -> None
 def _asked(pin: Pin, index: Index) -> list[Requirement]:
     """What a locked package asks for, by the metadata of its wheel."""
     wheel = next(
-        file for file in index.files(pin.name) if f"sha256:{file.sha256}" in pin.hashes and file.filename.endswith(".whl")
+        file
+        for file in index.files(pin.name)
+        if f"sha256:{file.sha256}" in pin.hashes and file.filename.endswith(".whl")
     )
     text = index.metadata(wheel.sha256).decode("utf-8", "replace")
     lines = email.parser.Parser().parsestr(text, headersonly=True).get_all("Requires-Dist") or []

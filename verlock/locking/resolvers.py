@@ -44,6 +44,10 @@ TOOLS = paths.LOCKS / lockfiles.TOOLS / f"{lockfiles.BASE_TOOLS}.txt"
 _NETWORK = re.compile(
     r"dns error|error sending request|could not connect|failed to fetch|timed out|502 ", re.IGNORECASE
 )
+# uv says the one where there is an sdist, the other where there is none
+_NO_WHEEL = re.compile(
+    r"([A-Za-z0-9][\w.-]*?)([<>=!~]\S*)? ha(?:s|ve) no (?:usable wheels|wheels with a matching platform tag)"
+)
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,7 @@ def propose(question: Question, index: Index, *, upgrade: Sequence[str] | None) 
 def _wheels_there_are(said: str, target: Target, index: Index) -> list[str]:
     """Of each package that has no usable wheel, as uv says, the glibc for which there would be one; uv does not look."""
     found: dict[str, None] = {}
-    for name, bound in re.findall(r"([A-Za-z0-9][\w.-]*?)([<>=!~][^\s]*)? ha(?:s|ve) no usable wheels", said):
+    for name, bound in _NO_WHEEL.findall(said):
         bounds = SpecifierSet(bound)
         files = [
             file.filename

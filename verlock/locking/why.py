@@ -148,9 +148,7 @@ def _why_not(enquiry: Enquiry, asks: Sequence[Ask], release: Release, *, thoroug
         return f"cut-off, nothing from {recipe.cutoff.date} on: {recipe.cutoff.reason}"
     if release.version.is_prerelease:
         return "a pre-release, and the recipe names no exception for it"
-    fitting = [
-        file for file in release.files if wheel_tags.fits(file.filename, python, recipe.platform.glibc)
-    ]
+    fitting = [file for file in release.files if wheel_tags.fits(file.filename, python, recipe.platform.glibc)]
     if not fitting:
         needed = wheel_tags.oldest_glibc([file.filename for file in release.files], python)
         newer = f"; it has one for glibc {needed}" if needed else ""
