@@ -149,7 +149,7 @@ class ToolMissing(VerlockError):
 
 
 class GpuUnsupported(VerlockError):
-    """The variant's wheels have no kernels for any GPU of this machine."""
+    """The variant's torch has no kernels for any GPU of this machine."""
 
     exit_code = 37
 

@@ -237,7 +237,7 @@ H100, T4, B200 = ("NVIDIA H100 80GB HBM3", "9.0"), ("Tesla T4", "7.5"), ("NVIDIA
 
 def with_kernels(*capabilities):
     loaded = choose("vllm073").recipe
-    return loaded.model_copy(update={"cuda": loaded.cuda.model_copy(update={"capabilities": list(capabilities)})})
+    return loaded.model_copy(update={"torch": loaded.torch.model_copy(update={"capabilities": list(capabilities)})})
 
 
 @pytest.mark.parametrize(
@@ -250,16 +250,16 @@ def with_kernels(*capabilities):
         (["9.0"], []),
     ],
 )
-def test_a_gpu_that_the_wheels_have_kernels_for(kernels, gpus):
+def test_a_gpu_that_torch_has_kernels_for(kernels, gpus):
     preflight.check_gpus(with_kernels(*kernels), gpus)
 
 
 @pytest.mark.parametrize(
     ("kernels", "gpus", "said"),
     [
-        (["8.0", "9.0"], [T4], r"Tesla T4 \(compute capability 7\.5\); they have some for 8\.0, 9\.0"),
+        (["8.0", "9.0"], [T4], r"Tesla T4 \(compute capability 7\.5\); it has some for 8\.0, 9\.0"),
         (["8.0", "9.0"], [B200], r"NVIDIA B200 \(compute capability 10\.0\)"),
-        (["8.6"], [("NVIDIA A100", "8.0"), T4, T4], r"NVIDIA A100 .*8\.0\), Tesla T4 .*7\.5\); they"),
+        (["8.6"], [("NVIDIA A100", "8.0"), T4, T4], r"NVIDIA A100 .*8\.0\), Tesla T4 .*7\.5\); it"),
     ],
 )
 def test_a_gpu_without_kernels_is_refused_by_its_name(kernels, gpus, said):

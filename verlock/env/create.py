@@ -417,18 +417,29 @@ def _report(chosen: Chosen, sealed: dict[str, Any], verb: str, seconds: float) -
     for package, reason in sealed["missing"].items():
         console.warn(f"INCOMPLETE, {package} is missing: {reason}")
     if sealed["missing"]:
-        console.say(
-            "  put the file into a folder, name that folder in VERLOCK_ARTEFACTS and run again; or run again with a network"
-        )
-        from verlock.env import flash_attn_build
-
-        if flash_attn_build.PACKAGE in sealed["missing"] and (wheel := flash_attn_build.built(chosen)):
-            console.say(
-                f"  or take the one that was built here: `nox -s env-{chosen.name} -- {flash_attn_build.taken(wheel)}`"
-            )
+        _say_how_to_complete(chosen, sealed)
     if verb == "ready":
         import shlex
 
         conda = base["kind"] == "conda"
         how = shlex.join(["conda", "activate", str(prefix)] if conda else ["source", f"{prefix}/bin/activate"])
         console.say(f"  {how}")
+
+
+def _say_how_to_complete(chosen: Chosen, sealed: dict[str, Any]) -> None:
+    """Where a missing artefact may come from: its locked file, where one is locked, else a wheel of the user's own."""
+    from verlock.env import flash_attn_build
+
+    locked = {package for package, _ in digest.artefact_files(chosen.data, chosen.python)}
+    if locked & sealed["missing"].keys():
+        console.say(
+            "  put the file into a folder, name that folder in VERLOCK_ARTEFACTS and run again; or run again with a network"
+        )
+    for package in sorted(sealed["missing"].keys() - locked):
+        console.say(
+            f"  a wheel of your own can take its place: `nox -s env-{chosen.name} -- --site-wheel {package}=FILE`"
+        )
+    if flash_attn_build.PACKAGE in sealed["missing"] and (wheel := flash_attn_build.built(chosen)):
+        console.say(
+            f"  or take the one that was built here: `nox -s env-{chosen.name} -- {flash_attn_build.taken(wheel)}`"
+        )

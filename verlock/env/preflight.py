@@ -31,7 +31,7 @@ def run(chosen: Chosen, editable: bool) -> Path | None:
     disk(chosen)
     if found := gpu.driver():
         check_driver(chosen.recipe, found)
-        check_gpus(chosen.recipe, gpu.names_and_capabilities() if chosen.recipe.cuda.capabilities else [])
+        check_gpus(chosen.recipe, gpu.names_and_capabilities() if chosen.recipe.torch.capabilities else [])
     return sources(chosen, editable)
 
 
@@ -145,7 +145,7 @@ def check_driver(recipe: Recipe, version: str) -> None:
 
 
 def check_gpus(recipe: Recipe, gpus: Sequence[tuple[str, str]]) -> None:
-    """Is there a GPU that the variant's wheels have kernels for? A smaller one for the screen may be there besides.
+    """Is there a GPU that the variant's torch has kernels for? A smaller one for the screen may be there besides.
 
     A kernel runs on GPUs of its own major version whose minor version is no lower than its own
     (https://docs.nvidia.com/cuda/cuda-c-programming-guide/index.html#binary-compatibility).
@@ -156,12 +156,12 @@ def check_gpus(recipe: Recipe, gpus: Sequence[tuple[str, str]]) -> None:
 
     Raises GpuUnsupported where no GPU fits, with the names of all.
     """
-    kernels = [_capability(each) for each in recipe.cuda.capabilities]
+    kernels = [_capability(each) for each in recipe.torch.capabilities]
     found = [_capability(each) for _, each in gpus]
     if gpus and not any(major == has and minor <= low for major, minor in kernels for has, low in found):
         here = ", ".join(dict.fromkeys(f"{name} (compute capability {capability})" for name, capability in gpus))
         raise GpuUnsupported(
-            f"the wheels of {recipe.name} have no kernels for {here}; they have some for {', '.join(recipe.cuda.capabilities)}",
+            f"the torch of {recipe.name} has no kernels for {here}; it has some for {', '.join(recipe.torch.capabilities)}",
             "choose a variant of this GPU's time, or prepare the environment on a machine without a GPU for another one",
         )
 

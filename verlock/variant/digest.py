@@ -57,7 +57,7 @@ LEFT_OUT = {
     "torch.cxx11abi": "a property of the pinned torch; it chooses the artefact's file, whose sha256 counts",
     "cuda.version": "a property of the pinned torch",
     "cuda.min_driver": "what a machine must have",
-    "cuda.capabilities": "what a machine must have",
+    "torch.capabilities": "what a machine must have",
     "platform.subdir": "acts on the locks alone",
     "platform.glibc": "acts on the locks, and on what a machine must have",
     "platform.linux": "acts on the locks alone",

@@ -75,20 +75,21 @@ class Torch(_Model):
     cxx11abi: bool = Field(
         description="torch.compiled_with_cxx11_abi(): wheels built with the other C++ ABI do not load"
     )
+    capabilities: list[DottedVersion] = Field(
+        default=[],
+        description="compute capabilities of the kernels in torch's wheel, `torch._C._cuda_getArchFlags()`; empty where nobody "
+        "looked",
+        examples=[["8.0", "9.0"]],
+    )
     reason: str
     link: Link | None = None
 
 
 class Cuda(_Model):
-    """The CUDA runtime inside the wheels, the oldest driver that runs it, and the GPUs that the wheels have kernels for."""
+    """The CUDA runtime inside the wheels, and the oldest driver that runs it."""
 
     version: DottedVersion
     min_driver: DottedVersion
-    capabilities: list[DottedVersion] = Field(
-        default=[],
-        description="compute capabilities of the kernels in torch's and vLLM's wheels; empty where nobody looked",
-        examples=[["8.0", "9.0"]],
-    )
     reason: str
     link: Link | None = None
 
