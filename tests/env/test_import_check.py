@@ -13,6 +13,7 @@ from verlock.errors import CheckFailed
 from verlock.system import uv
 from verlock.variant.chosen import choose
 from verlock.variant.receipt import Ran
+from verlock.variant.recipe import Override
 
 HOST = Ran("host", "3.10.13", ("flash-attn",))
 
@@ -27,7 +28,7 @@ def of(digest):
 @pytest.fixture
 def python(clone, tmp_path, monkeypatch):
     """Puts a stand-in for the environment's Python there, that answers as a test says; what it was asked is in its log."""
-    monkeypatch.setattr(uv, "check", lambda interpreter: None)
+    monkeypatch.setattr(uv, "check", lambda interpreter, aside: None)
     path = choose("vllm073").interpreter
     path.parent.mkdir(parents=True)
 
@@ -109,6 +110,17 @@ def test_versions_must_be_the_recipe_s(python):
         import_check.run(of("d1"), HOST)
     with pytest.raises(CheckFailed):
         import_check.run(of("d1"), HOST)
+
+
+def test_what_the_recipe_sets_aside_is_told_to_the_consistency_check(python, monkeypatch):
+    told = []
+    monkeypatch.setattr(uv, "check", lambda interpreter, aside: told.append(aside))
+    chosen = of("d1")
+    import_check.run(chosen, HOST)
+    aside = Override(requirer="Big_One", requirement="numpy<2", reason="a", link="https://example.org")
+    vars(chosen)["recipe"] = chosen.recipe.model_copy(update={"override": [aside]})
+    import_check.run(chosen, HOST)
+    assert told == [[], [("big-one", "numpy<2")]]
 
 
 def test_the_environment_s_variables_are_set_and_mixing_ones_are_not_passed_on(python, monkeypatch):
