@@ -154,6 +154,7 @@ class Runner:
         ("import json, os.path", ""),
         ("from verl.trainer import worker, later", ""),
         ("from .worker import Worker as W", ""),
+        ("from . import later", ""),
         ("import transfer_queue as tq", "transfer_queue"),
         ("from transfer_queue import KVBatchMeta", "transfer_queue"),
         ("from verl.trainer import gone", "verl.trainer.gone"),

@@ -47,8 +47,12 @@ _NEWER_SYSTEM = re.compile(r"version .(GLIBC|GLIBCXX|CXXABI)_\S+ not found")
 # that is missing there is found when training starts, else). What stands in an `if` or `try` is for some runs only.
 _IMPORT = """
 import ast, importlib
-import torch, vllm, verl
-from verl.trainer import main_ppo
+
+def load(name, package=None):
+    try:
+        return importlib.import_module(name, package)
+    except Exception as error:
+        raise SystemExit(f"{name}: {type(error).__name__}: {error}")
 
 def reached(body):
     for node in body:
@@ -57,17 +61,18 @@ def reached(body):
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.With)):
             yield from reached(node.body)
 
+torch, vllm, verl, main_ppo = map(load, ("torch", "vllm", "verl", "verl.trainer.main_ppo"))
 with open(main_ppo.__file__, encoding="utf-8") as file:
     tree = ast.parse(file.read())
 for node in reached(tree.body):
     if isinstance(node, ast.Import):
         for each in node.names:
-            importlib.import_module(each.name)
+            load(each.name)
     else:
-        module = importlib.import_module("." * node.level + node.module, main_ppo.__package__)
+        module = load("." * node.level + (node.module or ""), main_ppo.__package__)
         for each in node.names:
             if not hasattr(module, each.name):
-                importlib.import_module(f"{module.__name__}.{each.name}")
+                load(f"{module.__name__}.{each.name}")
 print("VERLOCK", vllm.__version__, verl.__version__, torch.__version__)
 """
 
