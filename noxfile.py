@@ -169,7 +169,7 @@ def smoke(variant: str) -> None:
     def run(session: nox.Session) -> None:
         verlock(session, "smoke", variant)
 
-    run.__doc__ = "Prove FSDP training and rollout on this GPU [-- --ranks 2 --sabotage all]"
+    run.__doc__ = "Prove FSDP training and rollout on a GPU [-- --ranks 2 --sabotage all]"
     nox.session(name=f"smoke-{variant}", default=False, tags=["smoke"])(run)
 
 

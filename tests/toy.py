@@ -158,8 +158,19 @@ def shared_object(folder: Path, name: str, code: str, *options: str) -> bytes:
     return target.read_bytes()
 
 
-def wheels(folder: Path, vllm: str = "0.7.3") -> list[Path]:
-    """The wheels of the toy variant: torch, vllm (whose object needs a symbol of torch's), verl, and a package of odd names."""
+# loads its libraries for all to see, as the real one does
+_TORCH = """import ctypes, pathlib
+for name in ("libtorch_global_deps.so", "libtorch_python.so"):
+    ctypes.CDLL(str(pathlib.Path(__file__).parent / "lib" / name), mode=ctypes.RTLD_GLOBAL)
+__version__ = '2.5.1'
+"""
+
+
+def wheels(folder: Path, vllm: str = "0.7.3", trainer: str = "import verl\n") -> list[Path]:
+    """The wheels of the toy variant: torch, vllm (whose object needs a symbol of torch's), verl, and a package of odd names.
+
+    `trainer` is the text of verl's main_ppo.py.
+    """
     scratch = folder / "objects"
     scratch.mkdir(parents=True, exist_ok=True)
     torch = shared_object(scratch, "torch", "int toy_torch(void) { return 251; }")
@@ -172,7 +183,7 @@ def wheels(folder: Path, vllm: str = "0.7.3") -> list[Path]:
             "torch",
             "2.5.1",
             {
-                "torch/__init__.py": b"__version__ = '2.5.1'\n",
+                "torch/__init__.py": _TORCH.encode(),
                 "torch/lib/libtorch_global_deps.so": empty,
                 "torch/lib/libtorch_python.so": torch,
             },
@@ -193,7 +204,11 @@ def wheels(folder: Path, vllm: str = "0.7.3") -> list[Path]:
             made,
             "verl",
             "0.3.0.post1",
-            {"verl/__init__.py": b"import vllm\n__version__ = '0.3.0.post1'\n"},
+            {
+                "verl/__init__.py": b"import vllm\n__version__ = '0.3.0.post1'\n",
+                "verl/trainer/__init__.py": b"",
+                "verl/trainer/main_ppo.py": trainer.encode(),
+            },
             "vllm",
             "odd",
         ),

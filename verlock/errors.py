@@ -74,6 +74,12 @@ class CertificateError(VerlockError):
     exit_code = 16
 
 
+class OverrideUnneeded(VerlockError):
+    """A recipe sets aside a requirement that nothing asks for, or that could be met."""
+
+    exit_code = 17
+
+
 # 20-29: this machine, and what it can reach ----------------------------------------------------------
 
 
@@ -140,6 +146,12 @@ class ToolMissing(VerlockError):
     """A program the host must provide (git, a C compiler) is not installed."""
 
     exit_code = 29
+
+
+class GpuUnsupported(VerlockError):
+    """The variant's torch has no kernels for any GPU of this machine."""
+
+    exit_code = 37
 
 
 # 30-39: sources and patches ----------------------------------------------------------------------

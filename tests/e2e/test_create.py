@@ -39,6 +39,51 @@ def fresh(tmp_path):
     return toy.Project(tmp_path)
 
 
+def test_what_only_a_run_of_the_trainer_would_import_is_missed_before_the_environment_is_called_ready(fresh):
+    """As TransferQueue was, which verl 0.9 imports inside a function, and which its metadata names in an extra alone."""
+    fresh.lock(toy.wheels(fresh.folder, trainer="def run():\n    import transfer_queue\n"))
+    said = fresh.create(code=27)
+    assert "what verl's trainer imports fails" in said and "No module named 'transfer_queue'" in said
+    fresh.verify(code=40)
+
+
+ASIDE = """
+[[override]]
+requirer = "odd"
+requirement = "torch<2"
+reason = "test"
+link = "https://example.org"
+"""
+
+
+def test_just_what_is_set_aside_may_be_unmet(fresh):
+    wheels = toy.wheels(fresh.folder)
+    wheels[-1] = toy.wheel(fresh.folder / "wheels", "odd", "1", {"odd/__init__.py": b""}, "torch<2")
+    fresh.lock(wheels)
+    assert "torch<2" in fresh.create(code=26)
+    fresh.recipe.write_text(fresh.recipe.read_text() + ASIDE)
+    assert "set aside: odd asks for torch<2" in fresh.create()
+    assert fresh.receipt()["overrides"][0]["requirement"] == "torch<2"
+    fresh.verify()
+    fresh.recipe.write_text(fresh.recipe.read_text() + ASIDE.replace("torch<2", "vllm<0.1"))
+    assert "is to be unmet: odd torch<2; odd vllm<0.1" in fresh.create(code=26)
+
+
+def test_an_empty_folder_in_a_wheel_is_part_of_the_environment(fresh):
+    """As tokenspeed_triton brings one: no RECORD lists it, and Python imports it."""
+    made = toy.wheel(fresh.folder / "wheels", "big", "1", {"big/__init__.py": b""})
+    with zipfile.ZipFile(made, "a") as archive:
+        archive.writestr(zipfile.ZipInfo("big/hooks/", (2025, 1, 1, 0, 0, 0)), b"")
+    fresh.lock([*toy.wheels(fresh.folder), made])
+    fresh.create()
+    assert fresh.receipt()["folders"] == {f"{fresh.site.relative_to(fresh.prefix)}/big/hooks": "big"}
+    fresh.verify()
+    (fresh.site / "big/hooks").rmdir()
+    assert "hooks" in fresh.verify(code=47)
+    fresh.create()
+    fresh.verify()
+
+
 def change_byte(path: Path, offset: int = -1) -> None:
     """Change one byte in place, which changes it in uv's cache as well: the file is a hardlink."""
     data = bytearray(path.read_bytes())

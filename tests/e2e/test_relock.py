@@ -232,6 +232,58 @@ def test_a_pre_release_needs_an_exception(toy, index):
     assert toy.versions() == {"epsilon": "1.1"}, "without its exception it is nothing to stay with"
 
 
+ASIDE = """
+[[override]]
+requirer = "alpha"
+requirement = "num<2"
+reason = "It runs with either."
+link = "https://example.org/1"
+"""
+
+
+def test_a_requirement_that_is_set_aside(toy, index):
+    """What verl 0.7.1 and vLLM 0.17 need: each asks for another numpy. Both resolvers see one edge less, and no more."""
+    for version in ("1.26", "2.0", "3.0"):
+        index.release("num", version, "2025-01-01")
+    index.release("alpha", "1.0.1", "2025-01-02", "num<2", "beta>=1")
+    index.release("delta", "1.0", "2025-01-01", "num>=2,<3")
+    toy.write("environments/toy/requirements.in", "alpha==1.0.1\ndelta\n")
+    done = toy.run("lock", "toy")
+    assert done.returncode == 15 and "num>=2" in done.stderr and not toy.bytes()
+    toy.write("recipes/toy/recipe.toml", RECIPE + ASIDE)
+    toy.lock()
+    assert toy.versions() == {"alpha": "1.0.1", "beta": "1.0", "delta": "1.0", "num": "2.0"}
+    assert toy.pins()["num"].via == ("delta",)
+    assert b"# Set aside: alpha asks for num<2" in toy.bytes()["requirements.txt"]
+    assert b"Set aside" not in toy.bytes()[lockfiles.BUILD_REQUIREMENTS]
+    assert (
+        "set aside, alpha asks for num<2: It runs with either. https://example.org/1"
+        in toy.run("why", "toy", "num").stdout
+    )
+    assert toy.run("lock", "toy", "--check").returncode == 0
+    before = toy.bytes()
+    assert "nothing changed" in toy.lock() and toy.bytes() == before
+
+    toy.write("recipes/toy/recipe.toml", RECIPE)
+    assert toy.run("lock", "toy", "--check").returncode == 13
+    toy.write("recipes/toy/recipe.toml", RECIPE + ASIDE)
+    index.release("delta", "1.1", "2025-01-03", "num")
+    done = toy.run("lock", "toy", "--upgrade")
+    assert done.returncode == 17 and "alpha asks for num<2, and uv finds a solution that keeps to it" in done.stderr
+    assert toy.bytes() == before, "nothing lands"
+
+
+@pytest.mark.parametrize("sdist", [True, False])
+def test_of_what_has_no_usable_wheel_the_glibc_is_said(toy, index, sdist):
+    index.release("guide", "1.7", "2025-01-01", tag="py3-none-manylinux_2_31_x86_64")
+    if sdist:
+        index.sdist("guide", "1.7", "2025-01-01")
+    toy.write("environments/toy/requirements.in", "guide\n")
+    done = toy.run("lock", "toy")
+    assert done.returncode == 15
+    assert "guide==1.7 has wheels for glibc 2.31 and newer; the recipe's [platform] says 2.17" in done.stderr
+
+
 def conda_versions(toy):
     return {
         item["name"]: item["version"]

@@ -288,3 +288,19 @@ def test_the_readme_names_the_steps_in_their_order():
     steps = [part.split()[-1] for part in re.sub(r" \([^)]*\)", "", sentence).split(",")]
     assert steps == list(create.STEPS)
     assert number == ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"][len(steps) - 1]
+
+
+@pytest.mark.parametrize(
+    ("variant", "advice"), [("vllm073", "VERLOCK_ARTEFACTS"), ("vllm0240", "--site-wheel flash-attn=FILE")]
+)
+def test_what_is_missing_comes_with_a_remedy_that_works(clone, capsys, variant, advice):
+    """For a torch of which no file is locked, none can be fetched or put into a folder."""
+    sealed = {
+        **toy.SEALED,
+        "missing": {"flash-attn": "gone"},
+        "overrides": [{"requirer": "verl", "requirement": "numpy<2"}],
+    }
+    create._report(choose(variant), sealed, "up to date", 0.0)
+    said = capsys.readouterr().err
+    assert advice in said and ("VERLOCK_ARTEFACTS" in said) == (advice == "VERLOCK_ARTEFACTS")
+    assert "set aside: verl asks for numpy<2" in said

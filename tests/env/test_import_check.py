@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -11,6 +13,7 @@ from verlock.errors import CheckFailed
 from verlock.system import uv
 from verlock.variant.chosen import choose
 from verlock.variant.receipt import Ran
+from verlock.variant.recipe import Override
 
 HOST = Ran("host", "3.10.13", ("flash-attn",))
 
@@ -25,7 +28,7 @@ def of(digest):
 @pytest.fixture
 def python(clone, tmp_path, monkeypatch):
     """Puts a stand-in for the environment's Python there, that answers as a test says; what it was asked is in its log."""
-    monkeypatch.setattr(uv, "check", lambda interpreter: None)
+    monkeypatch.setattr(uv, "check", lambda interpreter, aside: None)
     path = choose("vllm073").interpreter
     path.parent.mkdir(parents=True)
 
@@ -43,7 +46,7 @@ def python(clone, tmp_path, monkeypatch):
 
 
 def test_objects_load_every_time_and_imports_are_proven_once(python):
-    assert import_check.run(of("d1"), HOST) == "vllm 0.7.3, verl 0.3.0.post1, torch 2.5.1 import"
+    assert import_check.run(of("d1"), HOST) == "vllm 0.7.3, verl 0.3.0.post1 and its trainer, torch 2.5.1 import"
     assert import_check.run(of("d1"), HOST) == "3 compiled objects load; imports proven on this machine before"
     assert python.log() == ["load", "import", "load"]
     import_check.run(of("d2"), HOST)
@@ -109,9 +112,84 @@ def test_versions_must_be_the_recipe_s(python):
         import_check.run(of("d1"), HOST)
 
 
+def test_what_the_recipe_sets_aside_is_told_to_the_consistency_check(python, monkeypatch):
+    told = []
+    monkeypatch.setattr(uv, "check", lambda interpreter, aside: told.append(aside))
+    chosen = of("d1")
+    import_check.run(chosen, HOST)
+    aside = Override(requirer="Big_One", requirement="numpy<2", reason="a", link="https://example.org")
+    vars(chosen)["recipe"] = chosen.recipe.model_copy(update={"override": [aside]})
+    import_check.run(chosen, HOST)
+    assert told == [[], [("big-one", "numpy<2")]]
+
+
 def test_the_environment_s_variables_are_set_and_mixing_ones_are_not_passed_on(python, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
     monkeypatch.setenv("VLLM_USE_V1", "1")
     monkeypatch.setenv("HF_HOME", "/models")
     import_check.run(of("d1"), HOST)
     assert "VLLM_USE_V1=0" in python.env() and "HF_HOME=/models" in python.env() and "PYTHONPATH" not in python.env()
+
+
+TRAINER = """
+import os
+from verl.trainer import worker
+try:
+    import not_there_1
+except ImportError:
+    pass
+if os.environ.get("other"):
+    import not_there_2
+
+class Runner:
+    async def run(self, config):
+        with open(config) as file:
+            {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("statement", "missing"),
+    [
+        ("import json, os.path", ""),
+        ("from verl.trainer import worker, later", ""),
+        ("from .worker import Worker as W", ""),
+        ("from . import later", ""),
+        ("import transfer_queue as tq", "transfer_queue"),
+        ("from transfer_queue import KVBatchMeta", "transfer_queue"),
+        ("from verl.trainer import gone", "verl.trainer.gone"),
+        ("from verl.trainer.worker import Gone", "verl.trainer.worker"),
+        ("if config:\n                import transfer_queue", ""),
+    ],
+)
+def test_what_every_run_of_the_trainer_imports_is_imported_and_nothing_else(tmp_path, statement, missing):
+    files = {"torch.py": "__version__ = '2'", "vllm.py": "__version__ = '1'", "verl/__init__.py": "__version__ = '0'"}
+    files.update({"verl/trainer/__init__.py": "", "verl/trainer/worker.py": "Worker = 1", "verl/trainer/later.py": ""})
+    files["verl/trainer/main_ppo.py"] = TRAINER.format(statement)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    done = subprocess.run(
+        [sys.executable, "-c", import_check._IMPORT], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    if missing:
+        assert done.returncode and f"ModuleNotFoundError: No module named '{missing}" in done.stderr
+    else:
+        assert done.stdout == "VERLOCK 1 0 2\n", done.stderr
+
+
+def test_torch_comes_first_and_extension_modules_of_other_pythons_are_passed_over(tmp_path):
+    """What is no shared object cannot load: it is said where this Python would load it, and passed over where it would not."""
+    (tmp_path / "torch.py").write_text("print('torch')")
+    (tmp_path / "vllm").mkdir()
+    (tmp_path / "vllm/_C.cpython-27-x86_64-linux-gnu.so").write_text("no object")
+    site = f"{{**real, 'purelib': {str(tmp_path)!r}}}"
+    elsewhere = f"import sysconfig; real = sysconfig.get_paths(); sysconfig.get_paths = lambda: {site}"
+    code = f"{elsewhere}\n{import_check._LOAD}"
+
+    def load():
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+
+    assert load().stdout == "torch\nVERLOCK 0\n"
+    (tmp_path / "vllm/_D.abi3.so").write_text("no object")
+    assert load().returncode and "vllm/_D.abi3.so" in load().stderr

@@ -9,6 +9,7 @@ import toy
 
 from verlock.env import installed
 from verlock.env.installed import Expected
+from verlock.variant import receipt
 
 
 @pytest.fixture
@@ -168,3 +169,20 @@ def test_one_file_that_two_packages_bring_alike_is_no_dispute(prefix, site):
         toy.install(site, name, "1", {"namespace/__init__.py": b"same"})
     (site / "namespace/__init__.py").write_bytes(b"damaged")
     assert installed.overruled(site) == set(), "damage is for verify to find"
+
+
+def test_empty_folders_that_wheels_bring_into_their_packages_belong_to_those(site):
+    """As tokenspeed_triton does: no RECORD lists them, and Python imports them."""
+    toy.install(site, "Big", "1.0", {"big/__init__.py": b"", "big/sub/deep.py": b""})
+    for name in ("big/hooks", "big/sub/more", "big/has-no-name.x", "stray", "stray/sub", "big/__pycache__/odd"):
+        (site / name).mkdir(parents=True)
+    walked = list(receipt.walk(site.parent, byte_code=True))
+    there = [f"{site}/{name}" for name in ("big/hooks", "big/sub/more", "stray", "stray/sub")]
+    assert sorted(installed.empty_folders(site, walked)) == there
+    found = installed.folders_of_wheels(site, walked, installed.recorded(site))
+    assert found == {f"{site}/big/hooks": "big", f"{site}/big/sub/more": "big"}, "a stray one is nobody's"
+
+
+def test_a_folder_of_a_wheel_is_expected(prefix, site):
+    expected, _ = installed.expectations(prefix, site, sealed(folders={"lib/x": "big"}))
+    assert expected == {str(prefix / "lib/x"): Expected("big")}

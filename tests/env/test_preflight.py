@@ -13,6 +13,7 @@ from verlock.env import preflight
 from verlock.errors import (
     DiskTooSmall,
     DriverTooOld,
+    GpuUnsupported,
     LockError,
     PatchRejected,
     PlatformMismatch,
@@ -229,3 +230,50 @@ def test_the_real_cache_is_asked(tmp_path, monkeypatch):
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path))
     assert uv.cache() == tmp_path
     assert not uv.cached(choose("vllm073").pip_layer(), "3.10")
+
+
+H100, T4, B200 = ("NVIDIA H100 80GB HBM3", "9.0"), ("Tesla T4", "7.5"), ("NVIDIA B200", "10.0")
+
+
+def with_kernels(*capabilities):
+    loaded = choose("vllm073").recipe
+    return loaded.model_copy(update={"torch": loaded.torch.model_copy(update={"capabilities": list(capabilities)})})
+
+
+@pytest.mark.parametrize(
+    ("kernels", "gpus"),
+    [
+        (["8.0", "9.0"], [H100]),
+        (["8.0"], [("NVIDIA L4", "8.9")]),
+        (["10.0"], [B200]),
+        (["9.0"], [T4, H100]),  # the one is for the screen
+        (["9.0"], []),
+    ],
+)
+def test_a_gpu_that_torch_has_kernels_for(kernels, gpus):
+    preflight.check_gpus(with_kernels(*kernels), gpus)
+
+
+@pytest.mark.parametrize(
+    ("kernels", "gpus", "said"),
+    [
+        (["8.0", "9.0"], [T4], r"Tesla T4 \(compute capability 7\.5\); it has some for 8\.0, 9\.0"),
+        (["8.0", "9.0"], [B200], r"NVIDIA B200 \(compute capability 10\.0\)"),
+        (["8.6"], [("NVIDIA A100", "8.0"), T4, T4], r"NVIDIA A100 .*8\.0\), Tesla T4 .*7\.5\); it"),
+    ],
+)
+def test_a_gpu_without_kernels_is_refused_by_its_name(kernels, gpus, said):
+    with pytest.raises(GpuUnsupported, match=said):
+        preflight.check_gpus(with_kernels(*kernels), gpus)
+
+
+def test_the_gpus_are_asked_only_where_the_recipe_names_kernels(monkeypatch):
+    for name in ("system", "disk", "sources"):
+        monkeypatch.setattr(preflight, name, lambda *about: None)
+    monkeypatch.setattr(gpu, "driver", lambda: "1000.1")
+    monkeypatch.setattr(gpu, "names_and_capabilities", lambda: [T4])
+    chosen = choose("vllm073")
+    preflight.run(chosen, editable=False)
+    vars(chosen)["recipe"] = with_kernels("9.0")
+    with pytest.raises(GpuUnsupported):
+        preflight.run(chosen, editable=False)

@@ -467,3 +467,14 @@ def test_of_two_packages_with_one_file_the_last_by_name_owns_it(prefix):
     assert [item.path for item in prefix.damage() if item.kind == "file changed"] == ["bin/fastapi"]
     script.write_bytes(b"from fastapi_cli\n")
     assert not [item for item in prefix.damage() if item.kind == "file changed"]
+
+
+def test_an_empty_folder_that_a_wheel_brought_has_to_be_there(prefix):
+    folder = prefix.site / "torch/hooks"
+    folder.mkdir()
+    assert prefix.code() == 48
+    sealed = receipt.read(prefix.root)
+    receipt.write(prefix.root, {**sealed, "folders": {str(folder.relative_to(prefix.root)): "torch"}})
+    assert prefix.damage() == []
+    folder.rmdir()
+    assert prefix.code() == 47

@@ -8,6 +8,7 @@ from verlock.errors import LockError
 from verlock.locking import lock_inputs
 from verlock.variant import lockfiles
 from verlock.variant.chosen import choose, names
+from verlock.variant.recipe import Override
 
 CHOSEN = [chosen for variant in names() for chosen in choose(variant).pythons()]
 
@@ -38,3 +39,27 @@ def test_a_tools_input_without_its_date_is_refused(clone, edit):
     edit(clone / "environments/tools/requirements.in", "# cut-off:", "# cutoff:")
     with pytest.raises(LockError, match="cut-off"):
         lock_inputs.tools_header(lockfiles.BASE_TOOLS)
+
+
+def with_override(chosen):
+    aside = Override(requirer="verl", requirement="numpy<2", reason="a", link="https://example.org")
+    vars(chosen)["recipe"] = chosen.recipe.model_copy(update={"override": [aside]})
+    return chosen
+
+
+def test_an_override_is_an_input_of_the_runtime_s_file_alone_and_is_said_in_its_header():
+    plain, aside = choose("vllm073"), with_override(choose("vllm073"))
+    for name, differs in ((lockfiles.REQUIREMENTS, True), (lockfiles.BUILD_REQUIREMENTS, False)):
+        assert (lock_inputs.input_digest(plain, name) != lock_inputs.input_digest(aside, name)) is differs
+        line = "# Set aside: verl asks for numpy<2 (recipes/vllm073 says why).\n"
+        assert (line in lock_inputs.header(aside, name)) is differs
+        assert lock_inputs.header(aside, name).count("\n") == 3 + differs
+
+
+def test_the_compiler_is_that_of_the_cuda_where_there_is_one(clone):
+    chosen = choose("v1")
+    assert lock_inputs.environment_files(chosen)[2].name == "compiler.yml"
+    (clone / "environments/common/compiler-cuda-12.4.yml").write_text(
+        "channels: [conda-forge]\ndependencies: [gcc 13.*]\n"
+    )
+    assert lock_inputs.environment_files(chosen)[2].name == "compiler-cuda-12.4.yml"

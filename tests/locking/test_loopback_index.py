@@ -12,6 +12,7 @@ import requests
 
 from verlock.locking import loopback_index
 from verlock.system import loopback
+from verlock.variant.recipe import Override
 
 
 def test_metadata_is_read_by_range_and_kept(clone):
@@ -106,3 +107,51 @@ def test_upload_times_are_read_in_every_form(text, utc):
     assert moment
     assert moment.isoformat() == utc
     assert loopback_index._moment(None) is None
+
+
+def override(requirer="Big_One", requirement="numpy<2.0.0"):
+    return Override(requirer=requirer, requirement=requirement, reason="a", link="https://example.org")
+
+
+def test_a_view_leaves_out_what_is_set_aside_and_nothing_else(clone):
+    asks = ("numpy<2.0.0", "numpy<2.0.0; extra == 'all'", "six")
+    with fakeindex.serve() as made, loopback_index.serve(made.url) as server:
+        for name in ("big_one", "other"):
+            made.release(name, "1.0", "2025-01-01", *asks)
+        assert server.view(()) == f"{server.url}/simple"
+        view = server.view([override()])
+        assert view == server.view([override()]) != server.view([override(requirement="six")])
+
+        def asked(simple, project):
+            page = requests.get(f"{simple}/{project}/", headers={"Accept": loopback_index.JSON}, timeout=9).json()
+            (item,) = page["files"]
+            assert (
+                requests.get(item["url"], timeout=9).content
+                == next(iter(made.files[project.replace("-", "_")].values()))[0]
+            )
+            text = requests.get(f"{item['url']}.metadata", timeout=9).text
+            return [line.removeprefix("Requires-Dist: ") for line in text.splitlines() if line.startswith("Requires")]
+
+        made.files["big-one"] = made.files["big_one"]
+        assert asked(view, "big-one") == list(asks[1:])
+        assert asked(view, "other") == list(asks), "another package's requirement is its own"
+        assert asked(server.view(()), "big-one") == list(asks), "the plain index is as it was"
+
+
+@pytest.mark.parametrize(
+    ("line", "gone"),
+    [
+        ("Requires-Dist: numpy<2.0.0", True),
+        ("Requires-Dist: NumPy (<2.0.0)", True),
+        ("requires-dist:numpy <2.0.0", True),
+        ("Requires-Dist: numpy<2", True),
+        ("Requires-Dist: numpy>=1.20,<2.0.0", False),
+        ("Requires-Dist: numpy<2.0.0; python_version < '3.13'", False),
+        ("Requires-Dist: not a requirement", False),
+        ("Keywords: numpy<2.0.0", False),
+    ],
+)
+def test_only_the_very_requirement_is_taken_out_however_it_is_spelt(line, gone):
+    text = f"Metadata-Version: 2.1\n{line}\nRequires-Dist: six\n\nRequires-Dist: numpy<2.0.0 is prose here\n"
+    expected = text.replace(f"{line}\n", "") if gone else text
+    assert loopback_index.without(text.encode(), ["numpy<2.0.0"]).decode() == expected

@@ -107,3 +107,25 @@ def test_a_certificate_that_pip_has_serves_uv_too(monkeypatch):
     assert resolvers.environment()["SSL_CERT_FILE"] == "/pip.pem"
     monkeypatch.setenv("SSL_CERT_FILE", "/own.pem")
     assert resolvers.environment()["SSL_CERT_FILE"] == "/own.pem"
+
+
+UV_SAYS = """uv finds no solution for a.in:
+  error: No solution found when resolving dependencies
+    cause: Because guide>=1.7.0,<=1.7.6 has no usable wheels and only these are available: guide<=1.7.6
+    cause: Because exact==2.0 has no usable wheels and you require exact==2.0, and any has no usable wheels
+    cause: Because all versions of bare have no wheels with a matching platform tag (e.g., `manylinux_2_28_x86_64`)"""
+
+
+def test_of_a_package_without_a_usable_wheel_the_glibc_that_would_have_one_is_said(clone):
+    target = resolvers.Target("3.10", "2.28", date(2025, 4, 3))
+    with fakeindex.serve() as made, loopback_index.serve(made.url) as server:
+        made.release("guide", "1.6", "2025-01-01", tag="cp39-abi3-manylinux_2_17_x86_64")
+        made.release("guide", "1.7.1", "2025-01-01", tag="cp39-abi3-manylinux_2_34_x86_64")
+        made.release("guide", "1.7.2", "2025-01-01", tag="cp39-abi3-manylinux_2_31_x86_64")
+        made.release("exact", "2.0", "2025-01-01", tag="cp311-cp311-win_amd64")
+        made.sdist("any", "1.0", "2025-01-01")
+        made.release("bare", "1.0", "2025-01-01", tag="cp310-cp310-manylinux_2_35_x86_64")
+        assert resolvers._wheels_there_are(UV_SAYS, target, server) == [
+            "guide>=1.7.0,<=1.7.6 has wheels for glibc 2.31 and newer; the recipe's [platform] says 2.28",
+            "bare has wheels for glibc 2.35 and newer; the recipe's [platform] says 2.28",
+        ]

@@ -445,7 +445,7 @@ def test_every_recipe_has_what_the_inside_is_told(variant, tmp_path):
     assert expected["cxx11abi"] is chosen.recipe.torch.cxx11abi
     assert expected["engine"] == chosen.recipe.vllm.engine
     facts = {
-        "driver": "580.1",
+        "driver": chosen.recipe.cuda.min_driver,
         "imports": {},
         **{key: expected[key] for key in ("engine", "cuda", "cxx11abi", "versions")},
     }

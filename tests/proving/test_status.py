@@ -149,7 +149,8 @@ def test_the_table_is_printed(proven, capsys):
 def test_limits_are_listed_with_their_source(proven, tmp_path):
     (tmp_path / "vllm073").mkdir()
     (tmp_path / "vllm073/limits.toml").write_text('[[limit]]\nsays = "No MLA."\nseen = "https://a"\n')
-    assert status.as_markdown().endswith("\n\nKnown limits:\n\n- `vllm073`: No MLA. ([seen](https://a))")
+    _, _, limits = status.as_markdown().partition("\n\nKnown limits:\n\n")
+    assert "- `vllm073`: No MLA. ([seen](https://a))" in limits.splitlines()
     (tmp_path / "vllm073/limits.toml").write_text('[[limit]]\nsays = "No MLA."\n')
     with pytest.raises(RecipeError, match="each"):
         status.as_markdown()
@@ -161,3 +162,13 @@ def test_the_readme_in_the_repository_is_current():
         pytest.skip("README.md has no table of certificates yet")
     text = readme.read_text(encoding="utf-8")
     assert status.in_readme(text) == text, "run `verlock status --readme`"
+
+
+def test_what_a_variant_sets_aside_is_among_its_limits(clone, edit):
+    recipe = clone / "recipes/vllm073/recipe.toml"
+    recipe.write_text(
+        f'{recipe.read_text()}\n[[override]]\nrequirer = "verl"\nrequirement = "numpy<2"\nreason = "It works."\n'
+        'link = "https://example.org/1"\n'
+    )
+    line = "- `vllm073`: set aside, verl asks for numpy<2: It works. ([seen](https://example.org/1))"
+    assert line in status.as_markdown().splitlines()

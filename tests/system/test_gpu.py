@@ -216,3 +216,14 @@ def test_a_machine_without_either_has_no_driver(monkeypatch, tmp_path):
     monkeypatch.setattr(gpu, "_KERNEL_DRIVER", tmp_path / "version")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert gpu.driver() is None
+
+
+def test_names_and_compute_capabilities(monkeypatch):
+    monkeypatch.setattr(gpu, "_said", lambda *arguments: "NVIDIA H100 80GB HBM3, 9.0\nTesla T4, 7.5\n")
+    assert gpu.names_and_capabilities() == [("NVIDIA H100 80GB HBM3", "9.0"), ("Tesla T4", "7.5")]
+
+    def hangs(*arguments):
+        raise NoGpu("nvidia-smi did not answer")
+
+    monkeypatch.setattr(gpu, "_said", hangs)
+    assert gpu.names_and_capabilities() == []

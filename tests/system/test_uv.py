@@ -204,3 +204,56 @@ def test_what_comes_into_the_cache_is_counted_while_it_comes(tmp_path, monkeypat
     with uv.counting(tell):
         (tmp_path / "archive-v0/one").rmdir()  # another uv cleans the cache meanwhile
     assert told == []  # nothing came, and fewer than none cannot
+
+
+UNMET = """Using Python 3.12.1 environment at: /envs/x
+Checked 3 packages in 1ms
+Found {count} incompatibilities
+The package `verl` requires `numpy<2.0.0`, but `2.5.5` is installed
+"""
+ASIDE = [("verl", "numpy<2.0.0")]
+
+
+@pytest.fixture
+def pip_check(monkeypatch):
+    """Has `uv pip check` say this of an environment; nothing where all requirements are met."""
+
+    def says(text):
+        def run(arguments, stdin="", patience=None):
+            if text:
+                raise InstallError(f"uv could not install the locked packages\n  {text}")
+            return ""
+
+        monkeypatch.setattr(uv, "run", run)
+
+    return says
+
+
+@pytest.mark.parametrize("aside", [ASIDE, [("verl", "NumPy <2")]])
+def test_what_is_set_aside_is_expected_to_be_unmet(pip_check, tmp_path, aside):
+    pip_check(UNMET.format(count=1))
+    uv.check(tmp_path, aside)
+    with pytest.raises(InstallError, match="numpy<2"):
+        uv.check(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "",
+        UNMET.format(count=2) + "The package `vllm` requires `numpy<2.0.0`, but `2.5.5` is installed\n",
+        UNMET.format(count=2) + "The package `verl` requires `ray`, but it's not installed\n",
+        UNMET.format(count=2) + "A sentence that this uv does not say yet\n",
+        UNMET.format(count=1).replace("numpy<2.0.0", "numpy<2.1"),
+        "error: no such interpreter",
+    ],
+)
+def test_anything_else_that_is_unmet_or_met_is_an_error(pip_check, tmp_path, said):
+    pip_check(said)
+    with pytest.raises(InstallError, match="is to be unmet: verl numpy<2"):
+        uv.check(tmp_path, ASIDE)
+
+
+def test_where_nothing_is_set_aside_everything_is_met(pip_check, tmp_path):
+    pip_check("")
+    uv.check(tmp_path)

@@ -90,7 +90,7 @@ def test_a_receipt(clone, data):
     if isinstance(data, dict) and data.get("prefix") == "":
         data["prefix"] = str(chosen.prefix)
     (chosen.prefix / receipt.NAME).write_text(json.dumps(data), encoding="utf-8")
-    create._present(chosen, create.Options())
+    create._present(chosen, create.Options(), None)
     with contextlib.suppress(NotSealed):
         sealed = receipt.read(chosen.prefix)
         receipt.Ran.of(sealed["base"], sealed["missing"], sealed["site_wheels"])

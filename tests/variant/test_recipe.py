@@ -95,3 +95,15 @@ def test_a_broken_recipe_does_not_break_the_others(clone, edit):
     with pytest.raises(RecipeError):
         choose("vllm073").valid()
     assert choose("vllm072").recipe.name == "vllm072"
+
+
+@pytest.mark.parametrize("requirement", ["numpy<2.0.0", "ray[default]>=2.41", 'six; python_version < "3.13"'])
+def test_an_override_names_one_requirement(requirement):
+    made = recipe.Override(requirer="verl", requirement=requirement, reason="a", link="https://example.org")
+    assert made.said == f"verl asks for {requirement}"
+
+
+@pytest.mark.parametrize("requirement", ["", "numpy <<2", "numpy<2 numpy>1"])
+def test_an_override_of_no_requirement_is_refused(requirement):
+    with pytest.raises(ValueError, match="requirement"):
+        recipe.Override(requirer="verl", requirement=requirement, reason="a", link="https://example.org")

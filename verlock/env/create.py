@@ -59,6 +59,7 @@ class Making:
     built: Path | None = None  # the wheel of the recipe's source, where cache or mirror has it
     source: dict[str, Any] | None = None  # what was built from a git commit
     listed: dict[str, Recorded] = field(default_factory=dict)  # the RECORDs of what is installed
+    folders: dict[str, str] = field(default_factory=dict)  # empty ones that wheels brought -> package
     patches: list[dict[str, Any]] = field(default_factory=list)
     receipt: dict[str, Any] = field(default_factory=dict)
 
@@ -262,6 +263,9 @@ def _wheels(making: Making, step: console.Step, again: Collection[str] = ()) -> 
         if lost := installed.overruled(chosen.site, making.listed):
             uv.sync(chosen.interpreter, layer, again=lost)
             making.listed = installed.recorded(chosen.site)
+    walked = receipt.walk(chosen.site)
+    for folder, package in installed.folders_of_wheels(chosen.site, walked, making.listed).items():
+        making.folders[str(Path(folder).relative_to(chosen.prefix))] = package
     if making.source and making.options.editable:
         making.source["checkout"] = str(_editable(making))
         making.listed = installed.recorded(chosen.site)
@@ -377,10 +381,12 @@ def _receipt(making: Making) -> dict[str, Any]:
         "packages": packages,
         "missing": making.missing,
         "site_wheels": making.site_wheels,
+        "overrides": [each.model_dump() for each in chosen.recipe.override],
         "patches": making.patches,
         "source": making.source,
         "editable": making.options.editable,
         "files": making.owned,
+        "folders": making.folders,
     }
 
 
@@ -406,21 +412,34 @@ def _report(chosen: Chosen, sealed: dict[str, Any], verb: str, seconds: float) -
     console.say(f"{chosen.name} is {verb}: {prefix} (base: {base['kind']}, Python {base['version']}, {seconds:.1f} s)")
     for line in receipt.said(sealed["site_wheels"]):
         console.say(f"  {line}")
+    for each in sealed.get("overrides") or []:
+        console.say(f"  set aside: {each['requirer']} asks for {each['requirement']}")
     for package, reason in sealed["missing"].items():
         console.warn(f"INCOMPLETE, {package} is missing: {reason}")
     if sealed["missing"]:
-        console.say(
-            "  put the file into a folder, name that folder in VERLOCK_ARTEFACTS and run again; or run again with a network"
-        )
-        from verlock.env import flash_attn_build
-
-        if flash_attn_build.PACKAGE in sealed["missing"] and (wheel := flash_attn_build.built(chosen)):
-            console.say(
-                f"  or take the one that was built here: `nox -s env-{chosen.name} -- {flash_attn_build.taken(wheel)}`"
-            )
+        _say_how_to_complete(chosen, sealed)
     if verb == "ready":
         import shlex
 
         conda = base["kind"] == "conda"
         how = shlex.join(["conda", "activate", str(prefix)] if conda else ["source", f"{prefix}/bin/activate"])
         console.say(f"  {how}")
+
+
+def _say_how_to_complete(chosen: Chosen, sealed: dict[str, Any]) -> None:
+    """Where a missing artefact may come from: its locked file, where one is locked, else a wheel of the user's own."""
+    from verlock.env import flash_attn_build
+
+    locked = {package for package, _ in digest.artefact_files(chosen.data, chosen.python)}
+    if locked & sealed["missing"].keys():
+        console.say(
+            "  put the file into a folder, name that folder in VERLOCK_ARTEFACTS and run again; or run again with a network"
+        )
+    for package in sorted(sealed["missing"].keys() - locked):
+        console.say(
+            f"  a wheel of your own can take its place: `nox -s env-{chosen.name} -- --site-wheel {package}=FILE`"
+        )
+    if flash_attn_build.PACKAGE in sealed["missing"] and (wheel := flash_attn_build.built(chosen)):
+        console.say(
+            f"  or take the one that was built here: `nox -s env-{chosen.name} -- {flash_attn_build.taken(wheel)}`"
+        )

@@ -19,19 +19,21 @@ from verlock import paths
 from verlock.env import installed
 from verlock.errors import CheckFailed
 from verlock.system import files, process, uv
-from verlock.variant import record
+from verlock.variant import lockfiles, record
 from verlock.variant.chosen import Chosen
 from verlock.variant.receipt import Ran
 
-# torch's own libraries first, visible to all, as `import torch` has them; then every compiled object of vLLM with all its
-# symbols resolved. Objects that link the driver itself (libcuda.so.1) can only be tried where there is one.
+# torch first, as every program does: it loads the CUDA libraries that vLLM's objects look for. Then every compiled object of
+# vLLM with all its symbols resolved, but for extension modules of other Pythons, which this one never loads. Objects that link
+# the driver itself (libcuda.so.1) can only be tried where there is one.
 _LOAD = """
 import ctypes, glob, os, sysconfig
-site = sysconfig.get_paths()["purelib"]
-for name in ("libtorch_global_deps.so", "libtorch_python.so"):
-    ctypes.CDLL(f"{site}/torch/lib/{name}", mode=ctypes.RTLD_GLOBAL)
+import torch
+site, own = sysconfig.get_paths()["purelib"], sysconfig.get_config_var("EXT_SUFFIX")
 loaded = 0
 for path in sorted(glob.glob(f"{site}/vllm/**/*.so", recursive=True) + glob.glob(f"{site}/flash_attn_2_cuda*.so")):
+    if ".cpython-" in os.path.basename(path) and not path.endswith(own):
+        continue
     try:
         ctypes.CDLL(path, mode=os.RTLD_NOW)
         loaded += 1
@@ -41,7 +43,38 @@ for path in sorted(glob.glob(f"{site}/vllm/**/*.so", recursive=True) + glob.glob
 print("VERLOCK", loaded)
 """
 _NEWER_SYSTEM = re.compile(r"version .(GLIBC|GLIBCXX|CXXABI)_\S+ not found")
-_IMPORT = "import torch, vllm, verl; print('VERLOCK', vllm.__version__, verl.__version__, torch.__version__)"
+# Beside the three: every import of verl's trainer that each of its runs reaches, those inside its functions too (a module
+# that is missing there is found when training starts, else). What stands in an `if` or `try` is for some runs only.
+_IMPORT = """
+import ast, importlib
+
+def load(name, package=None):
+    try:
+        return importlib.import_module(name, package)
+    except Exception as error:
+        raise SystemExit(f"{name}: {type(error).__name__}: {error}")
+
+def reached(body):
+    for node in body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield node
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.With)):
+            yield from reached(node.body)
+
+torch, vllm, verl, main_ppo = map(load, ("torch", "vllm", "verl", "verl.trainer.main_ppo"))
+with open(main_ppo.__file__, encoding="utf-8") as file:
+    tree = ast.parse(file.read())
+for node in reached(tree.body):
+    if isinstance(node, ast.Import):
+        for each in node.names:
+            load(each.name)
+    else:
+        module = load("." * node.level + (node.module or ""), main_ppo.__package__)
+        for each in node.names:
+            if not hasattr(module, each.name):
+                load(f"{module.__name__}.{each.name}")
+print("VERLOCK", vllm.__version__, verl.__version__, torch.__version__)
+"""
 
 
 def run(
@@ -63,7 +96,8 @@ def run(
         CheckFailed: compiled objects do not load, imports fail, or versions are not those of the recipe.
     """
     with ThreadPoolExecutor(1) as beside:  # both mostly wait
-        consistent = beside.submit(uv.check, chosen.interpreter)
+        aside = [(lockfiles.normalise(each.requirer), each.requirement) for each in chosen.recipe.override]
+        consistent = beside.submit(uv.check, chosen.interpreter, aside)
         try:
             (loaded,) = _ask(chosen, _LOAD, "the compiled objects of torch and vllm do not load")
         except CheckFailed as error:
@@ -75,7 +109,7 @@ def run(
         return f"{loaded} compiled objects load; imports proven on this machine before"
     if certificate := _certificate(chosen, ran):
         return f"{loaded} compiled objects load; imports proven by {certificate}"
-    vllm, verl, torch = _ask(chosen, _IMPORT, "importing torch, vllm and verl fails")
+    vllm, verl, torch = _ask(chosen, _IMPORT, "importing torch, vllm and what verl's trainer imports fails")
     got = {"vllm": vllm, "verl": verl}
     wanted = {"vllm": chosen.recipe.vllm.version, "verl": chosen.recipe.verl.version}
     if got != wanted:
@@ -83,7 +117,7 @@ def run(
     if whole():
         proof.parent.mkdir(parents=True, exist_ok=True)
         proof.touch()
-    return f"vllm {vllm}, verl {verl}, torch {torch} import"
+    return f"vllm {vllm}, verl {verl} and its trainer, torch {torch} import"
 
 
 def _of_site_wheel(chosen: Chosen, error: CheckFailed, site_wheels: Mapping[str, Mapping[str, str]]) -> CheckFailed:

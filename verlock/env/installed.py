@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,9 @@ def expectations(
     # the host's Python, which a prefix only links to; older receipts do not have it
     for where, sha256 in (sealed.get("base") or {}).get("interpreter", {}).items():
         expected[where] = Expected("base", sha256=sha256)
+    # of wheels that bring empty folders; older receipts do not have them
+    for relative, package in (sealed.get("folders") or {}).items():
+        expected[str(prefix / relative)] = Expected(package)
     # of several packages that record one file the last by name wins, see overruled()
     for name, package in (recorded(site) if listed is None else listed).items():
         if f"{package.folder}/METADATA" in expected:
@@ -118,6 +121,48 @@ def expectations(
                 patch["package"], sha256=touched["after"], patch=patch["file"]
             )
     return expected, unreadable
+
+
+def empty_folders(site: Path, walked: Iterable[tuple[str, list[os.DirEntry[str]]]]) -> list[str]:
+    """Folders beside and in `site` that Python imports although no file is in them, at any depth.
+
+    `walked` is what `receipt.walk` met, from there or from above.
+    """
+    library = f"{site.parent}/"
+    there = []
+    filled: set[str] = set()
+    for folder, entries in walked:
+        if "/__pycache__" in folder:
+            continue
+        there.append(folder)
+        while entries and folder and folder not in filled:
+            filled.add(folder)
+            folder = folder.rpartition("/")[0]  # noqa: PLW2901
+    return [
+        folder
+        for folder in there
+        if folder.startswith(library)
+        and folder not in filled
+        and all(name.isidentifier() for name in folder.removeprefix(library).removeprefix("site-packages/").split("/"))
+    ]
+
+
+def folders_of_wheels(
+    site: Path, walked: Iterable[tuple[str, list[os.DirEntry[str]]]], listed: Mapping[str, Recorded]
+) -> dict[str, str]:
+    """The empty folders that wheels brought into packages of theirs, which no RECORD lists: absolute path -> package.
+
+    To be asked right after the wheels were installed: it cannot tell what a wheel brought from what came later.
+    """
+    found = {}
+    for folder in empty_folders(site, walked):
+        around = folder.rpartition("/")[0]
+        owners = [
+            name for name, each in listed.items() if any(where.startswith(f"{around}/") for where, _ in each.files)
+        ]
+        if owners and around != str(site):
+            found[folder] = owners[0]
+    return found
 
 
 def overruled(site: Path, listed: Mapping[str, Recorded] | None = None) -> set[str]:

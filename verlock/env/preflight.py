@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import platform
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from packaging.version import Version
 
 from verlock import paths
-from verlock.errors import DiskTooSmall, DriverTooOld, NotSealed, PlatformMismatch
+from verlock.errors import DiskTooSmall, DriverTooOld, GpuUnsupported, NotSealed, PlatformMismatch
 from verlock.system import gpu, uv
 from verlock.system.files import own_bytes
 from verlock.variant import lockfiles, receipt
@@ -18,9 +19,10 @@ from verlock.variant.recipe import Recipe
 
 
 def run(chosen: Chosen, editable: bool) -> Path | None:
-    """Check platform, C library, the conda layer's lock, disk, a GPU's driver where there is one, and then `sources`.
+    """Check platform, C library, the conda layer's lock, disk, where there is a GPU it and its driver, and then `sources`.
 
-    Returns what `sources` returns. Raises PlatformMismatch, LockError, DiskTooSmall, DriverTooOld, and what `sources` raises.
+    Returns what `sources` returns. Raises PlatformMismatch, LockError, DiskTooSmall, DriverTooOld, GpuUnsupported, and what
+    `sources` raises.
     """
     system(chosen.recipe)
     lockfiles.conda_packages(
@@ -29,6 +31,7 @@ def run(chosen: Chosen, editable: bool) -> Path | None:
     disk(chosen)
     if found := gpu.driver():
         check_driver(chosen.recipe, found)
+        check_gpus(chosen.recipe, gpu.names_and_capabilities() if chosen.recipe.torch.capabilities else [])
     return sources(chosen, editable)
 
 
@@ -139,3 +142,30 @@ def check_driver(recipe: Recipe, version: str) -> None:
             f"the NVIDIA driver is {version}, {recipe.name} (CUDA {recipe.cuda.version}) needs {recipe.cuda.min_driver} or newer",
             "update the driver, or prepare the environment on a machine without a GPU for one that has a newer driver",
         )
+
+
+def check_gpus(recipe: Recipe, gpus: Sequence[tuple[str, str]]) -> None:
+    """Is there a GPU that the variant's torch has kernels for? A smaller one for the screen may be there besides.
+
+    A kernel runs on GPUs of its own major version whose minor version is no lower than its own
+    (https://docs.nvidia.com/cuda/cuda-c-programming-guide/index.html#binary-compatibility).
+
+    Args:
+        recipe: of the variant.
+        gpus: name and compute capability ("9.0") of each GPU here; where there is none, nothing is checked.
+
+    Raises GpuUnsupported where no GPU fits, with the names of all.
+    """
+    kernels = [_capability(each) for each in recipe.torch.capabilities]
+    found = [_capability(each) for _, each in gpus]
+    if gpus and not any(major == has and minor <= low for major, minor in kernels for has, low in found):
+        here = ", ".join(dict.fromkeys(f"{name} (compute capability {capability})" for name, capability in gpus))
+        raise GpuUnsupported(
+            f"the torch of {recipe.name} has no kernels for {here}; it has some for {', '.join(recipe.torch.capabilities)}",
+            "choose a variant of this GPU's time, or prepare the environment on a machine without a GPU for another one",
+        )
+
+
+def _capability(text: str) -> tuple[int, int]:
+    major, _, minor = text.partition(".")
+    return int(major), int(minor)

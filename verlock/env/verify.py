@@ -315,33 +315,22 @@ def _unowned(
     own = {f"{prefix}/{name}" for name in (receipt.NAME, prefix_folder.MARKER)}
     compiled: list[byte_code.Compiled] = []
     found: list[Damage] = []
-    filled: set[str] = set()  # folders with a file in them, at any depth
     for folder, entries in walked:
         if folder.endswith(f"/{byte_code.FOLDER}"):
             each_compiled = (byte_code.compiled(entry.path, chosen.python) for entry in entries)
             compiled += [each for each in each_compiled if each and each.source in expected]
             continue
-        if entries:
-            _fill(folder, filled)
         for entry in entries:
             path = entry.path
             if path in expected or path in own or path.startswith(f"{prefix}/.{receipt.NAME}."):
                 continue
             if not path.endswith(".lock") or path.startswith(f"{chosen.site}/"):
                 found.append(Damage("file added", "", _short(prefix, path)))
-    library = f"{chosen.site.parent}/"
-    for folder, _ in walked:
-        inside = folder.removeprefix(library).removeprefix("site-packages/")
-        importable = all(name.isidentifier() for name in inside.split("/"))
-        if folder.startswith(library) and importable and folder not in filled and f"/{byte_code.FOLDER}" not in folder:
-            found.append(Damage("file added", "", f"{_short(prefix, folder)}/", got="an empty folder, which imports"))
+    stray = [folder for folder in installed.empty_folders(chosen.site, walked) if folder not in expected]
+    found += [
+        Damage("file added", "", f"{_short(prefix, folder)}/", got="an empty folder, which imports") for folder in stray
+    ]
     return compiled, found
-
-
-def _fill(folder: str, filled: set[str]) -> None:
-    while folder and folder not in filled:
-        filled.add(folder)
-        folder = folder.rpartition("/")[0]
 
 
 def _not_executable(prefix: Path, expected: dict[str, installed.Expected]) -> list[Damage]:

@@ -19,7 +19,7 @@ from verlock.variant import lockfiles
 
 if TYPE_CHECKING:
     from verlock.variant.chosen import Chosen
-    from verlock.variant.recipe import Recipe
+    from verlock.variant.recipe import Override, Recipe
 
 
 def text_of(path: Path) -> str:
@@ -56,14 +56,26 @@ def input_digest(chosen: Chosen, name: str = lockfiles.REQUIREMENTS) -> str:
     """`sha256:<hex>` of all that decides one file of the pip layer, without comments and blank lines.
 
     That is: the .in file and its includes (by their place in the clone, which `# via` lines show), the Python, the cut-off, the
-    glibc and the packages that may be sdists.
+    glibc, the packages that may be sdists, and for the runtime's file the requirements that are set aside.
     """
     recipe = chosen.recipe
     source = paths.ENVIRONMENTS / chosen.name / f"{name.removesuffix('.txt')}.in"
     sdists = sorted(lockfiles.normalise(sdist.package) for sdist in recipe.sdist)
-    return _digest(
-        source, [chosen.python, recipe.cutoff.date.isoformat(), recipe.platform.subdir, recipe.platform.glibc, sdists]
-    )
+    facts: list[Any] = [
+        chosen.python,
+        recipe.cutoff.date.isoformat(),
+        recipe.platform.subdir,
+        recipe.platform.glibc,
+        sdists,
+    ]
+    if aside := overrides(chosen, name):
+        facts.append(sorted([each.requirer, each.requirement] for each in aside))
+    return _digest(source, facts)
+
+
+def overrides(chosen: Chosen, name: str) -> tuple[Override, ...]:
+    """The requirements that are set aside in one file of the pip layer: none in that of the build tools."""
+    return tuple(chosen.recipe.override) if name == lockfiles.REQUIREMENTS else ()
 
 
 def _digest(source: Path, facts: list[Any]) -> str:
@@ -76,10 +88,11 @@ def _digest(source: Path, facts: list[Any]) -> str:
 def header(chosen: Chosen, name: str = lockfiles.REQUIREMENTS) -> str:
     """The comment lines at the top of a file of the pip layer; the last of them is what `check` reads."""
     recipe = chosen.recipe
+    aside = "".join(f"# Set aside: {each.said} (recipes/{chosen.name} says why).\n" for each in overrides(chosen, name))
     return (
         f"# Made by `nox -s lock -- {chosen.name}` from environments/{chosen.name}/{name.removesuffix('.txt')}.in: edit that.\n"
         f"# CPython {chosen.python}, {recipe.platform.subdir}, glibc {recipe.platform.glibc}; "
-        f"nothing uploaded on or after {recipe.cutoff.date.isoformat()} (UTC).\n"
+        f"nothing uploaded on or after {recipe.cutoff.date.isoformat()} (UTC).\n{aside}"
         f"# inputs {input_digest(chosen, name)}\n"
     )
 
@@ -115,11 +128,15 @@ def tools_header(name: str, base: bytes | None = None) -> str:
 
 
 def environment_files(chosen: Chosen) -> list[Path]:
-    """The environment.yml files of one conda layer, in the order in which conda-lock merges them."""
+    """The environment.yml files of one conda layer, in the order in which conda-lock merges them.
+
+    The compiler is that of `compiler-cuda-<version>.yml` where the recipe's CUDA has such a file, else that of `compiler.yml`.
+    """
     common = paths.ENVIRONMENTS / "common"
     files = [common / "environment.yml", common / f"python-{chosen.python}.yml"]
     if chosen.recipe.vllm.compiles:
-        files.append(common / "compiler.yml")
+        of_cuda = common / f"compiler-cuda-{chosen.recipe.cuda.version}.yml"
+        files.append(of_cuda if of_cuda.is_file() else common / "compiler.yml")
     files.append(paths.ENVIRONMENTS / chosen.name / "environment.yml")
     for file in files:
         if not file.is_file():

@@ -23,7 +23,7 @@ from packaging.version import Version
 from verlock import console, paths
 from verlock.conda import client
 from verlock.errors import LockError, NetworkError, RecipeError, ResolverDisagreement, VerlockError
-from verlock.locking import lock_diff, lock_inputs, resolvers, staleness, sums
+from verlock.locking import lock_diff, lock_inputs, overrides, resolvers, staleness, sums
 from verlock.locking.loopback_index import Index, serve
 from verlock.system import files
 from verlock.variant import lockfiles
@@ -244,9 +244,12 @@ def _pip_layers(chosen: Chosen, wish: Wish, work: Path, out: Path, index: Index)
     ):
         (out / name).write_text(_preferences(chosen, name), encoding="utf-8")
         source = f"environments/{chosen.name}/{name.removesuffix('.txt')}.in"
-        question = resolvers.Question(work, source, f"{place}/{name}", which, constraint)
+        aside = lock_inputs.overrides(chosen, name)
+        question = resolvers.Question(work, source, f"{place}/{name}", which, constraint, aside)
         proposed = resolvers.propose(question, index, upgrade=upgrade)
         resolvers.ratify(question, index, proposed)
+        if not wish.trial:
+            overrides.needed(question, index, proposed)
         pins = [_canonical(pin, place) for pin in resolvers.admissible(proposed, which, index)]
         (out / name).write_text(resolvers.render(lock_inputs.header(chosen, name), pins), encoding="utf-8")
 

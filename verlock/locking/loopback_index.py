@@ -5,6 +5,9 @@ these environments that is 3 GB for each lock. This server stands between pip an
 for all locks of a run; a wheel's metadata is read out of it with two range requests, and kept forever under the wheel's sha256.
 Upload times are passed on unchanged, so that pip itself leaves out what is newer than the cut-off. A resolver that knows only
 this address ignores the index of the machine's pip configuration, and cannot write an index's name into a lock.
+
+A view (`Index.view`) is the same index, but the metadata of some packages lack the requirements that a recipe sets aside: for
+both resolvers, so that each resolves all else by itself.
 """
 
 from __future__ import annotations
@@ -17,18 +20,24 @@ import re
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
+
+from packaging.requirements import InvalidRequirement, Requirement
 
 from verlock import paths
 from verlock.errors import NetworkError, ResolutionError
 from verlock.system import addresses, download, files, loopback, package_index
+from verlock.variant import lockfiles
+
+if TYPE_CHECKING:
+    from verlock.variant.recipe import Override
 
 JSON = "application/vnd.pypi.simple.v1+json"
 _METADATA = re.compile(rb"Metadata-Version:\s*\d", re.IGNORECASE)
@@ -49,7 +58,7 @@ class File:
 
 @dataclass
 class Index:
-    """A running loopback index; use `serve`."""
+    """A running loopback index; use `serve`. Its plain pages are at `view(())`."""
 
     source: str
     cache: Path
@@ -57,6 +66,7 @@ class Index:
     _session: Any = None
     _pages: dict[str, Future[dict[str, Any]]] = field(default_factory=dict)
     _files: dict[str, File] = field(default_factory=dict)
+    _views: dict[str, tuple[Override, ...]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(8))
 
@@ -73,6 +83,28 @@ class Index:
     def page(self, name: str) -> dict[str, Any]:
         """A project's page as JSON, with file URLs pointing here. Raises NetworkError; an unknown project has no files."""
         return self._page_future(name).result()
+
+    def view(self, overrides: Sequence[Override]) -> str:
+        """The address of the simple index in which these requirements are set aside."""
+        if not overrides:
+            return f"{self.url}/simple"
+        facts = sorted([each.requirer, each.requirement] for each in overrides)
+        name = f"without-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}"
+        self._views[name] = tuple(overrides)
+        return f"{self.url}/{name}/simple"
+
+    def page_in(self, view: str, name: str) -> dict[str, Any]:
+        """As `page`, with file URLs that lead to the metadata of the view of this name."""
+        page, own = self.page(name), f"{self.url}/{view}"
+        listed = [{**item, "url": item["url"].replace(self.url, own, 1)} for item in page["files"]]
+        return {**page, "files": listed}
+
+    def metadata_in(self, view: str, sha256: str) -> bytes:
+        """As `metadata`, without what the view of this name sets aside. Raises KeyError where there is no such view."""
+        text = self.metadata(sha256)
+        project = lockfiles.normalise(self._files[sha256].filename.partition("-")[0])
+        aside = [each.requirement for each in self._views[view] if lockfiles.normalise(each.requirer) == project]
+        return without(text, aside)
 
     def metadata(self, sha256: str) -> bytes:
         """The METADATA of a wheel that some page named. Raises KeyError, NetworkError."""
@@ -204,11 +236,14 @@ class _Handler(loopback.Handler):
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path).path.strip("/").split("/")
+        view = parts.pop(0) if parts[0] in self._index._views and len(parts) > 1 else ""
         try:
             if parts[0] == "simple" and len(parts) == 2:
-                self._send(json.dumps(self._index.page(parts[1])).encode(), JSON)
+                page = self._index.page_in(view, parts[1]) if view else self._index.page(parts[1])
+                self._send(json.dumps(page).encode(), JSON)
             elif parts[0] == "files" and parts[-1].endswith(".metadata"):
-                self._send(self._index.metadata(parts[1]), "text/plain")
+                text = self._index.metadata_in(view, parts[1]) if view else self._index.metadata(parts[1])
+                self._send(text, "text/plain")
             elif parts[0] == "files":
                 self.answer(302, Location=self._index.location(parts[1]))
             else:
@@ -226,7 +261,7 @@ class _Handler(loopback.Handler):
 
 @contextlib.contextmanager
 def serve(source: str | None = None) -> Iterator[Index]:
-    """Run a loopback index in front of `source` (the user's choice when None); its simple pages are at `url + "/simple"`."""
+    """Run a loopback index in front of `source` (the user's choice when None)."""
     session = download.session()
     index = Index((source or package_index.upstream()).rstrip("/"), paths.cache_dir() / "metadata", _session=session)
     try:
@@ -235,6 +270,23 @@ def serve(source: str | None = None) -> Iterator[Index]:
     finally:
         index._pool.shutdown(wait=False, cancel_futures=True)
         session.close()
+
+
+def without(metadata: bytes, requirements: Sequence[str]) -> bytes:
+    """A METADATA file without the Requires-Dist lines that ask for just one of these requirements."""
+    aside = [Requirement(each) for each in requirements]
+    head, blank, body = metadata.partition(b"\n\n")
+    kept = [line for line in head.split(b"\n") if _asked(line) not in aside]
+    return b"\n".join(kept) + blank + body
+
+
+def _asked(line: bytes) -> Requirement | None:
+    """The requirement in a Requires-Dist line of a METADATA file; None in any other line."""
+    key, _, value = line.decode("utf-8", "replace").partition(":")
+    try:
+        return Requirement(value.strip()) if key.strip().lower() == "requires-dist" else None
+    except InvalidRequirement:
+        return None
 
 
 def _moment(text: str | None) -> datetime | None:

@@ -16,7 +16,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from packaging.specifiers import SpecifierSet
+from packaging.utils import parse_wheel_filename
 from packaging.version import Version
 
 from verlock import paths
@@ -27,15 +30,23 @@ from verlock.errors import (
     ToolMissing,
     VerlockError,
 )
+from verlock.locking import wheel_tags
 from verlock.locking.loopback_index import Index
 from verlock.system import addresses, host_python, process, uv
 from verlock.variant import lockfiles
 from verlock.variant.lockfiles import Pin
 
+if TYPE_CHECKING:
+    from verlock.variant.recipe import Override
+
 TOOLS = paths.LOCKS / lockfiles.TOOLS / f"{lockfiles.BASE_TOOLS}.txt"
 
 _NETWORK = re.compile(
     r"dns error|error sending request|could not connect|failed to fetch|timed out|502 ", re.IGNORECASE
+)
+# uv says the one where there is an sdist, the other where there is none
+_NO_WHEEL = re.compile(
+    r"([A-Za-z0-9][\w.-]*?)([<>=!~]\S*)? ha(?:s|ve) no (?:usable wheels|wheels with a matching platform tag)"
 )
 
 
@@ -59,6 +70,7 @@ class Question:
     output: where the resolver writes; pins that are there already are preferred.
     target: Python, platform and cut-off.
     constraint: a requirements.txt that fixes versions, but requires no package.
+    overrides: requirements of packages that are set aside.
     """
 
     work: Path
@@ -66,6 +78,7 @@ class Question:
     output: str
     target: Target
     constraint: str = ""
+    overrides: tuple[Override, ...] = ()
 
 
 def environment(**extra: str) -> dict[str, str]:
@@ -101,7 +114,7 @@ def propose(question: Question, index: Index, *, upgrade: Sequence[str] | None) 
 
     Args:
         question: what to resolve.
-        index: only its upstream address is used: uv reads upload times and metadata by itself.
+        index: without overrides only its upstream address is used: uv reads upload times and metadata by itself.
         upgrade: None to prefer the existing pins, names to let those move, an empty sequence to let all move.
 
     Raises:
@@ -127,13 +140,35 @@ def propose(question: Question, index: Index, *, upgrade: Sequence[str] | None) 
         command += [word for name in upgrade for word in ("--upgrade-package", name)] or ["--upgrade"]
     if question.constraint:
         command += ["--constraint", question.constraint]
-    _run(
-        command,
-        question.work,
-        f"uv finds no solution for {question.source}",
-        environment(UV_DEFAULT_INDEX=index.source),
-    )
+    source = index.source
+    if question.overrides:
+        # of a view, whose address is another one each time, the user's cache shall keep nothing
+        source = index.view(question.overrides)
+        command += ["--cache-dir", str(question.work / ".uv")]
+    complaint = f"uv finds no solution for {question.source}"
+    try:
+        _run(command, question.work, complaint, environment(UV_DEFAULT_INDEX=source))
+    except ResolutionError as error:
+        wheels = _wheels_there_are(error.problem, target, index)
+        raise ResolutionError("\n  ".join([error.problem, *wheels]), error.remedy) from None
     return lockfiles.pins(question.work / question.output)
+
+
+def _wheels_there_are(said: str, target: Target, index: Index) -> list[str]:
+    """Of each package that has no usable wheel, as uv says, the glibc for which there would be one; uv does not look."""
+    found: dict[str, None] = {}
+    for name, bound in _NO_WHEEL.findall(said):
+        bounds = SpecifierSet(bound)
+        files = [
+            file.filename
+            for file in index.files(lockfiles.normalise(name))
+            if file.filename.endswith(".whl")
+            and bounds.contains(parse_wheel_filename(file.filename)[1], prereleases=True)
+        ]
+        if needed := wheel_tags.oldest_glibc(files, target.python):
+            line = f"{name}{bound} has wheels for glibc {needed} and newer; the recipe's [platform] says {target.glibc}"
+            found[line] = None
+    return list(found)
 
 
 def propose_universal(work: Path, name: str, cutoff: str, index: Index, *, upgrade: Sequence[str] | None) -> str:
@@ -175,7 +210,7 @@ def ratify(question: Question, index: Index, proposed: Sequence[Pin]) -> None:
     command += ["--output-file", question.output, "--no-config", "--quiet"]
     command += [
         "--index-url",
-        f"{index.url}/simple",
+        index.view(question.overrides),
         "--pip-args",
         shlex.join(options),
         "--cache-dir",

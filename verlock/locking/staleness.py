@@ -47,7 +47,9 @@ def of(pythons: Sequence[Chosen]) -> dict[Path, str]:
         for name in (lockfiles.REQUIREMENTS, lockfiles.BUILD_REQUIREMENTS):
             path = folder / name
             if path.exists() and _written_inputs(path) != lock_inputs.input_digest(chosen, name):
-                complaints[name] = "was made from other .in files, or another cutoff, python, platform or sdist"
+                complaints[name] = (
+                    "was made from other .in files, or another cutoff, python, platform, sdist or override"
+                )
         found.update((folder / name, complaints[name]) for name in lockfiles.ALL if name in complaints)
     return found
 

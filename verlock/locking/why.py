@@ -17,13 +17,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
-from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import InvalidSdistFilename, InvalidWheelFilename, parse_sdist_filename, parse_wheel_filename
 from packaging.version import Version
 
 from verlock import paths
 from verlock.errors import LockError, NetworkError
-from verlock.locking import lock_inputs
+from verlock.locking import lock_inputs, wheel_tags
 from verlock.locking.loopback_index import File, Index, serve
 from verlock.variant import lockfiles
 from verlock.variant.chosen import Chosen, choose
@@ -111,12 +110,13 @@ def _exceptions(recipe: Recipe, name: str) -> list[str]:
         ("built from its sdist", recipe.sdist),
         ("may be a pre-release", recipe.prerelease),
     ]
+    aside = [each for each in recipe.override if lockfiles.normalise(Requirement(each.requirement).name) == name]
     return [
         f"{what}: {' '.join(filter(None, [each.reason, each.link]))}"
         for what, listed in allowed
         for each in listed
         if lockfiles.normalise(each.package) == name
-    ]
+    ] + [f"set aside, {each.said}: {each.reason} {each.link}" for each in aside]
 
 
 def _grouped(enquiry: Enquiry, asks: Sequence[Ask], newer: Sequence[Release]) -> list[tuple[str, str]]:
@@ -148,9 +148,11 @@ def _why_not(enquiry: Enquiry, asks: Sequence[Ask], release: Release, *, thoroug
         return f"cut-off, nothing from {recipe.cutoff.date} on: {recipe.cutoff.reason}"
     if release.version.is_prerelease:
         return "a pre-release, and the recipe names no exception for it"
-    fitting = [file for file in release.files if _fits(file, python, recipe.platform.glibc)]
+    fitting = [file for file in release.files if wheel_tags.fits(file.filename, python, recipe.platform.glibc)]
     if not fitting:
-        return f"no wheel for Python {python} on linux-64 with glibc {recipe.platform.glibc}"
+        needed = wheel_tags.oldest_glibc([file.filename for file in release.files], python)
+        newer = f"; it has one for glibc {needed}" if needed else ""
+        return f"no wheel for Python {python} on linux-64 with glibc {recipe.platform.glibc}{newer}"
     if thorough and (conflict := _conflict(enquiry, fitting[0])):
         return f"conflict, {conflict}"
     return "allowed; a pin moves only when asked (`--upgrade`), and other locked packages may hold it back"
@@ -262,22 +264,6 @@ def _releases(index: Index, name: str) -> list[Release]:
         Release(version, min((file.uploaded for file in listed if file.uploaded), default=None), tuple(listed))
         for version, listed in files.items()
     ]
-
-
-def _fits(file: File, python: str, glibc: str) -> bool:
-    return file.filename.endswith(".whl") and not _tags(python, glibc).isdisjoint(
-        parse_wheel_filename(file.filename)[3]
-    )
-
-
-def _tags(python: str, glibc: str) -> frozenset[Tag]:
-    major, minor = (int(part) for part in python.split("."))
-    legacy = ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64", "linux_x86_64"]
-    platforms = [f"manylinux_2_{number}_x86_64" for number in range(int(glibc.split(".")[1]), 4, -1)] + legacy
-    interpreter = f"cp{major}{minor}"
-    return frozenset(
-        [*cpython_tags((major, minor), platforms=platforms), *compatible_tags((major, minor), interpreter, platforms)]
-    )
 
 
 def _conflict(enquiry: Enquiry, wheel: File) -> str | None:

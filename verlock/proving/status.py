@@ -131,8 +131,21 @@ def as_markdown() -> str:
             row.note,
         )
         lines.append(f"| {' | '.join(cells)} |")
-    known = [f"- `{name}`: {limit.says} ({limit.link})" for name in names() for limit in certificate.limits(name)]
+    known = [line for name in names() for line in [*_set_aside(name), *_limits(name)]]
     return "\n".join([*lines, *(["", "Known limits:", "", *known] if known else [])])
+
+
+def _limits(name: str) -> list[str]:
+    return [f"- `{name}`: {limit.says} ({limit.link})" for limit in certificate.limits(name)]
+
+
+def _set_aside(name: str) -> list[str]:
+    """The requirements that a variant sets aside, a line each; none where its recipe is not valid."""
+    try:
+        overrides = choose(name).recipe.override
+    except VerlockError:
+        return []
+    return [f"- `{name}`: set aside, {each.said}: {each.reason} ([seen]({each.link}))" for each in overrides]
 
 
 def in_readme(text: str) -> str:

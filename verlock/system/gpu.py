@@ -98,6 +98,13 @@ def compute_capabilities() -> tuple[str, ...]:
     return tuple(sorted({row[0] for row in _ask("compute_cap")}))
 
 
+def names_and_capabilities() -> list[tuple[str, str]]:
+    """Name and compute capability of each GPU here, such as ("NVIDIA H100 80GB HBM3", "9.0"); none where nvidia-smi hangs."""
+    with contextlib.suppress(NoGpu):
+        return [(name, capability) for name, capability in _ask("name,compute_cap")]
+    return []
+
+
 def _rows() -> list[_Row]:
     return [_Row(*row) for row in _ask("index,uuid,name,memory.total,driver_version,mig.mode.current")]
 

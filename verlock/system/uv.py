@@ -9,10 +9,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from verlock import console
 from verlock.errors import DiskTooSmall, InstallError, IntegrityError, NetworkError, VerlockError
@@ -24,6 +25,9 @@ _DNS_OR_CONNECT = re.compile(
 _REFUSED = re.compile(r"HTTP status (?:client|server) error \(([^)]+)\)")
 _CACHE_PATIENCE = 10.0  # seconds to wait for another uv to be done with the cache
 _URL = re.compile(r"https?://[^/`\s)]+")
+# what `uv pip check` says of each requirement that is not met, and how many there are
+_UNMET = re.compile(r"The package `([^`]+)` requires `([^`]+)`, but `[^`]+` is installed")
+_INCOMPATIBILITIES = re.compile(r"Found (\d+) incompatibilit")
 _TLS = re.compile(r"invalid peer certificate|UnknownIssuer|certificate verify failed|tls handshake", re.IGNORECASE)
 
 
@@ -91,9 +95,39 @@ def make_venv(interpreter: Path, prefix: Path, prompt: str) -> None:
     run(["venv", "--python", str(interpreter), "--prompt", prompt, "--allow-existing", str(prefix)])
 
 
-def check(python: Path) -> None:
-    """Are all requirements of all installed packages met? Raises InstallError with the list when not."""
-    run(["pip", "check", "--python", str(python)])
+def check(python: Path, aside: Collection[tuple[str, str]] = ()) -> None:
+    """Are all requirements of all installed packages met, but for just those that are set aside?
+
+    Args:
+        python: the interpreter of the environment.
+        aside: package (its normalised name) and requirement of each that must be unmet, such as ("verl", "numpy<2.0.0").
+
+    Raises InstallError with the list when another one is unmet, or when one that is set aside is met.
+    """
+    said = ""
+    try:
+        run(["pip", "check", "--python", str(python)])
+    except InstallError as error:
+        if not aside:
+            raise
+        said = error.problem
+    expected = {_edge(*each) for each in aside}
+    unmet = [_edge(*each) for each in _UNMET.findall(said)]
+    count = _INCOMPATIBILITIES.search(said)
+    if set(unmet) != expected or len(unmet) != int(count[1] if count else 0):
+        wanted = "; ".join(f"{name} {requirement}" for name, requirement in aside)
+        raise InstallError(
+            f"what is set aside, and nothing else, is to be unmet: {wanted}\n  {said or 'every requirement is met'}",
+            "the [[override]]s of the recipe are not those of the lock: lock again, then make the environment again",
+        )
+
+
+def _edge(name: str, requirement: str) -> tuple[str, str, Any]:
+    """Who asks for what within which bounds, however it is spelt; markers are left out, since uv's message has none."""
+    from packaging.requirements import Requirement  # not for a run that finds nothing to do
+
+    asked = Requirement(requirement)
+    return name, asked.name.lower(), asked.specifier
 
 
 def cache() -> Path:

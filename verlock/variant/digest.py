@@ -40,6 +40,8 @@ COUNTS = frozenset(
         "source.date",
         "source.precompiled.sha256",
         "patch.file",
+        "override.requirer",
+        "override.requirement",
     }
 )
 # Fields that it does not cover, and why: a test holds the two against the model, so a new field has to be put into one.
@@ -55,6 +57,7 @@ LEFT_OUT = {
     "torch.cxx11abi": "a property of the pinned torch; it chooses the artefact's file, whose sha256 counts",
     "cuda.version": "a property of the pinned torch",
     "cuda.min_driver": "what a machine must have",
+    "torch.capabilities": "what a machine must have",
     "platform.subdir": "acts on the locks alone",
     "platform.glibc": "acts on the locks, and on what a machine must have",
     "platform.linux": "acts on the locks alone",

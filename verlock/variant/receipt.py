@@ -29,10 +29,12 @@ SHAPE = {
     "packages": {EACH: {"version": str}},
     "missing": {EACH: str},
     "site_wheels": (None, {EACH: dict.fromkeys(("file", "version", "sha256"), str)}),
+    "overrides": (None, [dict.fromkeys(("requirer", "requirement", "reason", "link"), str)]),
     "patches": [{"file": str, "touches": [dict.fromkeys(("path", "before", "after"), str)]}],
     "source": (None, dict),
     "editable": bool,
     "files": {EACH: str},
+    "folders": (None, {EACH: str}),
 }
 
 

@@ -13,7 +13,7 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from verlock import paths
 from verlock.errors import RecipeError
@@ -75,6 +75,12 @@ class Torch(_Model):
     cxx11abi: bool = Field(
         description="torch.compiled_with_cxx11_abi(): wheels built with the other C++ ABI do not load"
     )
+    capabilities: list[DottedVersion] = Field(
+        default=[],
+        description="compute capabilities of the kernels in torch's wheel, `torch._C._cuda_getArchFlags()`; empty where nobody "
+        "looked",
+        examples=[["8.0", "9.0"]],
+    )
     reason: str
     link: Link | None = None
 
@@ -112,6 +118,28 @@ class Prerelease(_Model):
     package: str
     reason: str
     link: Link | None = None
+
+
+class Override(_Model):
+    """A requirement of a locked package that this variant sets aside: it is locked as if that package did not ask for it."""
+
+    requirer: str = Field(description="the package that asks", examples=["verl"])
+    requirement: str = Field(description="what it asks, as its metadata has it", examples=["numpy<2.0.0"])
+    reason: str
+    link: Link
+
+    @field_validator("requirement")
+    @classmethod
+    def _is_requirement(cls, value: str) -> str:
+        from packaging.requirements import Requirement
+
+        Requirement(value)  # InvalidRequirement is a ValueError
+        return value
+
+    @property
+    def said(self) -> str:
+        """What is set aside, for people."""
+        return f"{self.requirer} asks for {self.requirement}"
 
 
 class ArtefactFile(_Model):
@@ -200,6 +228,7 @@ class Recipe(_Model):
     platform: Platform
     sdist: list[Sdist] = []
     prerelease: list[Prerelease] = []
+    override: list[Override] = []
     artefact: list[Artefact] = []
     source: Source | None = None
     patch: list[Patch] = []
