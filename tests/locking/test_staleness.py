@@ -14,6 +14,7 @@ import pytest
 from verlock import paths
 from verlock.errors import LockError, RecipeError, StaleLock
 from verlock.locking import lock_diff, lock_inputs, staleness, sums
+from verlock.system import files
 from verlock.variant import lockfiles
 from verlock.variant.chosen import choose, names
 
@@ -64,6 +65,18 @@ def test_a_changed_patch_makes_the_sources_stale(clone):
     patch = next((clone / "recipes/vllm072/patches").glob("*.patch"))
     patch.write_text(patch.read_text() + "\n")
     assert complaints() == ["locks/vllm072/sources.json"]
+
+
+def test_a_list_of_files_that_is_missing_or_of_other_pins_is_stale(clone):
+    (clone / "locks/vllm070/files.json").unlink()
+    path = clone / "locks/vllm083/files.json"
+    path.write_text(path.read_text().replace(files.sha256(path.parent / "requirements.txt"), "0" * 64))
+    sums.update([path.parent])
+    with pytest.raises(StaleLock) as caught:
+        staleness.check()
+    assert "locks/vllm070/files.json is missing" in caught.value.problem
+    assert "locks/vllm083/files.json was made from other pins" in caught.value.problem
+    assert len(caught.value.problem.splitlines()) == 3
 
 
 def test_missing_and_orphaned_locks_are_named(clone, edit):
@@ -165,6 +178,8 @@ def edited(path, old, new):
         ("sources.json", r'"after": "[0-9a-f]{4}', '"after": "0000', "its sha256"),
         ("sources.json", r'"path": "', '"path": "../', "is not a lock of sources"),
         ("sources.json", r"^", "<<<<<<< ours\n", "is not a lock of sources"),
+        ("files.json", r'"filename": "', '"filename": "../', "is not a list of locked files"),
+        ("files.json", r'"size": \d', '"size": 9', "its sha256"),
     ],
 )  # fmt: skip
 def test_an_edited_lock_is_named_with_what_is_wrong_and_how_it_comes_back(clone, name, old, new, said):

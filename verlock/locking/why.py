@@ -17,13 +17,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
-from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import InvalidSdistFilename, InvalidWheelFilename, parse_sdist_filename, parse_wheel_filename
 from packaging.version import Version
 
 from verlock import paths
 from verlock.errors import LockError, NetworkError
-from verlock.locking import lock_inputs
+from verlock.locking import lock_inputs, locked_files
 from verlock.locking.loopback_index import File, Index, serve
 from verlock.variant import lockfiles
 from verlock.variant.chosen import Chosen, choose
@@ -265,18 +264,8 @@ def _releases(index: Index, name: str) -> list[Release]:
 
 
 def _fits(file: File, python: str, glibc: str) -> bool:
-    return file.filename.endswith(".whl") and not _tags(python, glibc).isdisjoint(
-        parse_wheel_filename(file.filename)[3]
-    )
-
-
-def _tags(python: str, glibc: str) -> frozenset[Tag]:
-    major, minor = (int(part) for part in python.split("."))
-    legacy = ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64", "linux_x86_64"]
-    platforms = [f"manylinux_2_{number}_x86_64" for number in range(int(glibc.split(".")[1]), 4, -1)] + legacy
-    interpreter = f"cp{major}{minor}"
-    return frozenset(
-        [*cpython_tags((major, minor), platforms=platforms), *compatible_tags((major, minor), interpreter, platforms)]
+    return file.filename.endswith(".whl") and not parse_wheel_filename(file.filename)[3].isdisjoint(
+        locked_files.tags(python, glibc)
     )
 
 
