@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     _environment_commands(commands)
     _proof_commands(commands)
     _lock_commands(commands)
+    _shipping_commands(commands)
     return parser
 
 
@@ -176,6 +177,20 @@ def _lock_commands(commands: Commands) -> None:
     schema.set_defaults(run=_schema)
 
 
+def _shipping_commands(commands: Commands) -> None:
+    export = commands.add_parser("export", help="write a lock in a form that other tools read")
+    _variant(export)
+    export.add_argument("--to", required=True, choices=("pylock", "requirements", "conda-lock", "rattler"),
+                        help="pylock.toml (PEP 751), requirements.txt for pip alone, conda-lock.yml with both layers, "
+                             "or the conda layer as rattler's lock file")  # fmt: skip
+    _output(export)
+    export.set_defaults(run=_export)
+
+
+def _output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write to FILE instead of standard output")
+
+
 def _variant(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("variant")
     parser.add_argument("--python", metavar="X.Y", help="a Python other than the variant's first")
@@ -287,6 +302,13 @@ def _why(arguments: argparse.Namespace) -> int:
     from verlock.locking import why
 
     return why.run(arguments.variant, arguments.package, python=arguments.python)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from verlock.shipping import exports
+    from verlock.variant.chosen import choose
+
+    return exports.run(choose(arguments.variant, arguments.python), arguments.to, arguments.output)
 
 
 def _list(arguments: argparse.Namespace) -> int:

@@ -292,6 +292,12 @@ class SiteWheelRefused(VerlockError):
     exit_code = 61
 
 
+class ExportRefused(VerlockError):
+    """A lock cannot be written in another form: says what its index lacks, or would give away."""
+
+    exit_code = 62
+
+
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _REFUSED = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.EBUSY, errno.ENAMETOOLONG, errno.EMFILE}
