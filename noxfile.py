@@ -3,7 +3,7 @@
   an environment            env-VARIANT, verify, patches, build-flash-attn
   proof on your GPU         smoke-VARIANT, status
   what is locked, and why   lock, diff, why
-  for other tools           export
+  for other tools           export, sbom
   work on verlock           tests, faults, coverage, lint
 
 Options follow `--`: nox -s env-vllm073 -- --python 3.12 --base conda --strict
@@ -228,6 +228,12 @@ def why(session: nox.Session) -> None:
 def export(session: nox.Session) -> None:
     """Write a lock in a form other tools read: -- VARIANT --to pylock|requirements|conda-lock|rattler"""
     verlock(session, "export")
+
+
+@nox.session(default=False)
+def sbom(session: nox.Session) -> None:
+    """List what is in a verified environment, as CycloneDX: -- VARIANT [--output FILE]"""
+    verlock(session, "sbom", tool_set="sbom")
 
 
 @nox.session

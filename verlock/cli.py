@@ -186,6 +186,11 @@ def _shipping_commands(commands: Commands) -> None:
     _output(export)
     export.set_defaults(run=_export)
 
+    sbom = commands.add_parser("sbom", help="list what is in a verified environment, as CycloneDX 1.6")
+    _variant(sbom)
+    _output(sbom)
+    sbom.set_defaults(run=_sbom)
+
 
 def _output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="write to FILE instead of standard output")
@@ -309,6 +314,13 @@ def _export(arguments: argparse.Namespace) -> int:
     from verlock.variant.chosen import choose
 
     return exports.run(choose(arguments.variant, arguments.python), arguments.to, arguments.output)
+
+
+def _sbom(arguments: argparse.Namespace) -> int:
+    from verlock.env import python_choice
+    from verlock.shipping import sbom
+
+    return sbom.run(python_choice.built(arguments.variant, arguments.python), arguments.output)
 
 
 def _list(arguments: argparse.Namespace) -> int:
