@@ -3,7 +3,7 @@
   an environment            env-VARIANT, verify, patches, build-flash-attn
   proof on your GPU         smoke-VARIANT, status
   what is locked, and why   lock, diff, why
-  for other tools           export, sbom
+  for other tools           export, sbom, audit
   work on verlock           tests, faults, coverage, lint
 
 Options follow `--`: nox -s env-vllm073 -- --python 3.12 --base conda --strict
@@ -234,6 +234,12 @@ def export(session: nox.Session) -> None:
 def sbom(session: nox.Session) -> None:
     """List what is in a verified environment, as CycloneDX: -- VARIANT [--output FILE]"""
     verlock(session, "sbom", tool_set="sbom")
+
+
+@nox.session(default=False)
+def audit(session: nox.Session) -> None:
+    """Look for known vulnerabilities in what is locked: -- VARIANT [--advisories FILE]"""
+    verlock(session, "audit", tool_set="audit")
 
 
 @nox.session

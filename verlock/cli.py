@@ -191,6 +191,12 @@ def _shipping_commands(commands: Commands) -> None:
     _output(sbom)
     sbom.set_defaults(run=_sbom)
 
+    audit = commands.add_parser("audit", help="look for known vulnerabilities in what is locked")
+    _variant(audit)
+    audit.add_argument("--advisories", type=Path, metavar="FILE",
+                       help="OSV advisories (JSON, or a zip of such), where the OSV service cannot be reached")  # fmt: skip
+    audit.set_defaults(run=_audit)
+
 
 def _output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="write to FILE instead of standard output")
@@ -321,6 +327,13 @@ def _sbom(arguments: argparse.Namespace) -> int:
     from verlock.shipping import sbom
 
     return sbom.run(python_choice.built(arguments.variant, arguments.python), arguments.output)
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    from verlock.shipping import audit
+    from verlock.variant.chosen import choose
+
+    return audit.run(choose(arguments.variant, arguments.python), arguments.advisories)
 
 
 def _list(arguments: argparse.Namespace) -> int:
