@@ -28,7 +28,7 @@ def project(tmp_path):
         for name, version in [file.name.split("-")[:2]]
     ]  # fmt: skip
     locked = {
-        "requirements.txt": {"sha256": "", "files": entries},
+        "requirements.txt": {"sha256": toy.sha256((made.locks / "requirements.txt").read_bytes()), "files": entries},
         "build-requirements.txt": {"sha256": "", "files": []},
     }
     (made.locks / "files.json").write_text(json.dumps(locked))

@@ -14,7 +14,7 @@ from packaging.pylock import Pylock, is_valid_pylock_path
 from packaging.tags import sys_tags
 
 from verlock import cli
-from verlock.errors import ExportRefused
+from verlock.errors import ExportRefused, LockError
 from verlock.locking import loopback_index
 from verlock.shipping import exports
 from verlock.system import package_index
@@ -200,6 +200,13 @@ def test_what_is_left_out_is_said(capsys):
     ):
         assert f"warning: not in it: {line}\n" in err
         assert f"# Not in it: {line}.\n" in out
+
+
+def test_a_list_of_files_of_other_pins_is_refused(small):
+    path = small.locks / lockfiles.REQUIREMENTS
+    path.write_text(path.read_text() + "# another lock\n")
+    with pytest.raises(LockError, match=r"locks/toy/files\.json was made from other pins"):
+        exports.pylock(small.chosen)
 
 
 def test_an_index_without_a_locked_file_is_named(small):

@@ -75,7 +75,7 @@ def left_out(chosen: Chosen, form: Form) -> list[str]:
 
 def _located(chosen: Chosen) -> list[dict[str, Any]]:
     """The files of files.json, each with its `url` on the user's index."""
-    listed = lockfiles.files(chosen.locks)[lockfiles.REQUIREMENTS]["files"]
+    listed = list(lockfiles.taken(chosen.locks).values())
     with loopback_index.serve() as index:
         index.prefetch([each["package"] for each in listed])
         found = []

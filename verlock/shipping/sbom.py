@@ -90,8 +90,7 @@ class Found:
     @cached_property
     def locked(self) -> dict[str, dict[str, Any]]:
         """Package -> its file of files.json: no lock's choice among its files depends on the machine's glibc."""
-        listed = lockfiles.files(self.chosen.locks)[lockfiles.REQUIREMENTS]["files"]
-        return {each["package"]: each for each in listed}
+        return lockfiles.taken(self.chosen.locks)
 
     @cached_property
     def recorded(self) -> dict[str, installed.Recorded]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from verlock import paths
 from verlock.errors import LockError
+from verlock.system.files import sha256_if_there
 from verlock.variant.shape import fits
 
 CONDA_LOCK = "conda-lock.yml"
@@ -216,6 +217,14 @@ def files(folder: Path) -> dict[str, dict[str, Any]]:
     ):
         raise LockError(f"{paths.shown(path)} is not a list of locked files", restore(path))
     return locked
+
+
+def taken(folder: Path) -> dict[str, dict[str, Any]]:
+    """Package -> its file of `files`, for the pins of requirements.txt. Raises LockError, too where they are of other pins."""
+    locked = files(folder)[REQUIREMENTS]
+    if locked["sha256"] != sha256_if_there(folder / REQUIREMENTS):
+        raise LockError(f"{paths.shown(folder / FILES)} was made from other pins", "make it again with `nox -s lock`")
+    return {each["package"]: each for each in locked["files"]}
 
 
 def _safe(locked: dict[str, Any]) -> bool:
