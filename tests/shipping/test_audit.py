@@ -83,6 +83,9 @@ def test_a_service_that_does_not_answer_is_no_clean_bill(small, monkeypatch):
     with pytest.raises(NetworkError, match="does not answer") as caught:
         audit.run(small.chosen, None)
     assert "--advisories FILE" in caught.value.remedy
+    assert len(caught.value.problem.splitlines()) == 2, (
+        "the last line of what pip-audit said, without the rest of its traceback"
+    )
 
 
 def test_a_package_that_pip_audit_skips_is_no_clean_bill():
@@ -109,6 +112,7 @@ def test_artefacts_and_what_is_built_from_source_are_asked_about():
         ("1.5", [("fixed", "3.0"), ("introduced", "2.0"), ("fixed", "1.0"), ("introduced", "0")], False),
         ("0.7.4.dev65+g22757848", [("introduced", "0.6.0"), ("fixed", "0.8.0")], True),
         ("1.0", [("introduced", "1.1")], False),
+        ("1.0", [("introduced", "0"), ("fixed", "1.0"), ("introduced", "1.0")], True),
     ],
 )
 def test_ranges_are_read_by_the_rules_of_osv(version, events, inside):

@@ -130,13 +130,13 @@ def audited(listed: dict[str, str], advisories: Path | None) -> list[Vulnerabili
 
 def _failed(said: str) -> None:
     """Raise the error of a pip-audit that wrote no report."""
-    lines = process.tail(said, 8)
+    last = process.tail(said, 1)
     if any(word in said for word in _SAID):
         raise NetworkError(
-            f"the service of known vulnerabilities does not answer\n{lines}",
+            f"the service of known vulnerabilities does not answer\n{last}",
             "try again with a network, or name a file of advisories in OSV's form: --advisories FILE",
         )
-    raise AuditIncomplete(f"pip-audit ended without a report\n{lines}", "run it again")
+    raise AuditIncomplete(f"pip-audit ended without a report\n{last}", "run it again")
 
 
 def _found(report: list[dict[str, Any]], listed: dict[str, str]) -> list[Vulnerability]:
