@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
+import channel
 import pytest
 import toy
 
@@ -17,21 +19,25 @@ if not toy.compiler():
     pytest.skip("the toy's objects need a C compiler", allow_module_level=True)
 
 
-@pytest.fixture
-def project(tmp_path):
-    """A toy project with its environment, and a files.json as `verlock lock` would write it."""
-    made = toy.Project(tmp_path)
+def name_files(project):
+    """Write files.json as `verlock lock` would."""
     entries = [
         {"package": name, "version": version, "filename": file.name, "size": file.stat().st_size,
          "sha256": toy.sha256(file.read_bytes()), "uploaded": "2025-01-01T00:00:00Z"}
-        for file in sorted((tmp_path / "wheels").glob("*.whl"))
+        for file in sorted((project.folder / "wheels").glob("*.whl"))
         for name, version in [file.name.split("-")[:2]]
     ]  # fmt: skip
-    locked = {
-        "requirements.txt": {"sha256": toy.sha256((made.locks / "requirements.txt").read_bytes()), "files": entries},
-        "build-requirements.txt": {"sha256": "", "files": []},
-    }
-    (made.locks / "files.json").write_text(json.dumps(locked))
+    pins = toy.sha256((project.locks / "requirements.txt").read_bytes())
+    build = {"sha256": "", "files": []}
+    locked = {"requirements.txt": {"sha256": pins, "files": entries}, "build-requirements.txt": build}
+    (project.locks / "files.json").write_text(json.dumps(locked))
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A toy project with its environment."""
+    made = toy.Project(tmp_path)
+    name_files(made)
     made.create()
     return made
 
@@ -56,6 +62,30 @@ def test_the_same_prefix_gives_the_same_bytes_and_a_changed_byte_is_refused(proj
     victim.write_bytes(text[:-1] + b" ")
     done = project.run("sbom", "toy")
     assert done.returncode == 46 and done.stdout == "" and "verl/__init__.py" in done.stderr
+
+
+def test_an_environment_on_conda_packages_lists_both_layers(tmp_path):
+    project = toy.Project(tmp_path / "toy")
+    try:
+        mirror = channel.build(tmp_path / "channel", toy.MINOR)
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"the channel's wheels are not available: {error.stderr}")
+    project.conda_lock(channel.URL, mirror)
+    name_files(project)
+    project.create("--base", "conda", VERLOCK_CONDA_MIRROR=str(mirror))
+    content = json.loads(listed(project))
+    found = {each["purl"].partition("@")[0]: each for each in content["components"]}
+    conda = {f"pkg:conda/{name}" for name in ("pip", "python", "setuptools", "wheel")}
+    pip = {f"pkg:pypi/{name}" for name in ("pip", "setuptools", "wheel", "odd", "torch", "verl", "vllm")}
+    assert set(found) == conda | pip
+    for file in mirror.glob("*/*.conda"):
+        name = file.name.rsplit("-", 2)[0]
+        if f"pkg:conda/{name}" in conda:
+            component = found[f"pkg:conda/{name}"]
+            assert toy.sha256(file.read_bytes()) in [each["content"] for each in component["hashes"]]
+            assert "channel=conda-forge" in component["purl"]
+    origins = {each["name"]: each["value"] for each in found["pkg:pypi/pip"]["properties"]}
+    assert origins["verlock:origin"] == "a part of the conda package" and "hashes" not in found["pkg:pypi/pip"]
 
 
 def test_a_real_environment_is_listed_whole():
