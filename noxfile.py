@@ -226,7 +226,7 @@ def why(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def export(session: nox.Session) -> None:
-    """Write a lock in a form other tools read: -- VARIANT --to pylock|requirements|conda-lock|rattler"""
+    """Write a lock for other tools: -- VARIANT --to pylock|requirements|conda-lock|rattler"""
     verlock(session, "export")
 
 
