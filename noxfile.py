@@ -3,6 +3,7 @@
   an environment            env-VARIANT, verify, patches, build-flash-attn
   proof on your GPU         smoke-VARIANT, status
   what is locked, and why   lock, diff, why
+  for other tools           export, sbom, audit
   work on verlock           tests, faults, coverage, lint
 
 Options follow `--`: nox -s env-vllm073 -- --python 3.12 --base conda --strict
@@ -221,6 +222,24 @@ def diff(session: nox.Session) -> None:
 def why(session: nox.Session) -> None:
     """Say who asks for a package and why it is not newer: -- VARIANT PACKAGE"""
     verlock(session, "why")
+
+
+@nox.session(default=False)
+def export(session: nox.Session) -> None:
+    """Write a lock for other tools: -- VARIANT --to pylock|requirements|conda-lock|rattler"""
+    verlock(session, "export")
+
+
+@nox.session(default=False)
+def sbom(session: nox.Session) -> None:
+    """List what is in a verified environment, as CycloneDX: -- VARIANT [--output FILE]"""
+    verlock(session, "sbom", tool_set="sbom")
+
+
+@nox.session(default=False)
+def audit(session: nox.Session) -> None:
+    """Look for known vulnerabilities in what is locked: -- VARIANT [--advisories FILE]"""
+    verlock(session, "audit", tool_set="audit")
 
 
 @nox.session

@@ -164,6 +164,8 @@ LINES = {
     "lock": ["lock", "vllm072"],
     "diff": ["diff"],
     "why": ["why", "vllm072", "python"],
+    "export": ["export", "vllm072", "--to", "pylock"],
+    "sbom": ["sbom", "vllm072"],
 }
 SPOILT = [
     "recipes/vllm072/recipe.toml",

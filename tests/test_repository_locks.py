@@ -8,7 +8,7 @@ import pytest
 from packaging.version import Version
 
 from verlock import paths
-from verlock.locking import staleness, sums, why
+from verlock.locking import locked_files, staleness, sums, wheel_tags, why
 from verlock.variant import lockfiles
 from verlock.variant.chosen import choose, names
 
@@ -49,12 +49,30 @@ def test_locks_name_no_index_no_machine_and_no_option():
     forbidden = re.compile(
         rf"{index}|file:/|127\.0\.0\.1|localhost|/(home|root|work|opt|tmp)/|^\s*--(?!hash=)", re.MULTILINE
     )
-    for path in [*paths.LOCKS.rglob("*.txt"), *paths.LOCKS.rglob("*.yml")]:
+    for path in [*paths.LOCKS.rglob("*.txt"), *paths.LOCKS.rglob("*.yml"), *paths.LOCKS.rglob(lockfiles.FILES)]:
         assert not forbidden.search(path.read_text()), path
     for path in paths.LOCKS.rglob("conda-lock.yml"):
         assert all(
             item["url"].startswith("https://conda.anaconda.org/conda-forge/") for item in lockfiles.conda_packages(path)
         )
+
+
+@each_lock
+def test_one_file_of_each_package_is_named_and_it_is_a_locked_one(chosen):
+    ranks = wheel_tags.supported(chosen.python, chosen.recipe.platform.glibc)
+    sdists = {lockfiles.normalise(each.package) for each in chosen.recipe.sdist}
+    locked = lockfiles.files(chosen.locks)
+    for name in lockfiles.PIP_LAYER:
+        pins = {pin.name: pin for pin in lockfiles.pins(chosen.locks / name)}
+        assert [each["package"] for each in locked[name]["files"]] == sorted(pins)
+        for each in locked[name]["files"]:
+            pin = pins[each["package"]]
+            assert each["version"] == pin.version and f"sha256:{each['sha256']}" in pin.hashes
+            assert each["uploaded"] < f"{chosen.recipe.cutoff.date}T00:00:00Z" and each["size"] > 500
+            if each["package"] in sdists and name == lockfiles.REQUIREMENTS:
+                assert each["filename"].endswith(".tar.gz")
+            else:
+                assert locked_files._rank(each["filename"], ranks) is not None
 
 
 @each_lock

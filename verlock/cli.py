@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     _environment_commands(commands)
     _proof_commands(commands)
     _lock_commands(commands)
+    _shipping_commands(commands)
     return parser
 
 
@@ -176,6 +177,31 @@ def _lock_commands(commands: Commands) -> None:
     schema.set_defaults(run=_schema)
 
 
+def _shipping_commands(commands: Commands) -> None:
+    export = commands.add_parser("export", help="write a lock in a form that other tools read")
+    _variant(export)
+    export.add_argument("--to", required=True, choices=("pylock", "requirements", "conda-lock", "rattler"),
+                        help="pylock.toml (PEP 751), requirements.txt for pip alone, conda-lock.yml with both layers, "
+                             "or the conda layer as rattler's lock file")  # fmt: skip
+    _output(export)
+    export.set_defaults(run=_export)
+
+    sbom = commands.add_parser("sbom", help="list what is in a verified environment, as CycloneDX 1.6")
+    _variant(sbom)
+    _output(sbom)
+    sbom.set_defaults(run=_sbom)
+
+    audit = commands.add_parser("audit", help="look for known vulnerabilities in what is locked")
+    _variant(audit)
+    audit.add_argument("--advisories", type=Path, metavar="FILE",
+                       help="OSV advisories (JSON, or a zip of such), where the OSV service cannot be reached")  # fmt: skip
+    audit.set_defaults(run=_audit)
+
+
+def _output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write to FILE instead of standard output")
+
+
 def _variant(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("variant")
     parser.add_argument("--python", metavar="X.Y", help="a Python other than the variant's first")
@@ -287,6 +313,27 @@ def _why(arguments: argparse.Namespace) -> int:
     from verlock.locking import why
 
     return why.run(arguments.variant, arguments.package, python=arguments.python)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from verlock.shipping import exports
+    from verlock.variant.chosen import choose
+
+    return exports.run(choose(arguments.variant, arguments.python), arguments.to, arguments.output)
+
+
+def _sbom(arguments: argparse.Namespace) -> int:
+    from verlock.env import python_choice
+    from verlock.shipping import sbom
+
+    return sbom.run(python_choice.built(arguments.variant, arguments.python), arguments.output)
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    from verlock.shipping import audit
+    from verlock.variant.chosen import choose
+
+    return audit.run(choose(arguments.variant, arguments.python), arguments.advisories)
 
 
 def _list(arguments: argparse.Namespace) -> int:

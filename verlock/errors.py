@@ -304,6 +304,24 @@ class SiteWheelRefused(VerlockError):
     exit_code = 61
 
 
+class ExportRefused(VerlockError):
+    """A lock cannot be written in another form: says what its index lacks, or would give away."""
+
+    exit_code = 62
+
+
+class VulnerabilityFound(VerlockError):
+    """`audit`: a package has a known vulnerability that the recipe does not accept."""
+
+    exit_code = 63
+
+
+class AuditIncomplete(VerlockError):
+    """`audit`: some package could not be asked about, or the file of advisories is none."""
+
+    exit_code = 64
+
+
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _REFUSED = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.EBUSY, errno.ENAMETOOLONG, errno.EMFILE}

@@ -6,15 +6,19 @@ They are looked for in VERLOCK_ENVS, else in `envs/`; what is not built is skipp
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 
 import pytest
+from packaging.tags import parse_tag
+from packaging.utils import parse_wheel_filename
 
 from verlock import paths
+from verlock.env import installed
 from verlock.errors import NotSealed
-from verlock.variant import receipt
+from verlock.variant import lockfiles, receipt
 from verlock.variant.chosen import choose, names
 
 VARIANTS = [chosen for name in names() for chosen in choose(name).pythons()]
@@ -50,6 +54,22 @@ def test_versions(built):
     torch, vllm, verl = line.split()[1:]
     assert torch.partition("+")[0] == TORCH.get(built.name, "2.5.1")
     assert (vllm, verl) == (built.recipe.vllm.version, built.recipe.verl.version)
+
+
+def test_the_files_that_files_json_names_are_those_that_were_installed(built):
+    """By Python and ABI in a wheel's metadata; the platform stands there as it was before the wheel got its last name."""
+    listed = lockfiles.files(built.locks)[lockfiles.REQUIREMENTS]["files"]
+    there = installed.packages(built.site)
+    wheels = {each["package"]: each["filename"] for each in listed if each["filename"].endswith(".whl")}
+    assert len(wheels) > 150
+    other = []
+    for package, filename in wheels.items():
+        text = (there[package][1] / "WHEEL").read_text(encoding="utf-8")
+        own = {tag for line in re.findall(r"^Tag: (\S+)", text, re.MULTILINE) for tag in parse_tag(line)}
+        kinds = [{(tag.interpreter, tag.abi) for tag in tags} for tags in (own, parse_wheel_filename(filename)[3])]
+        if not kinds[0] & kinds[1]:
+            other.append((filename, sorted(map(str, own))))
+    assert other == []
 
 
 def test_it_verifies_and_one_changed_byte_is_found_and_nothing_is_made_again(built):

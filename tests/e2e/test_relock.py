@@ -129,6 +129,10 @@ def test_the_cutoff_holds_for_releases_and_for_single_files(toy, index):
     assert toy.pins()["beta"].via == ("alpha",)
     assert toy.pins()["alpha"].via == ("-r environments/toy/requirements.in",)
     assert set(toy.pins(lockfiles.BUILD_REQUIREMENTS)) == {"tool"}
+    listed = lockfiles.files(toy.root / "locks" / "toy")[lockfiles.REQUIREMENTS]["files"]
+    names = ("alpha-1.0", "beta-1.1", "gamma-1.0")
+    assert [each["filename"] for each in listed] == [f"{name}-py3-none-any.whl" for name in names]
+    assert (listed[1]["sha256"], listed[1]["uploaded"]) == (first, "2025-04-02T12:00:00Z")
     assert toy.run("lock", "toy", "--check").returncode == 0
 
 
@@ -153,7 +157,7 @@ def test_the_same_bytes_in_other_surroundings(toy, index, tmp_path, resolver_cac
         CONDA_OVERRIDE_GLIBC="2.99", CONDA_CHANNELS="elsewhere",
     )  # fmt: skip
     assert other.bytes() == toy.bytes()
-    assert len(toy.bytes()) == 3
+    assert len(toy.bytes()) == 4
 
 
 def test_a_pin_moves_only_when_asked(toy, index):

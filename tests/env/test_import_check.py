@@ -11,6 +11,7 @@ import pytest
 from verlock.env import import_check
 from verlock.errors import CheckFailed
 from verlock.system import uv
+from verlock.variant import certificate
 from verlock.variant.chosen import choose
 from verlock.variant.receipt import Ran
 from verlock.variant.recipe import Override
@@ -73,6 +74,12 @@ def test_a_certificate_of_this_digest_stands_for_the_imports(python, clone):
         import_check.run(of("d1"), HOST) == "3 compiled objects load; imports proven by certificates/vllm073/gpu.json"
     )
     assert python.log() == ["load", "import", "load"]
+    inner = {"digest": "d2", "receipt": sealed}
+    about = {"subject": [{"digest": {"sha256": "d2"}}], "predicate": {"result": "PASSED", certificate.OWN: inner}}
+    about |= {"_type": certificate.STATEMENT, "predicateType": certificate.PREDICATE}
+    (folder / "gpu.json").write_text(json.dumps(about))
+    import_check.run(of("d2"), HOST)
+    assert python.log() == ["load", "import", "load", "load"], "a statement stands for them as well"
 
 
 @pytest.mark.parametrize(

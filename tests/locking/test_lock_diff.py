@@ -11,7 +11,7 @@ from packaging.version import Version
 
 from verlock import paths
 from verlock.errors import LockError
-from verlock.locking import lock_diff
+from verlock.locking import lock_diff, lock_inputs
 from verlock.locking.lock_diff import Change, Entry, compare
 from verlock.variant import lockfiles
 from verlock.variant.chosen import names
@@ -116,7 +116,8 @@ def test_each_set_of_tools_is_a_layer_and_other_files_are_none(clone):
     tree = lock_diff.tree(paths.LOCKS)
     assert tree[lockfiles.TOOLS, "docs"]["sphinx"].version == "9.0"
     layers = {layer for place, layer in tree if place in (lockfiles.TOOLS, "v1")}
-    assert layers == {"pip", "tests", "lint", "docs", "conda", "build", "sources"}
+    further = {*lock_inputs.tools_sets()} - {lockfiles.BASE_TOOLS}
+    assert {"tests", "lint"} <= further and layers == {"pip", "docs", "conda", "build", "sources", *further}
 
 
 def test_unknown_revisions_are_told():

@@ -14,6 +14,7 @@ import pytest
 from verlock import paths
 from verlock.errors import LockError, RecipeError, StaleLock
 from verlock.locking import lock_diff, lock_inputs, staleness, sums
+from verlock.system import files
 from verlock.variant import lockfiles
 from verlock.variant.chosen import choose, names
 
@@ -66,6 +67,18 @@ def test_a_changed_patch_makes_the_sources_stale(clone):
     assert complaints() == ["locks/vllm072/sources.json"]
 
 
+def test_a_list_of_files_that_is_missing_or_of_other_pins_is_stale(clone):
+    (clone / "locks/vllm070/files.json").unlink()
+    path = clone / "locks/vllm083/files.json"
+    path.write_text(path.read_text().replace(files.sha256(path.parent / "requirements.txt"), "0" * 64))
+    sums.update([path.parent])
+    with pytest.raises(StaleLock) as caught:
+        staleness.check()
+    assert "locks/vllm070/files.json is missing" in caught.value.problem
+    assert "locks/vllm083/files.json was made from other pins" in caught.value.problem
+    assert len(caught.value.problem.splitlines()) == 3
+
+
 def test_missing_and_orphaned_locks_are_named(clone, edit):
     (clone / "locks/vllm083/conda-lock.yml").unlink()
     (clone / "locks/vllm099").mkdir()
@@ -91,15 +104,15 @@ def test_each_set_of_tools_has_a_lock_and_more_than_the_base_set():
         (("environments/tools/lint.in", "ruff>=", "ruff>"), ["locks/tools/lint.txt"]),
         (
             ("locks/tools/requirements.txt", "requests==", "requests ==="),
-            [f"locks/tools/{name}.txt" for name in ("build", "lint", "requirements", "tests")],
+            [f"locks/tools/{name}.txt" for name in sorted(lock_inputs.tools_sets())],
         ),
         (
             ("environments/tools/requirements.in", "requests>=", "requests>"),
-            [f"locks/tools/{name}.txt" for name in ("build", "lint", "requirements", "tests")],
+            [f"locks/tools/{name}.txt" for name in sorted(lock_inputs.tools_sets())],
         ),
         (
             ("environments/tools/requirements.in", "# cut-off: 2026", "# cut-off: 2025"),
-            [f"locks/tools/{name}.txt" for name in ("build", "lint", "requirements", "tests")],
+            [f"locks/tools/{name}.txt" for name in sorted(lock_inputs.tools_sets())],
         ),
     ],
 )  # fmt: skip
@@ -165,6 +178,8 @@ def edited(path, old, new):
         ("sources.json", r'"after": "[0-9a-f]{4}', '"after": "0000', "its sha256"),
         ("sources.json", r'"path": "', '"path": "../', "is not a lock of sources"),
         ("sources.json", r"^", "<<<<<<< ours\n", "is not a lock of sources"),
+        ("files.json", r'"filename": "', '"filename": "../', "is not a list of locked files"),
+        ("files.json", r'"size": \d', '"size": 9', "its sha256"),
     ],
 )  # fmt: skip
 def test_an_edited_lock_is_named_with_what_is_wrong_and_how_it_comes_back(clone, name, old, new, said):

@@ -19,7 +19,7 @@ SEALED = {
     "base": {"kind": "conda", "version": "3.10.13", "from": "/home/me/envs/vllm073"},
     "missing": {"flash-attn": "no such host"},
     "site_wheels": {},
-    "patches": [{"file": "a.patch"}],
+    "patches": [{"file": "a.patch", "sha256": "b" * 64}],
     "source": None,
     "editable": False,
     "created": "2025-01-01",
@@ -51,7 +51,7 @@ def launched(day=1, driver="580.159.04", memory=81559, **how):
 def written(parts, across=(), seen=GPU, python=None):
     chosen = choose("vllm073", python)
     path = certify.write(chosen, certify.identity(chosen, seen, SEALED), parts, list(across))
-    return path, json.loads(path.read_text())
+    return path, certificate.of(json.loads(path.read_text()))
 
 
 def test_it_lies_where_it_is_read_and_says_what_was_proven(scratch):
@@ -68,11 +68,26 @@ def test_it_lies_where_it_is_read_and_says_what_was_proven(scratch):
     assert data["layouts"] == ["1 rank", "2 ranks sharing 1 GPU"]
 
 
+def test_it_is_a_statement_about_the_digest_for_tools_that_sign():
+    path, data = written(launched())
+    statement = json.loads(path.read_text())
+    assert (statement["_type"], statement["predicateType"]) == (
+        "https://in-toto.io/Statement/v1",
+        "https://in-toto.io/attestation/test-result/v0.1",
+    )
+    about = {"name": "vllm073 for Python 3.10", "digest": {"sha256": choose("vllm073").digest}}
+    assert statement["subject"] == [about]
+    predicate = statement["predicate"]
+    assert predicate["result"] == "PASSED" and predicate["verlock"] == data
+    assert predicate["configuration"] == [about, {"name": "a.patch", "digest": {"sha256": "b" * 64}}]
+    assert predicate["passedTests"][0] == "eager, ranks 1, TP=1: gate 5" and len(predicate["passedTests"]) == len(FULL)
+
+
 def test_it_holds_no_paths_and_nothing_that_only_a_comparison_needs():
     path, data = written(launched())
     assert "/home/me" not in path.read_text()
     assert data["receipt"] == {
-        "patches": [{"file": "a.patch"}],
+        "patches": [{"file": "a.patch", "sha256": "b" * 64}],
         "source": None,
         "editable": False,
         "base": {"kind": "conda", "version": "3.10.13"},

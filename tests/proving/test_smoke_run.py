@@ -22,7 +22,7 @@ from verlock.proving.passes import FULL, VERL, Part
 from verlock.proving.smoke_run import Options
 from verlock.smoke import gates
 from verlock.system.gpu import Gpus
-from verlock.variant import receipt
+from verlock.variant import certificate, receipt
 from verlock.variant.chosen import choose, names
 
 GPU = "NVIDIA H100 80GB HBM3"
@@ -145,7 +145,7 @@ def test_a_full_pass_writes_the_certificate(inside, capsys):
     assert inside() == 0
     assert certificates(inside) == ["h100-80gb-hbm3x1.json"]
     assert kept(inside) == []
-    data = json.loads((inside.certificates / "h100-80gb-hbm3x1.json").read_text())
+    data = certificate.of(json.loads((inside.certificates / "h100-80gb-hbm3x1.json").read_text()))
     assert data["digest"] == inside.chosen.digest
     assert data["gpu"] == {"name": GPU, "count": 1, "memory_mib": 81559, "driver": "580.159.04"}
     assert [(each["mode"], each["ranks"], each["tp"]) for each in data["runs"]] == [
@@ -175,7 +175,7 @@ def test_two_ranks_take_two_gpus_where_there_are_two(inside, nvidia_smi):
     nvidia_smi(H100, H100, H100)
     assert inside() == 0
     assert certificates(inside) == ["h100-80gb-hbm3x2.json"]
-    data = json.loads((inside.certificates / "h100-80gb-hbm3x2.json").read_text())
+    data = certificate.of(json.loads((inside.certificates / "h100-80gb-hbm3x2.json").read_text()))
     assert data["layouts"] == ["1 rank", "2 ranks on 2 GPUs"]
 
 

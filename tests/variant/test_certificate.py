@@ -5,7 +5,7 @@ import json
 import pytest
 
 from verlock import paths
-from verlock.errors import RecipeError
+from verlock.errors import CertificateError, RecipeError
 from verlock.variant import certificate, recipe_file
 from verlock.variant.certificate import Limit
 from verlock.variant.chosen import names
@@ -50,6 +50,50 @@ def test_certificates_are_read_with_the_newest_first_and_without_parts_and_repor
     assert certificate.read("v1") == []
 
 
+def stated(**changes):
+    """A certificate as a statement, with these changes of the statement."""
+    whole = {
+        **WHOLE,
+        "variant": "vllm073",
+        "runs": [],
+        "verl": {"mode": "verl", "ranks": 1, "tp": 1, "gates": [{"id": "verl"}]},
+    }
+    whole["receipt"] = {**WHOLE["receipt"], "patches": [], "site_wheels": {}}
+    return {**certificate.statement(whole), **changes}
+
+
+def test_statements_and_bare_certificates_are_read_alike(folder):
+    (folder / "a.json").write_text(json.dumps(stated()))
+    (folder / "b.json").write_text(json.dumps({**WHOLE, "date": "2025-04-01"}))
+    first, second = certificate.read("vllm073")
+    assert first["date"] == "2025-05-01" and second == {**WHOLE, "date": "2025-04-01"}
+    assert {key: first[key] for key in ("digest", "gpu", "python")} == {
+        key: second[key] for key in ("digest", "gpu", "python")
+    }
+
+
+OTHER = {"name": "x", "digest": {"sha256": "b"}}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"subject": [OTHER]},
+        {"subject": []},
+        {"subject": [OTHER, OTHER]},
+        {"_type": "https://in-toto.io/Statement/v0.1"},
+        {"predicateType": "https://slsa.dev/provenance/v1"},
+        {"predicate": {}},
+        {"predicate": None},
+        {"predicate": {**stated()["predicate"], "result": "FAILED"}},
+    ],
+)
+def test_a_statement_about_something_else_is_no_certificate(folder, changes):
+    (folder / "a.json").write_text(json.dumps(stated(**changes)))
+    with pytest.raises(CertificateError, match=r"a\.json is not a certificate"):
+        certificate.read("vllm073")
+
+
 def test_a_limit_has_a_link_to_where_it_was_seen(folder):
     assert certificate.limits("vllm073") == []
     (folder / "limits.toml").write_text(
@@ -82,7 +126,7 @@ def test_the_certificates_in_the_repository_are_passes():
     there = sorted(paths.CERTIFICATES.glob("*/*.json"))
     assert there
     for path in there:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = certificate.of(json.loads(path.read_text(encoding="utf-8")))
         assert data["variant"] == path.parent.name
         verdicts = {gate["verdict"] for each in [*data["runs"], data["verl"]] for gate in each["gates"]}
         assert verdicts == {"pass"}, path

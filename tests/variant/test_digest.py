@@ -53,6 +53,7 @@ def decided(place):
 
 # A recipe with every field, as plain data: what is not here cannot be changed one by one.
 WHOLE = {
+    "accepted": [{"package": "a", "id": "a", "reason": "a", "date": "2025-04-03", "link": "a"}],
     "summary": "a", "include": ["x"], "python": ["3.10"],
     "cutoff": {"date": "2025-04-03", "reason": "a", "link": "a"},
     "vllm": {"version": "1", "engine": "V0", "environment": {"A": "1"}, "llm": {"seed": 0}, "sleep_mode": True,

@@ -118,6 +118,11 @@ def reachable(lock: Path, mirrors: Sequence[str] = (), cache: Path | None = None
     return True
 
 
+def convert(lock: Path, output: Path) -> None:
+    """Write the packages of a conda-lock.yml as a lock file of rattler's own. Raises InstallError."""
+    _in_child("convert", lock=str(lock), output=str(output))
+
+
 def cache_dir() -> Path:
     """Where rattler keeps packages and lists of packages: below `VERLOCK_CACHE`."""
     return paths.cache_dir() / "conda"

@@ -171,6 +171,12 @@ def _ask(job: dict[str, Any]) -> None:
     _places(job).ask(base, tail)
 
 
+def _convert(job: dict[str, Any]) -> None:
+    from rattler import LockFile
+
+    LockFile.from_path(Path(job["lock"])).to_path(Path(job["output"]))
+
+
 def _check_file(path: Path, wanted: str) -> None:
     if not path.is_file():
         raise NetworkError(f"{path} is not there", "is the local channel of this lock still in its place?")
@@ -345,7 +351,7 @@ def _main(action: str) -> None:
     answer: dict[str, Any]
     try:
         job = json.loads(sys.stdin.read())
-        answer = {"result": {"install": _install, "ask": _ask, "solve": _solve}[action](job)}
+        answer = {"result": {"install": _install, "ask": _ask, "solve": _solve, "convert": _convert}[action](job)}
     except BaseException as error:  # a panic in rattler is a BaseException
         translated = _translate(action, error)
         answer = {"error": type(translated).__name__, "problem": translated.problem, "remedy": translated.remedy}

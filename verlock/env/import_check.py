@@ -19,7 +19,7 @@ from verlock import paths
 from verlock.env import installed
 from verlock.errors import CheckFailed
 from verlock.system import files, process, uv
-from verlock.variant import lockfiles, record
+from verlock.variant import certificate, lockfiles, record
 from verlock.variant.chosen import Chosen
 from verlock.variant.receipt import Ran
 
@@ -163,11 +163,11 @@ def _certificate(chosen: Chosen, ran: Ran) -> str | None:
     """The name of a certificate for exactly this digest and combination."""
     for path in sorted((paths.CERTIFICATES / chosen.name).glob("*.json")):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = certificate.of(json.loads(path.read_text(encoding="utf-8")))
             sealed = content["receipt"]
             shown = Ran.of(sealed["base"], sealed["missing"], sealed.get("site_wheels"))
             same = content["digest"] == chosen.digest and shown == ran
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
             continue
         if same:
             return f"certificates/{chosen.name}/{path.name}"

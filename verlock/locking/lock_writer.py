@@ -23,12 +23,12 @@ from packaging.version import Version
 from verlock import console, paths
 from verlock.conda import client
 from verlock.errors import LockError, NetworkError, RecipeError, ResolverDisagreement, VerlockError
-from verlock.locking import lock_diff, lock_inputs, overrides, resolvers, staleness, sums
+from verlock.locking import lock_diff, lock_inputs, locked_files, overrides, resolvers, staleness, sums
 from verlock.locking.loopback_index import Index, serve
 from verlock.system import files
 from verlock.variant import lockfiles
 from verlock.variant.chosen import Chosen, choose, names
-from verlock.variant.lockfiles import BUILD_REQUIREMENTS, CONDA_LOCK, REQUIREMENTS, SOURCES, Pin
+from verlock.variant.lockfiles import BUILD_REQUIREMENTS, CONDA_LOCK, FILES, REQUIREMENTS, SOURCES, Pin
 
 _MEMORY = 1_500_000_000  # bytes; a pip-compile of 184 packages takes 0.4 GB, a conda solve on the whole of conda-forge about 1
 
@@ -183,6 +183,7 @@ def _lock(chosen: Chosen, wish: Wish, index: Index) -> lock_diff.Tree:
         _pip_layers(chosen, wish, work, out, index)
         _layers_agree(chosen, out)
         if not wish.trial:
+            (out / FILES).write_text(locked_files.text(chosen, out, index), encoding="utf-8")
             _land(chosen, out, folder)
         return lock_diff.tree(work / "locks")
 
@@ -294,7 +295,7 @@ def _layers_agree(chosen: Chosen, out: Path) -> None:
 def _land(chosen: Chosen, out: Path, folder: Path) -> None:
     """Put the finished files in place; sources.json is made from them, and when that fails the old files are restored."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = (CONDA_LOCK, REQUIREMENTS, BUILD_REQUIREMENTS)
+    names = (CONDA_LOCK, REQUIREMENTS, BUILD_REQUIREMENTS, FILES)
     old = {name: (folder / name).read_bytes() for name in (*names, SOURCES) if (folder / name).exists()}
     try:
         for name in names:

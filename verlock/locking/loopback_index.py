@@ -46,7 +46,7 @@ _TAIL = 64 * 1024  # bytes; the central directory of nearly every wheel fits
 
 @dataclass(frozen=True)
 class File:
-    """One file of a project: its sha256 in hex, and when it was uploaded (None where the index does not say)."""
+    """One file of a project: its sha256 in hex; size in bytes and upload time are None where the index does not say them."""
 
     filename: str
     url: str
@@ -54,6 +54,7 @@ class File:
     uploaded: datetime | None
     metadata_url: str | None
     metadata_sha256: str = ""  # "" where the index offers the metadata, but does not say its hash
+    size: int | None = None
 
 
 @dataclass
@@ -159,6 +160,7 @@ class Index:
                 _moment(item.get("upload-time")),
                 f"{url}.metadata" if offered else None,
                 offered.get("sha256", "") if isinstance(offered, dict) else "",
+                item.get("size"),
             )
             item.pop("data-dist-info-metadata", None)
             item["url"] = f"{self.url}/files/{sha256}/{item['filename']}"

@@ -11,13 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from verlock import console, paths
 from verlock.errors import LockError, RecipeError, StaleLock, VerlockError
 from verlock.locking import lock_inputs, sums
+from verlock.system import files
 from verlock.variant import lockfiles
 from verlock.variant.chosen import Chosen, choose, names
 
@@ -50,8 +51,22 @@ def of(pythons: Sequence[Chosen]) -> dict[Path, str]:
                 complaints[name] = (
                     "was made from other .in files, or another cutoff, python, platform, sdist or override"
                 )
+        if (folder / lockfiles.FILES).exists() and (said := _files(folder, complaints)):
+            complaints[lockfiles.FILES] = said
         found.update((folder / name, complaints[name]) for name in lockfiles.ALL if name in complaints)
     return found
+
+
+def _files(folder: Path, complaints: Container[str]) -> str | None:
+    """What is wrong with a files.json as the list of the files of the locks beside it; None where those are wrong themselves."""
+    try:
+        locked = lockfiles.files(folder)
+    except LockError:
+        return "is not a list of locked files"
+    there = [name for name in lockfiles.PIP_LAYER if name not in complaints]
+    if any(locked[name]["sha256"] != files.sha256_if_there(folder / name) for name in there):
+        return "was made from other pins"
+    return None
 
 
 def conda(chosen: Chosen, path: Path) -> bool:
@@ -124,7 +139,9 @@ def check(variants: Sequence[str] = ()) -> int:
     if not variants:
         gone = [paths.LOCKS / name for name in listed if not (paths.LOCKS / name).exists()]
         found = {**dict.fromkeys(gone, f"is missing, and locks/{sums.NAME} names it"), **found, **_orphans()}
-    found.update(edited)  # of a lock that was edited, nothing else can be told
+    for path in edited:  # of a lock that was edited, nothing else can be told; nor whether files.json is of it
+        found.pop(path.with_name(lockfiles.FILES), None)
+    found.update(edited)
     if found:
         lines = [f"{paths.shown(path)} {said}" for path, said in found.items()]
         remedy = "`nox -s lock` makes them current"
@@ -145,6 +162,8 @@ def _edit(path: Path) -> str:
             lockfiles.conda_packages(path)
         elif path.name == lockfiles.SOURCES:
             lockfiles.sources(path.parent)
+        elif path.name == lockfiles.FILES:
+            lockfiles.files(path.parent)
         elif path.parent.name != lockfiles.TOOLS:  # a set of tools may pin a package twice, for two Pythons
             lockfiles.pins(path)
     except LockError as error:

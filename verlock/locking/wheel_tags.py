@@ -3,28 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
-# What manylinux tags from before PEP 600 stand for: minor versions of glibc 2 (https://peps.python.org/pep-0600/).
-_LEGACY = {"manylinux2014_x86_64": 17, "manylinux2010_x86_64": 12, "manylinux1_x86_64": 5, "linux_x86_64": 0}
+_LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}  # by glibc 2.N: PEP 599, 571 and 513
 _NEWEST = 60  # the highest minor version of glibc 2 that is looked for
+
+
+@lru_cache(maxsize=256)
+def supported(python: str, glibc: str) -> dict[Tag, int]:
+    """The tags of the wheels that a CPython such as 3.10 takes on Linux x86-64 with this glibc (2.N); the lower number wins."""
+    major, minor = (int(part) for part in python.split("."))
+    platforms = []
+    for number in range(int(glibc.split(".")[1]), 4, -1):
+        platforms += [f"manylinux_2_{number}_x86_64", *([f"{_LEGACY[number]}_x86_64"] if number in _LEGACY else [])]
+    platforms.append("linux_x86_64")
+    listed = [
+        *cpython_tags((major, minor), platforms=platforms),
+        *compatible_tags((major, minor), f"cp{major}{minor}", platforms),
+    ]
+    return {tag: place for place, tag in reversed(list(enumerate(listed)))}
 
 
 def fits(filename: str, python: str, glibc: str) -> bool:
     """Whether this is a wheel for CPython `python` ("3.12") on x86-64 with glibc `glibc` ("2.31")."""
-    tags = _of(filename)
-    return not tags.isdisjoint(_supported(python, int(glibc.partition(".")[2])))
+    return not _of(filename).isdisjoint(supported(python, glibc))
 
 
 def oldest_glibc(filenames: Iterable[str], python: str) -> str | None:
     """The oldest glibc on which one of these files can be installed for CPython `python`; None where none can be."""
     wheels = [tags for name in filenames if (tags := _of(name))]
     for minor in range(_NEWEST + 1):
-        supported = _supported(python, minor)
-        if any(not tags.isdisjoint(supported) for tags in wheels):
-            return f"2.{minor}"
+        glibc = f"2.{minor}"
+        if any(not tags.isdisjoint(supported(python, glibc)) for tags in wheels):
+            return glibc
     return None
 
 
@@ -33,14 +47,3 @@ def _of(filename: str) -> frozenset[Tag]:
         return parse_wheel_filename(filename)[3]
     except InvalidWheelFilename:  # an sdist
         return frozenset()
-
-
-def _supported(python: str, glibc: int) -> frozenset[Tag]:
-    """The tags of CPython `python` on x86-64 with glibc 2.`glibc`."""
-    major, minor = (int(part) for part in python.split("."))
-    platforms = [f"manylinux_2_{number}_x86_64" for number in range(glibc, 4, -1)]
-    platforms += [name for name, needed in _LEGACY.items() if needed <= glibc]
-    interpreter = f"cp{major}{minor}"
-    return frozenset(
-        [*cpython_tags((major, minor), platforms=platforms), *compatible_tags((major, minor), interpreter, platforms)]
-    )

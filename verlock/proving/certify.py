@@ -10,7 +10,7 @@ from verlock import __version__, paths
 from verlock.proving.passes import FULL, VERL, Part
 from verlock.smoke import gates
 from verlock.system import files
-from verlock.variant.certificate import file_name
+from verlock.variant import certificate
 from verlock.variant.chosen import Chosen
 
 SCHEMA = 2
@@ -36,7 +36,7 @@ def identity(chosen: Chosen, gpu: str, sealed: dict[str, Any]) -> dict[str, Any]
 def write(
     chosen: Chosen, bound: dict[str, Any], parts: dict[Part, dict[str, Any]], across: list[dict[str, Any]]
 ) -> Path:
-    """Write the certificate of a full pass; returns its path.
+    """Write the certificate of a full pass, as an in-toto statement; returns its path.
 
     Args:
         chosen: which variant.
@@ -81,9 +81,9 @@ def write(
         "runs": [*runs, *across],
         "verl": verl,
     }
-    name = file_name(gpu_name(parts), count, bound["python"], chosen.first_python)
+    name = certificate.file_name(gpu_name(parts), count, bound["python"], chosen.first_python)
     path = paths.CERTIFICATES / chosen.name / name
-    files.write_whole(path, json.dumps(data, indent=1) + "\n")
+    files.write_whole(path, json.dumps(certificate.statement(data), indent=1) + "\n")
     return path
 
 

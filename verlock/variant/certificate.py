@@ -1,5 +1,8 @@
 """Certificates as files: smoke runs that passed, bound to a digest, a GPU and a driver; and the limits beside them.
 
+A certificate is written as an in-toto statement, whose subject is the digest and whose predicate tells what ran, so that a site
+can sign it with the tools that it has. An older one is the bare predicate; both are read.
+
 `certificates/<variant>/<gpu>x<count>.json`, with `-py311` and the like for a Python other than the variant's first. A
 certificate whose digest is not today's is stale: it says what was once proven, of another lock.
 """
@@ -16,6 +19,11 @@ from verlock import paths
 from verlock.errors import CertificateError, RecipeError
 from verlock.variant import lockfiles, recipe_file
 from verlock.variant.shape import EACH, fits
+
+# https://github.com/in-toto/attestation, spec/v1/statement.md and spec/predicates/test-result.md
+STATEMENT = "https://in-toto.io/Statement/v1"
+PREDICATE = "https://in-toto.io/attestation/test-result/v0.1"
+OWN = "verlock"  # the field of the predicate that holds the certificate itself
 
 SHAPE = {
     **dict.fromkeys(("date", "python", "digest"), str),
@@ -42,6 +50,41 @@ def file_name(gpu: str, count: int, python: str, default_python: str) -> str:
     return f"{slug(gpu)}x{count}{suffix}.json"
 
 
+def statement(certificate: dict[str, Any]) -> dict[str, Any]:
+    """A certificate (as `verlock.proving.certify` makes it) as an in-toto statement about its digest: a test result, passed."""
+    subject = {
+        "name": f"{certificate['variant']} for Python {certificate['python']}",
+        "digest": {"sha256": certificate["digest"]},
+    }
+    receipt = certificate["receipt"]
+    hashed = [(each["file"], each["sha256"]) for each in receipt["patches"]]
+    hashed += [(each["file"], each["sha256"]) for each in receipt["site_wheels"].values()]
+    runs = [*certificate["runs"], certificate["verl"]]
+    predicate = {
+        "result": "PASSED",
+        "configuration": [subject, *({"name": name, "digest": {"sha256": sha256}} for name, sha256 in hashed)],
+        "passedTests": [f"{run['mode']}, ranks {run.get('ranks', 1)}, TP={run['tp']}: gate {gate['id']}"
+                        for run in runs for gate in run["gates"]],
+        OWN: certificate,
+    }  # fmt: skip
+    return {"_type": STATEMENT, "subject": [subject], "predicateType": PREDICATE, "predicate": predicate}
+
+
+def of(content: dict[str, Any]) -> dict[str, Any]:
+    """The certificate in a file's content: out of a statement, or the content itself.
+
+    Raises KeyError, TypeError, IndexError or ValueError for a statement about something else than its certificate.
+    """
+    if "_type" not in content:
+        return content
+    certificate: dict[str, Any] = content["predicate"][OWN]
+    (subject,) = content["subject"]
+    stated = (content["_type"], content["predicateType"], content["predicate"]["result"], subject["digest"]["sha256"])
+    if stated != (STATEMENT, PREDICATE, "PASSED", certificate["digest"]):
+        raise ValueError("the statement is not about its certificate")
+    return certificate
+
+
 def read(variant: str) -> list[dict[str, Any]]:
     """All certificates of a variant, the newest first. Raises CertificateError."""
     found = [_read(path) for path in sorted((paths.CERTIFICATES / variant).glob("*.json"))]
@@ -50,8 +93,8 @@ def read(variant: str) -> list[dict[str, Any]]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        data = of(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
         data = {}
     if not fits(data, SHAPE):
         raise CertificateError(f"{paths.shown(path)} is not a certificate", lockfiles.restore(path))

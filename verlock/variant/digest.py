@@ -82,6 +82,9 @@ LEFT_OUT = {
     "patch.upstream": "prose",
     "patch.upstream_link": "prose",
     "verl.flags_reason": "prose",
+    "accepted.package": "says what `audit` need not say; changes no byte",
+    "accepted.id": "says what `audit` need not say; changes no byte",
+    "accepted.date": "says what `audit` need not say; changes no byte",
     "*.reason": "prose",
     "*.link": "prose",
 }

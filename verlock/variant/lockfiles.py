@@ -11,17 +11,21 @@ from typing import Any
 
 from verlock import paths
 from verlock.errors import LockError
+from verlock.system.files import sha256_if_there
 from verlock.variant.shape import fits
 
 CONDA_LOCK = "conda-lock.yml"
 REQUIREMENTS = "requirements.txt"
 BUILD_REQUIREMENTS = "build-requirements.txt"
 SOURCES = "sources.json"
-ALL = (CONDA_LOCK, REQUIREMENTS, BUILD_REQUIREMENTS, SOURCES)
+FILES = "files.json"
+PIP_LAYER = (REQUIREMENTS, BUILD_REQUIREMENTS)
+ALL = (CONDA_LOCK, REQUIREMENTS, BUILD_REQUIREMENTS, SOURCES, FILES)
 TOOLS = "tools"
 BASE_TOOLS = "requirements"  # of the sets of tools the one that verlock itself runs on; all others include it
 
 _PIN = re.compile(r"^(?P<name>[A-Za-z0-9][\w.-]*)(?:\[[^\]]*\])?==(?P<version>[^\s;\\]+)\s*(?:;(?P<marker>[^\\]*))?$")
+_FILE = ("package", "version", "filename", "sha256", "uploaded")
 _CONDA = {
     "package": [{**dict.fromkeys(("name", "version", "url", "platform"), str), "hash": dict, "dependencies": dict}]
 }
@@ -29,6 +33,7 @@ _SOURCES = {
     "patches": [{"file": str, "sha256": str, "touches": [dict.fromkeys(("path", "before", "after"), str)]}],
     "wheel": (None, dict.fromkeys(("filename", "sha256", "commit", "tree", "inputs"), str)),
 }
+_FILES = {name: {"sha256": str, "files": [{"size": int, **dict.fromkeys(_FILE, str)}]} for name in PIP_LAYER}
 _HASH = re.compile(r"^--hash=(sha256:[0-9a-f]{64})$")
 
 
@@ -188,6 +193,38 @@ def sources(folder: Path) -> dict[str, Any]:
     if not fits(locked, _SOURCES) or "wheel" not in locked or not _safe(locked):
         raise LockError(f"{paths.shown(path)} is not a lock of sources", restore(path))
     return locked
+
+
+def files(folder: Path) -> dict[str, dict[str, Any]]:
+    """`files.json` of one lock folder: for each file of the pip layer its `sha256`, and of each package one file.
+
+    A file has `package` (normalised), `version`, `filename`, `size` in bytes, `sha256` in hex, and `uploaded`, a UTC time in the
+    form 2025-02-20T07:31:02Z. Raises LockError where it is missing, is not JSON of that form, or names a file elsewhere.
+    """
+    path = folder / FILES
+    try:
+        locked: dict[str, dict[str, Any]] = json.loads(text_of(path))
+    except ValueError:
+        locked = {}
+    good = fits(locked, _FILES)
+    listed = [each for name in PIP_LAYER for each in locked[name]["files"]] if good else []
+    if not good or not all(
+        _is_sha256(each["sha256"])
+        and each["size"] >= 0
+        and _is_inside(each["filename"])
+        and "/" not in each["filename"]
+        for each in listed
+    ):
+        raise LockError(f"{paths.shown(path)} is not a list of locked files", restore(path))
+    return locked
+
+
+def taken(folder: Path) -> dict[str, dict[str, Any]]:
+    """Package -> its file of `files`, for the pins of requirements.txt. Raises LockError, too where they are of other pins."""
+    locked = files(folder)[REQUIREMENTS]
+    if locked["sha256"] != sha256_if_there(folder / REQUIREMENTS):
+        raise LockError(f"{paths.shown(folder / FILES)} was made from other pins", "make it again with `nox -s lock`")
+    return {each["package"]: each for each in locked["files"]}
 
 
 def _safe(locked: dict[str, Any]) -> bool:

@@ -212,6 +212,16 @@ class Patch(_Model):
     upstream_link: Link | None = None
 
 
+class Accepted(_Model):
+    """A known vulnerability of a package that this variant has all the same; `audit` fails for any other."""
+
+    package: str
+    id: str = Field(description="any of its names", examples=["CVE-2025-0001", "GHSA-aaaa-bbbb-cccc", "PYSEC-2025-1"])
+    reason: str = Field(min_length=1)
+    date: date
+    link: Link | None = None
+
+
 class Recipe(_Model):
     """One variant."""
 
@@ -232,6 +242,7 @@ class Recipe(_Model):
     artefact: list[Artefact] = []
     source: Source | None = None
     patch: list[Patch] = []
+    accepted: list[Accepted] = []
 
     _name: str = ""
     _folder: Path = Path()
