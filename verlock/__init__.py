@@ -19,5 +19,6 @@ ORDER = (
     "locking",  # environments/ -> locks/
     "env",  # locks/ -> prefix
     "proving",  # prefix -> certificate
+    "shipping",  # prefix -> where people train
     "cli",
 )

@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"verlock {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _environment_commands(commands)
+    _use_commands(commands)
     _proof_commands(commands)
     _lock_commands(commands)
     return parser
@@ -116,6 +117,37 @@ def _build_command(commands: Commands) -> None:
         "--jobs", type=int, default=0, metavar="N", help="kernels compiled at once (default: by cores and memory)"
     )
     build.set_defaults(run=_build_flash_attn)
+
+
+def _use_commands(commands: Commands) -> None:
+    run = commands.add_parser(
+        "run",
+        help="run a command inside an environment",
+        usage="verlock run VARIANT [OPTION...] [--] COMMAND [ARGUMENT...]",
+    )
+    _run_options(run)
+    _variant(run)
+    run.add_argument("command", nargs=argparse.REMAINDER, help="the program, and its arguments")
+    run.set_defaults(run=_run)
+
+    shell = commands.add_parser("shell", help="begin a bash inside an environment")
+    _variant(shell)
+    _chdir(shell)
+    shell.set_defaults(run=_shell)
+
+
+def _run_options(run: argparse.ArgumentParser) -> None:
+    shows = run.add_mutually_exclusive_group()
+    shows.add_argument("--print-env", action="store_true", help="print the changes of variables as lines for a shell")
+    shows.add_argument(
+        "--py-executable", action="store_true", help="print what Ray's runtime_env takes as py_executable"
+    )
+    shows.add_argument("--flags", action="store_true", help="print the flags that verl needs with this variant")
+    _chdir(run)
+
+
+def _chdir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--chdir", metavar="DIR", help="start there (default: here)")
 
 
 def _proof_commands(commands: Commands) -> None:
@@ -225,6 +257,48 @@ def _verify(arguments: argparse.Namespace) -> int:
 
     chosen = python_choice.built(arguments.variant, arguments.python)
     return verify.run(chosen, as_json=arguments.json, strict=arguments.strict)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from verlock.env import python_choice
+    from verlock.shipping import launch
+
+    arguments = _with_later_options(arguments)
+    chosen = python_choice.built(arguments.variant, arguments.python)
+    if arguments.print_env:
+        print(launch.changes(chosen), end="")
+    elif arguments.py_executable:
+        print(launch.py_executable(chosen))
+    elif arguments.flags:
+        print("\n".join(launch.flags(chosen)))
+    else:
+        return launch.run(chosen, arguments.command, arguments.chdir)
+    return 0
+
+
+def _with_later_options(arguments: argparse.Namespace) -> argparse.Namespace:
+    """The line of `run` with the options that stand behind the variant, which argparse takes for the command's."""
+    later = argparse.ArgumentParser(prog="verlock run", add_help=False)
+    _run_options(later)
+    later.add_argument("--python")
+    later.add_argument("command", nargs=argparse.REMAINDER)
+    words = arguments.command
+    if words and words[0].startswith("-") and words[0] != "--":
+        del arguments.command
+        arguments = later.parse_args(words, arguments)
+    if arguments.command[:1] == ["--"]:
+        del arguments.command[0]
+    shows = arguments.print_env or arguments.py_executable or arguments.flags
+    if bool(arguments.command) == bool(shows):
+        later.error("it takes a command to run, or one of --print-env, --py-executable and --flags")
+    return arguments
+
+
+def _shell(arguments: argparse.Namespace) -> int:
+    from verlock.env import python_choice
+    from verlock.shipping import launch
+
+    launch.shell(python_choice.built(arguments.variant, arguments.python), arguments.chdir)
 
 
 def _build_flash_attn(arguments: argparse.Namespace) -> int:
