@@ -130,6 +130,15 @@ def _use_commands(commands: Commands) -> None:
     run.add_argument("command", nargs=argparse.REMAINDER, help="the program, and its arguments")
     run.set_defaults(run=_run)
 
+    doctor = commands.add_parser("doctor", help="look for what stands in the way on this machine, and say what to do")
+    doctor.add_argument("variant", nargs="?", help="all when none is named")
+    doctor.add_argument("--python", metavar="X.Y", help="a Python other than the variant's first")
+    doctor.add_argument(
+        "--deep", action="store_true", help="also start what is installed: imports, NCCL, Ray; takes a minute"
+    )
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor.set_defaults(run=_doctor)
+
     shell = commands.add_parser("shell", help="begin a bash inside an environment")
     _variant(shell)
     _chdir(shell)
@@ -292,6 +301,15 @@ def _with_later_options(arguments: argparse.Namespace) -> argparse.Namespace:
     if bool(arguments.command) == bool(shows):
         later.error("it takes a command to run, or one of --print-env, --py-executable and --flags")
     return arguments
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from verlock.env.doctor import report
+
+    if not arguments.variant and (arguments.deep or arguments.python):
+        print("verlock doctor: --deep and --python are about one variant: name it", file=sys.stderr)
+        return 2
+    return report.run(arguments.variant, arguments.python, deep=arguments.deep, json=arguments.json)
 
 
 def _shell(arguments: argparse.Namespace) -> int:

@@ -292,6 +292,12 @@ class SiteWheelRefused(VerlockError):
     exit_code = 61
 
 
+class Unfit(VerlockError):
+    """`doctor` found something on this machine, or in an environment, that will go wrong."""
+
+    exit_code = 62
+
+
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _REFUSED = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.EBUSY, errno.ENAMETOOLONG, errno.EMFILE}

@@ -43,7 +43,9 @@ def test_an_environment_of_before_there_was_one_is_whole_and_stays_as_it_is(made
     sealed = made.receipt()
     del sealed["files"]["bin/verlock-run"]
     # as an older verlock left it: the file is not there, the receipt does not name it
-    code = "from sys import argv; from pathlib import Path; from verlock.variant import receipt; print(receipt.fingerprint(Path(argv[1])))"
+    code = (
+        "import sys, pathlib; from verlock.variant import receipt as r; print(r.fingerprint(pathlib.Path(sys.argv[1])))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, made.prefix], cwd=made.root, capture_output=True, text=True, check=True
     )

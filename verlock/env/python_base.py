@@ -123,13 +123,14 @@ def warn_without_compiler(chosen: Chosen) -> None:
 
     A warning only: an environment is often made on a login node for a compute node.
     """
-    if chosen.recipe.vllm.compiles and not _compiler(chosen.prefix):
+    if chosen.recipe.vllm.compiles and not compiler(chosen.prefix):
         console.warn(
             f"{chosen.name}'s engine compiles kernels at run time, and there is no C compiler (cc, gcc) here: "
             "install one, or use the conda base"
         )
 
 
-def _compiler(prefix: Path) -> str | None:
+def compiler(prefix: Path) -> str | None:
+    """The C compiler that an engine which compiles at run time finds: CC, the prefix's, or the host's; None without any."""
     path = os.pathsep.join([str(prefix / "bin"), os.environ.get("PATH", "")])
     return os.environ.get("CC") or shutil.which("gcc", path=path) or shutil.which("cc", path=path)
