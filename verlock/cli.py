@@ -153,6 +153,15 @@ def _run_options(run: argparse.ArgumentParser) -> None:
     )
     shows.add_argument("--flags", action="store_true", help="print the flags that verl needs with this variant")
     _chdir(run)
+    sbatch = run.add_argument_group("a script for Slurm")
+    sbatch.add_argument("--sbatch", action="store_true", help="print a script that runs the command on several nodes")
+    sbatch.add_argument("--nodes", type=_count, default=1, metavar="N", help="nodes (default: 1)")
+    sbatch.add_argument(
+        "--gpus-per-node", type=_count, default=8, metavar="N", help="GPUs a node, and ranks (default: 8)"
+    )
+    sbatch.add_argument(
+        "--ray", action="store_true", help="start Ray on the nodes, and the command once; else torchrun on each"
+    )
 
 
 def _chdir(parser: argparse.ArgumentParser) -> None:
@@ -280,6 +289,11 @@ def _run(arguments: argparse.Namespace) -> int:
         print(launch.py_executable(chosen))
     elif arguments.flags:
         print("\n".join(launch.flags(chosen)))
+    elif arguments.sbatch:
+        from verlock.shipping import slurm
+
+        job = slurm.Job(arguments.nodes, arguments.gpus_per_node, arguments.chdir or os.getcwd(), arguments.ray)
+        print(slurm.script(chosen, job, arguments.command), end="")
     else:
         return launch.run(chosen, arguments.command, arguments.chdir)
     return 0

@@ -298,6 +298,12 @@ class Unfit(VerlockError):
     exit_code = 62
 
 
+class RunnerMissing(VerlockError):
+    """The environment has no bin/verlock-run: an older verlock made it."""
+
+    exit_code = 63
+
+
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _REFUSED = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.EBUSY, errno.ENAMETOOLONG, errno.EMFILE}

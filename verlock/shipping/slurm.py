@@ -1,0 +1,129 @@
+"""A script for Slurm that trains on several nodes inside an environment: one task a node, torchrun or Ray in it.
+
+The script is there to be read, and completed with an account and a partition. It needs nothing on the nodes but the folder of the
+environment at its path: it starts everything through `bin/verlock-run`.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from verlock.env import launcher
+from verlock.errors import RunnerMissing
+from verlock.variant import receipt
+from verlock.variant.chosen import Chosen
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a job asks for: nodes, GPUs of each (and as many ranks), its folder, and Ray in the place of torchrun."""
+
+    nodes: int
+    gpus: int
+    folder: str
+    ray: bool = False
+
+
+_HEAD = """\
+#!/bin/bash
+# {variant}, nodes: {nodes}, GPUs of each: {gpus}. Written by `verlock run {variant} --sbatch` for the environment
+# {prefix}, which all nodes must have at this path.
+# Read it, add what your cluster asks for (#SBATCH --account=..., --partition=..., --time=...), and submit it with `sbatch FILE`.
+# Where nodes have several networks, say which one: `export NCCL_SOCKET_IFNAME=... GLOO_SOCKET_IFNAME=...` above the first srun.
+#SBATCH --job-name={variant}
+#SBATCH --nodes={nodes}
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node={gpus}
+#SBATCH --exclusive
+#SBATCH --chdir={folder}
+#SBATCH --output=%x-%j.out
+#SBATCH --open-mode=append
+#SBATCH --requeue
+set -euo pipefail
+
+export VERLOCK_PREFIX={quoted_prefix}
+run=$VERLOCK_PREFIX/{runner}
+
+# A requeued job has its number again, but not its ports, in case an old process still holds one. Below 30000: above, the kernel
+# gives ports away by itself.
+restarts=${{SLURM_RESTART_COUNT:-0}}
+port=$((20000 + (SLURM_JOB_ID * 16 + restarts) % 10000))
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+address=$(scontrol show node --oneliner "$first" | sed -n 's/.* NodeAddr=\\([^ ]*\\) .*/\\1/p')
+echo "verlock: job $SLURM_JOB_ID, start $((restarts + 1)), nodes: {nodes}, the first one $first at $address:$port"
+
+# Every node first: does it have this environment, made from this lock, and does its Python start?
+srun --kill-on-bad-exit=1 sh -c '
+    if timeout 120 "$VERLOCK_PREFIX/{runner}" python -c ""; then
+        grep -q "\\"digest\\": \\"{digest}\\"" "$VERLOCK_PREFIX/{receipt}" && exit
+        echo "  it was made from another lock than this script" >&2
+    fi
+    echo "verlock: node $SLURMD_NODENAME cannot use $VERLOCK_PREFIX: nothing was started" >&2
+    exit 1
+'
+
+"""
+
+_TORCHRUN = """\
+# One torchrun a node, and on each as many ranks as GPUs. When one node fails all are ended, the others at once.
+srun --kill-on-bad-exit=1 --cpu-bind=none sh -c '
+    exec "$VERLOCK_PREFIX/{runner}" torchrun --no-python --nnodes={nodes} --nproc-per-node={gpus} \\
+        --node-rank="$SLURM_NODEID" --master-addr="${{0%:*}}" --master-port="${{0##*:}}" "$@"
+' "$address:$port" {command}
+"""
+
+_RAY = """\
+# A Ray of this job's own on the nodes: no other one is joined, and none is stopped, since each node's part ends with its task.
+srun --kill-on-bad-exit=1 --cpu-bind=none sh -c '
+    case $SLURM_NODEID in
+    0) place="--head --node-ip-address=$0 --port=$1 --include-dashboard=false" ;;
+    *) place="--address=$0:$1" ;;
+    esac
+    exec "$VERLOCK_PREFIX/{runner}" ray start $place --num-gpus={gpus} --disable-usage-stats --block
+' "$address" "$port" &
+nodes=$!
+trap 'kill $nodes 2>/dev/null || true; wait $nodes 2>/dev/null || true' EXIT
+
+# Until all nodes are there, with the same Ray and the same Python; which one is not is said, and nothing is started.
+srun --overlap --nodes=1 --ntasks=1 --nodelist="$first" "$run" env RAY_ADDRESS="$address:$port" python -c {joined} {nodes} {patience}
+
+srun --overlap --nodes=1 --ntasks=1 --nodelist="$first" --cpu-bind=none "$run" env RAY_ADDRESS="$address:$port" {command}
+"""
+
+
+def script(chosen: Chosen, job: Job, command: Sequence[str]) -> str:
+    """The script, to be submitted with `sbatch`.
+
+    Args:
+        chosen: which environment; it must be finished, and at the same path on all nodes.
+        job: what to ask Slurm for.
+        command: what each rank runs (with Ray: what runs once, on the first node), in the environment.
+
+    Raises:
+        NotSealed: there is no finished environment. RunnerMissing: it is one of before there was `bin/verlock-run`.
+    """
+    sealed = receipt.read(chosen.prefix)
+    if launcher.NAME not in sealed["files"]:
+        raise RunnerMissing(
+            f"{chosen.prefix} has no {launcher.NAME}: an older verlock made it",
+            f"make it again, which takes seconds: `rm -r {chosen.prefix}`, then `nox -s env-{chosen.name}`",
+        )
+    words = {
+        "variant": chosen.name,
+        "prefix": str(chosen.prefix),
+        "quoted_prefix": shlex.quote(str(chosen.prefix)),
+        "nodes": job.nodes,
+        "gpus": job.gpus,
+        "folder": shlex.quote(job.folder),
+        "runner": launcher.NAME,
+        "receipt": receipt.NAME,
+        "digest": sealed["digest"],
+        "command": shlex.join(command),
+    }
+    if not job.ray:
+        return (_HEAD + _TORCHRUN).format(**words)
+    from verlock.shipping import ray
+
+    return (_HEAD + _RAY).format(**words, joined=shlex.quote(ray.JOINED), patience=ray.PATIENCE)
