@@ -292,7 +292,7 @@ def _run(arguments: argparse.Namespace) -> int:
     elif arguments.sbatch:
         from verlock.shipping import slurm
 
-        job = slurm.Job(arguments.nodes, arguments.gpus_per_node, arguments.chdir or os.getcwd(), arguments.ray)
+        job = slurm.Job(arguments.nodes, arguments.gpus_per_node, arguments.chdir or str(Path.cwd()), arguments.ray)
         print(slurm.script(chosen, job, arguments.command), end="")
     else:
         return launch.run(chosen, arguments.command, arguments.chdir)

@@ -1,4 +1,4 @@
-"""A small Slurm on this machine: a controller and two nodes with two GPUs each that are none, from Debian's packages, for tests."""
+"""A small Slurm on this machine, for tests: a controller, and two nodes with two GPUs each that are none."""
 
 from __future__ import annotations
 
@@ -79,6 +79,10 @@ class Cluster:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.ask("scancel", "--full", "--user=root")
+        end = time.monotonic() + 30
+        while self.ask("squeue", "-h") and time.monotonic() < end:  # what a job started outlives the daemons
+            time.sleep(0.3)
         for process in reversed(self.started):  # by their ids: a Slurm of the machine's own goes on
             process.send_signal(signal.SIGTERM)
         for process in reversed(self.started):

@@ -93,8 +93,14 @@ def run(cluster, text, folder, seconds=400):
 
 
 def test_every_rank_has_its_place_and_runs_inside_the_environment(cluster, script, tmp_path, chosen):
-    code = "import os, sys; e = os.environ; print('rank', e['RANK'], e['WORLD_SIZE'], e['LOCAL_RANK'], e['SLURMD_NODENAME'], sys.prefix)"
-    state, said = run(cluster, script("--gpus-per-node", "2", "--", "python", "-c", code), tmp_path)
+    code = "import sys; from os import environ as e; print('rank', *(e[n] for n in sys.argv[1:]), sys.prefix)"
+    state, said = run(
+        cluster,
+        script(
+            "--gpus-per-node", "2", "--", "python", "-c", code, "RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURMD_NODENAME"
+        ),
+        tmp_path,
+    )
     assert state == "COMPLETED", said
     places = [(0, 0, "n0"), (1, 1, "n0"), (2, 0, "n1"), (3, 1, "n1")]
     assert sorted(re.findall(r"^rank .*$", said, re.MULTILINE)) == [
@@ -103,12 +109,12 @@ def test_every_rank_has_its_place_and_runs_inside_the_environment(cluster, scrip
 
 
 def test_a_rank_that_is_killed_ends_the_job_on_all_nodes_soon(cluster, script, tmp_path):
-    command = ["sh", "-c", '[ "$RANK" = 1 ] && kill -9 $$; exec sleep 1000']
+    command = ["sh", "-c", '[ "$RANK" = 1 ] && kill -9 $$; exec sleep 1234']
     start = time.monotonic()
     state, said = run(cluster, script("--gpus-per-node", "1", "--", *command), tmp_path)
     assert state == "FAILED", said
     assert time.monotonic() - start < 300
-    assert subprocess.run(["pgrep", "-fx", "sleep 1000"], check=False).returncode == 1
+    assert subprocess.run(["pgrep", "-fx", "sleep 1234"], check=False).returncode == 1
 
 
 @pytest.mark.parametrize("wrong", ["digest", "place"])

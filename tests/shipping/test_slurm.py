@@ -64,7 +64,7 @@ while [[ $1 == --* ]]; do [[ $1 == --nodes=1 ]] && nodes=1; shift; done
 for ((id = 0; id < nodes; id++)); do SLURM_NODEID=$id SLURMD_NODENAME=n$id "$@" || exit; done
 """
 SCONTROL = """#!/bin/sh
-if [ "$2" = hostnames ]; then printf 'n0\\nn1\\n'; else echo "NodeName=$4 Arch=x86_64 NodeAddr=10.0.0.7 NodeHostName=h State=UP"; fi
+if [ "$2" = hostnames ]; then printf 'n0\\nn1\\n'; else echo "NodeName=$4 Arch=x86 NodeAddr=10.0.0.7 NodeHostName=h"; fi
 """
 
 

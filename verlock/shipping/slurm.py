@@ -87,9 +87,10 @@ nodes=$!
 trap 'kill $nodes 2>/dev/null || true; wait $nodes 2>/dev/null || true' EXIT
 
 # Until all nodes are there, with the same Ray and the same Python; which one is not is said, and nothing is started.
-srun --overlap --nodes=1 --ntasks=1 --nodelist="$first" "$run" env RAY_ADDRESS="$address:$port" python -c {joined} {nodes} {patience}
+here="srun --overlap --nodes=1 --ntasks=1 --nodelist=$first --cpu-bind=none $run env RAY_ADDRESS=$address:$port"
+$here python -c {joined} {nodes} {patience}
 
-srun --overlap --nodes=1 --ntasks=1 --nodelist="$first" --cpu-bind=none "$run" env RAY_ADDRESS="$address:$port" {command}
+$here {command}
 """
 
 
