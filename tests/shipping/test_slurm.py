@@ -94,14 +94,14 @@ def play(tmp_path):
 def test_each_node_is_checked_and_then_starts_one_torchrun_with_its_place(sealed, capsys, play):
     prefix = sealed()
     done = play(
-        printed(capsys, "--nodes", "2", "--gpus-per-node", "4", "--", "python", 'it\'s a "$HOME".py', ""), prefix
+        printed(capsys, "--nodes", "2", "--gpus-per-node", "4", "--", "python", 'it\'s a "$HOME".py', "$$"), prefix
     )
     assert done.returncode == 0, done.stderr
     shown = [line for line in done.stdout.splitlines() if line.startswith("[")]
     port = 20000 + 1234 * 16 % 10000
     for rank, line in enumerate(shown):
         assert line == (f"[--no-python][--nnodes=2][--nproc-per-node=4][--node-rank={rank}][--master-addr=10.0.0.7]"
-                        f"[--master-port={port}][python][it's a \"$HOME\".py][]")  # fmt: skip
+                        f"[--master-port={port}][python][it's a \"$$HOME\".py][$$$$]")  # fmt: skip
     assert len(shown) == 2
 
 

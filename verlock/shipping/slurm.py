@@ -121,10 +121,13 @@ def script(chosen: Chosen, job: Job, command: Sequence[str]) -> str:
         "runner": launcher.NAME,
         "receipt": receipt.NAME,
         "digest": sealed["digest"],
-        "command": shlex.join(command),
     }
     if not job.ray:
-        return (_HEAD + _TORCHRUN).format(**words)
+        # torchrun takes each argument for a template, in which $$ is one $
+        escaped = [word if not number else word.replace("$", "$$") for number, word in enumerate(command)]
+        return (_HEAD + _TORCHRUN).format(**words, command=shlex.join(escaped))
     from verlock.shipping import ray
 
-    return (_HEAD + _RAY).format(**words, joined=shlex.quote(ray.JOINED), patience=ray.PATIENCE)
+    return (_HEAD + _RAY).format(
+        **words, command=shlex.join(command), joined=shlex.quote(ray.JOINED), patience=ray.PATIENCE
+    )
