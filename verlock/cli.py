@@ -152,6 +152,7 @@ def _run_options(run: argparse.ArgumentParser) -> None:
         "--py-executable", action="store_true", help="print what Ray's runtime_env takes as py_executable"
     )
     shows.add_argument("--flags", action="store_true", help="print the flags that verl needs with this variant")
+    shows.add_argument("--ray-check", metavar="HOST:PORT", help="can every node of that Ray work in the environment?")
     _chdir(run)
     sbatch = run.add_argument_group("a script for Slurm")
     sbatch.add_argument("--sbatch", action="store_true", help="print a script that runs the command on several nodes")
@@ -287,8 +288,12 @@ def _run(arguments: argparse.Namespace) -> int:
         print(launch.changes(chosen), end="")
     elif arguments.py_executable:
         print(launch.py_executable(chosen))
+    elif arguments.ray_check:
+        from verlock.shipping import ray
+
+        return ray.check(chosen, arguments.ray_check)
     elif arguments.flags:
-        print("\n".join(launch.flags(chosen)))
+        print("\n".join(launch.flags(chosen, arguments.nodes, arguments.gpus_per_node)))
     elif arguments.sbatch:
         from verlock.shipping import slurm
 
@@ -311,9 +316,9 @@ def _with_later_options(arguments: argparse.Namespace) -> argparse.Namespace:
         arguments = later.parse_args(words, arguments)
     if arguments.command[:1] == ["--"]:
         del arguments.command[0]
-    shows = arguments.print_env or arguments.py_executable or arguments.flags
+    shows = arguments.print_env or arguments.py_executable or arguments.flags or arguments.ray_check
     if bool(arguments.command) == bool(shows):
-        later.error("it takes a command to run, or one of --print-env, --py-executable and --flags")
+        later.error("it takes a command to run, or one of --print-env, --py-executable, --flags and --ray-check")
     return arguments
 
 

@@ -113,8 +113,11 @@ def test_an_environment_that_is_not_there(clone, capsys):
 
 
 def test_flags_are_the_recipe_s_one_a_line(prefix):
-    done = run(prefix, "run", "vllm073", "--flags")
-    assert done.stdout.splitlines() == choose("vllm073").recipe.verl.flags
+    own = choose("vllm073").recipe.verl.flags
+    said = run(prefix, "run", "vllm073", "--flags").stdout.splitlines()
+    assert said == [*own, "trainer.nnodes=1", "trainer.n_gpus_per_node=8"]
+    said = run(prefix, "run", "vllm073", "--flags", "--nodes", "2", "--gpus-per-node", "4").stdout.splitlines()
+    assert said == [*own, "trainer.nnodes=2", "trainer.n_gpus_per_node=4"]
 
 
 def test_what_is_read_without_the_model_is_what_the_model_reads(clone):
@@ -123,7 +126,7 @@ def test_what_is_read_without_the_model_is_what_the_model_reads(clone):
     for name in chosen.names():
         each = choose(name)
         assert launch.settings(each) == each.recipe.vllm.environment
-        assert launch.flags(each) == each.recipe.verl.flags
+        assert launch.flags(each, 1, 8)[:-2] == each.recipe.verl.flags
 
 
 def test_py_executable_keeps_what_ray_sets_for_its_workers(prefix):

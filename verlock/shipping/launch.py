@@ -88,9 +88,9 @@ def settings(chosen: Chosen) -> dict[str, str]:
     return dict(chosen.data["vllm"].get("environment", {}))
 
 
-def flags(chosen: Chosen) -> list[str]:
-    """The Hydra overrides that verl's entry point needs with this variant, one word each."""
-    return list(chosen.data["verl"].get("flags", []))
+def flags(chosen: Chosen, nodes: int, gpus: int) -> list[str]:
+    """The Hydra overrides that verl's entry point needs with this variant, on so many nodes with so many GPUs; one word each."""
+    return [*chosen.data["verl"].get("flags", []), f"trainer.nnodes={nodes}", f"trainer.n_gpus_per_node={gpus}"]
 
 
 def changes(chosen: Chosen) -> str:

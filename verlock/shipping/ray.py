@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from verlock.shipping import launch
+from verlock.variant.chosen import Chosen
+
 PATIENCE = (
     300  # seconds until all nodes are there, and each has started a worker: imports from a slow file system take long
 )
+
+# Options of `ray start` for a Ray that does not meet another one on the same machine: no ports that are always the same.
+HEAD = ("--include-dashboard=false", "--ray-client-server-port=0")
+NODE = ("--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats")
 
 # Runs with the environment's Python and Ray, joined to RAY_ADDRESS. Arguments: how many nodes there must be (0: as many as there
 # are), seconds, and py_executable for the workers, if any. Ends with 1 and a sentence for each node that cannot be used.
@@ -63,3 +70,20 @@ if wrong:
 print(f"verlock: {len(names)} nodes with Ray {ray.__version__} in {sys.prefix}: {', '.join(names.values())}", flush=True)
 os._exit(0)
 """
+
+
+def check(chosen: Chosen, address: str) -> int:
+    """Ask a Ray that runs already whether each of its nodes starts workers in the environment; says which does not.
+
+    Args:
+        chosen: the environment, which every node must have at its path.
+        address: the Ray's, as host:port.
+
+    Returns:
+        126 or 127 where it cannot be asked. Else it takes this process's place, and ends with 1 where something is wrong.
+
+    Raises:
+        NotSealed: there is no finished environment here.
+    """
+    arguments = ["0", str(PATIENCE), launch.py_executable(chosen)]
+    return launch.run(chosen, ["env", f"RAY_ADDRESS={address}", "python", "-c", JOINED, *arguments])

@@ -75,16 +75,17 @@ srun --kill-on-bad-exit=1 --cpu-bind=none sh -c '
 """
 
 _RAY = """\
-# A Ray of this job's own on the nodes: no other one is joined, and none is stopped, since each node's part ends with its task.
+# A Ray of this job's own on the nodes. No other one is joined: it has a folder and ports of its own, and what looks for "the" Ray
+# of a node does not find it. None is stopped: each node's part ends with its task. Its logs stay in /tmp/verlock-ray-JOB.
 srun --kill-on-bad-exit=1 --cpu-bind=none sh -c '
     case $SLURM_NODEID in
-    0) place="--head --node-ip-address=$0 --port=$1 --include-dashboard=false" ;;
+    0) place="--head --node-ip-address=$0 --port=$1 --temp-dir=/tmp/verlock-ray-$SLURM_JOB_ID {head}" ;;
     *) place="--address=$0:$1" ;;
     esac
-    exec "$VERLOCK_PREFIX/{runner}" ray start $place --num-gpus={gpus} --disable-usage-stats --block
+    exec "$VERLOCK_PREFIX/{runner}" ray start $place --num-gpus={gpus} {node} --block
 ' "$address" "$port" &
 nodes=$!
-trap 'kill $nodes 2>/dev/null || true; wait $nodes 2>/dev/null || true' EXIT
+trap 'kill $nodes 2>/dev/null || true' EXIT
 
 # Until all nodes are there, with the same Ray and the same Python; which one is not is said, and nothing is started.
 here="srun --overlap --nodes=1 --ntasks=1 --nodelist=$first --cpu-bind=none $run env RAY_ADDRESS=$address:$port"
@@ -128,6 +129,6 @@ def script(chosen: Chosen, job: Job, command: Sequence[str]) -> str:
         return (_HEAD + _TORCHRUN).format(**words, command=shlex.join(escaped))
     from verlock.shipping import ray
 
-    return (_HEAD + _RAY).format(
-        **words, command=shlex.join(command), joined=shlex.quote(ray.JOINED), patience=ray.PATIENCE
-    )
+    options = {"head": " ".join(ray.HEAD), "node": " ".join(ray.NODE)}
+    asked = {"joined": shlex.quote(ray.JOINED), "patience": ray.PATIENCE, "command": shlex.join(command)}
+    return (_HEAD + _RAY).format(**words, **options, **asked)
