@@ -204,7 +204,7 @@ def doctor(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def run(session: nox.Session) -> None:
-    """Run a command inside an environment: -- VARIANT [--print-env --py-executable --flags] COMMAND"""
+    """Run a command inside an environment: -- VARIANT [--print-env --flags --sbatch] COMMAND"""
     verlock(session, "run", "--chdir", session.invoked_from)
 
 

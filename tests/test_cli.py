@@ -164,6 +164,8 @@ LINES = {
     "lock": ["lock", "vllm072"],
     "diff": ["diff"],
     "why": ["why", "vllm072", "python"],
+    "flags": ["run", "vllm072", "--flags"],
+    "run": ["run", "vllm072", "--", "true"],
 }
 SPOILT = [
     "recipes/vllm072/recipe.toml",

@@ -83,6 +83,10 @@ def _kill(process: int) -> None:
         os.kill(process, signal.SIGKILL)
 
 
+def head(free_port) -> list[str]:
+    return [*ray.HEAD, f"--ray-client-server-port={free_port()}"]
+
+
 @pytest.fixture
 def nodes(chosen):
     folder = Path(tempfile.mkdtemp(prefix="vr", dir="/tmp"))  # short: sockets have paths of 107 characters
@@ -112,13 +116,13 @@ OTHER = "import ray, sys; ray.__version__ = '2.39.0'; from ray.scripts.scripts i
 
 def test_tasks_run_inside_the_environment_on_every_node_and_the_user_s_own_ray_is_left_alone(nodes, free_port, chosen):
     users, ours = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
-    own = ["--head", f"--port={users.partition(':')[2]}", *ray.HEAD]
+    own = ["--head", f"--port={users.partition(':')[2]}", *head(free_port)]
     nodes.start("users", *own, f"--temp-dir={nodes.folder}/u")
     nodes.start(
         "head",
         "--head",
         f"--port={ours.partition(':')[2]}",
-        *ray.HEAD,
+        *head(free_port),
         f"--temp-dir={nodes.folder}/h",
         RAY_ADDRESS=users,
     )
@@ -136,7 +140,7 @@ def test_tasks_run_inside_the_environment_on_every_node_and_the_user_s_own_ray_i
 def test_another_version_of_ray_is_named_before_anything_starts(nodes, free_port, chosen):
     port = free_port()
     other = [str(chosen.prefix / launcher.NAME), "python", "-c", OTHER, "start"]
-    nodes.start("other", "--head", f"--port={port}", *ray.HEAD, f"--temp-dir={nodes.folder}/o", command=other)
+    nodes.start("other", "--head", f"--port={port}", *head(free_port), f"--temp-dir={nodes.folder}/o", command=other)
     done = verlock("--ray-check", f"127.0.0.1:{port}")
     assert done.returncode == 1, done.stdout
     assert "2.39.0" in done.stderr and "2.40.0" in done.stderr and "verlock-run ray start" in done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -137,8 +138,9 @@ def test_a_node_that_cannot_use_the_environment_is_named_before_anything_starts(
 def test_the_rehearsal_of_the_smoke_run_as_a_job_on_two_nodes_killed_and_requeued_once(
     cluster, script, tmp_path, chosen
 ):
+    # one GPU a node: gate 10 knows that as ranks which share a GPU, each a host of its own
     config = launch_config.configuration(
-        chosen, Gpus("none", 2, 0, "580.159.04"), Part("eager", 2, 1), tmp_path / "run"
+        chosen, Gpus("none", 1, 0, "580.159.04"), Part("eager", 2, 1), tmp_path / "run"
     )
     config |= {"device": "cpu", "engine": "rehearsal:RehearsalEngine", "imports": ["torch", "verl"], "sizes": SIZES}
     folder = Path(config["folder"])
@@ -169,6 +171,20 @@ def test_the_rehearsal_of_the_smoke_run_as_a_job_on_two_nodes_killed_and_requeue
     assert "start 1," in said and "start 2," in said
     (only,) = report.read(folder)["passes"]
     assert {Gate.from_dict(gate).verdict for gate in only["gates"]} == {gates.PASS}
+
+
+@pytest.mark.slow("starts Ray on two nodes")
+def test_a_job_with_ray_of_its_own_on_both_nodes(cluster, script, tmp_path, chosen):
+    code = (
+        "import ray, sys; ray.init(log_to_driver=False); print('resources', ray.cluster_resources()['GPU'], sys.prefix)"
+    )
+    state, said = run(
+        cluster, script("--ray", "--gpus-per-node", "2", "--", "python", "-c", code), tmp_path, seconds=600
+    )
+    assert state == "COMPLETED", said
+    assert "verlock: 2 nodes with Ray" in said and f"resources 4.0 {chosen.prefix}" in said
+    (folder,) = Path("/tmp").glob(f"verlock-ray-{re.search('job ([0-9]+)', said)[1]}")
+    shutil.rmtree(folder)
 
 
 def at_work(beat: Path) -> bool:

@@ -10,7 +10,7 @@ PATIENCE = (
 )
 
 # Options of `ray start` for a Ray that does not meet another one on the same machine: no ports that are always the same.
-HEAD = ("--include-dashboard=false", "--ray-client-server-port=0")
+HEAD = ("--include-dashboard=false",)  # and --ray-client-server-port, which has no "any"
 NODE = ("--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats")
 
 # Runs with the environment's Python and Ray, joined to RAY_ADDRESS. Arguments: how many nodes there must be (0: as many as there

@@ -49,7 +49,7 @@ run=$VERLOCK_PREFIX/{runner}
 # A requeued job has its number again, but not its ports, in case an old process still holds one. Below 30000: above, the kernel
 # gives ports away by itself.
 restarts=${{SLURM_RESTART_COUNT:-0}}
-port=$((20000 + (SLURM_JOB_ID * 16 + restarts) % 10000))
+port=$((20000 + (SLURM_JOB_ID * 16 + restarts * 2) % 10000))
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 address=$(scontrol show node --oneliner "$first" | sed -n 's/.* NodeAddr=\\([^ ]*\\) .*/\\1/p')
 echo "verlock: job $SLURM_JOB_ID, start $((restarts + 1)), nodes: {nodes}, the first one $first at $address:$port"
@@ -79,11 +79,11 @@ _RAY = """\
 # of a node does not find it. None is stopped: each node's part ends with its task. Its logs stay in /tmp/verlock-ray-JOB.
 srun --kill-on-bad-exit=1 --cpu-bind=none sh -c '
     case $SLURM_NODEID in
-    0) place="--head --node-ip-address=$0 --port=$1 --temp-dir=/tmp/verlock-ray-$SLURM_JOB_ID {head}" ;;
+    0) place="--head --node-ip-address=$0 --port=$1 --ray-client-server-port=$2 --temp-dir=$3 {head}" ;;
     *) place="--address=$0:$1" ;;
     esac
     exec "$VERLOCK_PREFIX/{runner}" ray start $place --num-gpus={gpus} {node} --block
-' "$address" "$port" &
+' "$address" "$port" "$((port + 1))" "/tmp/verlock-ray-$SLURM_JOB_ID" &
 nodes=$!
 trap 'kill $nodes 2>/dev/null || true' EXIT
 

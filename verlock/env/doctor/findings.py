@@ -27,11 +27,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is looked at: the variant that was named, or all of them; `built` are those that are finished here."""
+    """What is looked at: the variant that was named, or all of them; `built` are those that are finished here.
+
+    `broken` has the errors of variants that cannot be read, where all are looked at: the others are looked at all the same.
+    """
 
     chosen: tuple[Chosen, ...]
     built: tuple[Chosen, ...]
     named: bool
+    broken: tuple[VerlockError, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def ask(check: Check, subject: Subject) -> list[Answer]:
     return [Answer(check.name, each.state, clean(each.said), clean(each.remedy)) for each in found]
 
 
-def ask_all(checks: Sequence[Check], subject: Subject, limit: float = LIMIT) -> list[Answer]:
+def ask_all(checks: Sequence[Check], subject: Subject, limit: float) -> list[Answer]:
     """The answers of all checks in their order, found at the same time.
 
     Args:

@@ -13,7 +13,7 @@ from packaging.markers import default_environment
 from packaging.requirements import InvalidRequirement, Requirement
 
 from verlock.env import installed
-from verlock.env.doctor.findings import BAD, WARNING, Check, Finding, Subject, fine
+from verlock.env.doctor.findings import BAD, WARNING, Check, Finding, Subject, fine, of_error
 from verlock.variant import lockfiles, receipt
 from verlock.variant.chosen import Chosen
 
@@ -50,6 +50,11 @@ def _each(look: Callable[[Chosen], Iterable[Finding]]) -> Callable[[Subject], It
             yield from fine("no environment is there yet")
 
     return of_all
+
+
+def recipes(subject: Subject) -> Iterable[Finding]:
+    """Recipes that cannot be read."""
+    return [of_error(error) for error in subject.broken] or fine(", ".join(each.name for each in subject.chosen))
 
 
 def lock(chosen: Chosen) -> Iterable[Finding]:
@@ -181,6 +186,7 @@ def source(chosen: Chosen) -> Iterable[Finding]:
 
 
 CHECKS = (
+    Check("recipes", recipes),
     Check("lock", _each(lock)),
     Check("collisions", _each(collisions)),
     Check("CUDA build", _each(torch_with_cuda)),

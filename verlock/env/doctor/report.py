@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from verlock.env import python_choice
 from verlock.env.doctor import inside, machine, surroundings
-from verlock.env.doctor.findings import BAD, WARNING, Answer, Subject, as_json, ask_all, show
-from verlock.errors import NotSealed, Unfit
+from verlock.env.doctor.findings import BAD, LIMIT, WARNING, Answer, Subject, as_json, ask_all, show
+from verlock.errors import NotSealed, Unfit, VerlockError
 from verlock.variant import receipt
 from verlock.variant.chosen import Chosen, choose, names
 
@@ -27,7 +27,7 @@ def run(variant: str | None, python: str | None = None, *, deep: bool = False, j
     about = subject(variant, python)
     if deep:
         receipt.read(about.chosen[0].prefix)
-    answers = ask_all(CHECKS, about)
+    answers = ask_all(CHECKS, about, LIMIT)
     if deep:
         from verlock.env.doctor import deep as slow
 
@@ -43,12 +43,16 @@ def run(variant: str | None, python: str | None = None, *, deep: bool = False, j
 def subject(variant: str | None, python: str | None = None) -> Subject:
     """What to look at: the variant, else all whose recipes are valid, and which of them are built here."""
     if variant:
-        chosen = python_choice.built(variant, python)
-        several = [chosen.valid()]
-    else:
-        several = [choose(name).valid() for name in names()]
-    environments = several if variant else [each for one in several for each in one.pythons()]
-    return Subject(tuple(several), tuple(each for each in environments if _is_built(each)), named=variant is not None)
+        chosen = python_choice.built(variant, python).valid()
+        return Subject((chosen,), (chosen,) if _is_built(chosen) else (), named=True)
+    several, broken = [], []
+    for name in names():
+        try:
+            several.append(choose(name).valid())
+        except VerlockError as error:
+            broken.append(error)
+    environments = (each for one in several for each in one.pythons())
+    return Subject(tuple(several), tuple(filter(_is_built, environments)), named=False, broken=tuple(broken))
 
 
 def _is_built(chosen: Chosen) -> bool:
