@@ -6,6 +6,8 @@ import importlib.util
 import marshal
 import os
 import py_compile
+import subprocess
+import sys
 
 import pytest
 
@@ -45,6 +47,13 @@ def compiled(source, level=0, mode=py_compile.PycInvalidationMode.TIMESTAMP):
 @pytest.mark.parametrize("level", [0, 1, 2])
 def test_what_python_wrote_is_the_same(source, level, mode):
     assert same_code.verdict(str(compiled(source, level, mode)), str(source), level) == "same"
+
+
+def test_what_python_wrote_without_columns_is_the_same(source):
+    path = source.with_name("0.pyc")
+    code = f"import py_compile; py_compile.compile({str(source)!r}, {str(path)!r})"
+    subprocess.run([sys.executable, "-X", "no_debug_ranges", "-c", code], check=True)
+    assert same_code.verdict(str(path), str(source), 0) == "same"
 
 
 def test_where_the_source_lay_when_it_was_compiled_is_no_matter(source, tmp_path):

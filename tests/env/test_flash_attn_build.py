@@ -12,7 +12,7 @@ import fakeindex
 import pytest
 import toy
 
-from verlock.env import flash_attn_build
+from verlock.env import create, flash_attn_build
 from verlock.env.flash_attn_build import Options
 from verlock.errors import BuildError, CompilerMissing, NetworkError, NotSealed
 from verlock.system import files
@@ -175,6 +175,11 @@ def test_a_build_that_failed_goes_on_and_its_wheel_is_found_by_every_variant_of_
     assert wheel.name == "flash_attn-2.8.3+cu124torch2.5.partial-cp310-cp310-linux_x86_64.whl"
     assert wheel.parent.name == files.sha256(wheel)
     assert f"--site-wheel flash-attn={wheel}" in capsys.readouterr().err
+    sealed = {**toy.SEALED, "base": {"kind": "host", "version": "3.10.1"}, "site_wheels": {}}
+    create._report(ready, {**sealed, "missing": {"flash-attn": "no network"}}, "up to date", 0.0)
+    assert f"`nox -s env-vllm073 -- --site-wheel flash-attn={wheel}`" in capsys.readouterr().err
+    create._report(ready, {**sealed, "missing": {"another": "no network"}}, "up to date", 0.0)
+    assert "site-wheel" not in capsys.readouterr().err
     assert flash_attn_build.built(choose("vllm070", "3.10")) == wheel
     assert flash_attn_build.built(choose("vllm073", "3.11")) is None
     assert flash_attn_build.built(choose("vllm083", "3.10")) is None

@@ -101,12 +101,19 @@ def test_what_a_killed_run_had_half_made_is_deleted(prefix):
     assert names(prefix.parent) == []
 
 
-@pytest.mark.parametrize("marks", [(), (prefix_folder.MARKER,)])
-def test_what_was_put_aside_without_a_receipt_is_deleted(prefix, marks):
+def test_what_was_put_aside_without_a_receipt_is_deleted(prefix):
     """An older verlock put half-made environments aside, too, and deleted them under that name."""
-    put(prefix_folder.aside_of(prefix), "half", *marks)
+    put(prefix_folder.aside_of(prefix), "half", prefix_folder.MARKER)
     prefix_folder.settle(prefix)
     assert names(prefix.parent) == []
+
+
+def test_somebody_s_folder_where_an_environment_would_wait_is_left_alone(prefix):
+    put(prefix_folder.aside_of(prefix), "thesis.tex")
+    replace(prefix, seal=True)
+    with pytest.raises(NoBase, match=r"toy\.old exists and was not made by verlock"):
+        replace(prefix, seal=True)
+    assert receipt.NAME in names(prefix) and names(prefix_folder.aside_of(prefix)) == ["thesis.tex"]
 
 
 def test_an_environment_of_a_longer_name_is_another(prefix):

@@ -219,6 +219,17 @@ def test_parts_of_another_environment_do_not_add_up(inside, other):
     assert certificates(inside) == []
 
 
+@pytest.mark.parametrize("size", [0, 100])
+def test_a_part_that_is_not_whole_is_run_again(inside, size):
+    inside(ranks=1)
+    for part in inside.certificates.glob("parts/*"):
+        part.write_bytes(part.read_bytes()[:size])
+    inside(ranks=2)
+    assert certificates(inside) == []
+    inside(ranks=1)
+    assert certificates(inside) == ["h100-80gb-hbm3x1.json"]
+
+
 def test_parts_of_another_gpu_do_not_add_up(inside, nvidia_smi):
     inside(ranks=1)
     nvidia_smi(("NVIDIA H200", 143771, "580.159.04"))

@@ -412,6 +412,12 @@ def _report(chosen: Chosen, sealed: dict[str, Any], verb: str, seconds: float) -
         console.say(
             "  put the file into a folder, name that folder in VERLOCK_ARTEFACTS and run again; or run again with a network"
         )
+        from verlock.env import flash_attn_build
+
+        if flash_attn_build.PACKAGE in sealed["missing"] and (wheel := flash_attn_build.built(chosen)):
+            console.say(
+                f"  or take the one that was built here: `nox -s env-{chosen.name} -- {flash_attn_build.taken(wheel)}`"
+            )
     if verb == "ready":
         import shlex
 

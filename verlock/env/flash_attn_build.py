@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,6 @@ from pathlib import Path
 
 from verlock import console, paths
 from verlock.errors import BuildError, CompilerMissing, NetworkError, RecipeError, ResolutionError
-from verlock.locking.loopback_index import serve
 from verlock.sources import wheel_store
 from verlock.system import download, files, gpu, process
 from verlock.variant import receipt
@@ -89,10 +89,13 @@ def run(chosen: Chosen, options: Options) -> int:
     found = built(chosen, options)
     if found is None:
         found = _build(chosen, options, _sdist(artefact.sdist), nvcc)
-    console.say(
-        f"{PACKAGE} is built: {found}\n  install it with `nox -s env-{chosen.name} -- --site-wheel {PACKAGE}={found}`"
-    )
+    console.say(f"{PACKAGE} is built: {found}\n  install it with `nox -s env-{chosen.name} -- {taken(found)}`")
     return 0
+
+
+def taken(wheel: Path) -> str:
+    """The option of `env` that takes a wheel built here."""
+    return f"--site-wheel {PACKAGE}={shlex.quote(str(wheel))}"
 
 
 def compiler(version: str) -> Path:
@@ -119,8 +122,11 @@ def compiler(version: str) -> Path:
 
 def built(chosen: Chosen, options: Options | None = None) -> Path | None:
     """The wheel that was built here for a variant's torch and Python, or None; any of them where no `options` are given."""
+    folder = wheel_store.root() / "built"
+    if not folder.is_dir():  # asked at each `env` that lacks flash-attn: the locks are not read for nothing
+        return None
     pattern = f"{_name(chosen)}-{_key(options) if options else '*'}.json"
-    for entry in sorted((wheel_store.root() / "built").glob(pattern)):
+    for entry in sorted(folder.glob(pattern)):
         try:
             content = json.loads(entry.read_text(encoding="utf-8"))
             found = wheel_store.cached(content["filename"], content["sha256"])
@@ -145,6 +151,8 @@ def _key(options: Options) -> str:
 
 def _sdist(wanted: ArtefactSdist) -> Path:
     """The sdist: from the cache, VERLOCK_ARTEFACTS or the user's index."""
+    from verlock.locking.loopback_index import serve
+
     if found := wheel_store.kept(wanted.filename, wanted.sha256):
         return found
     remedy = f"put the file into a folder and name that folder in {download.PLACE}"

@@ -41,12 +41,14 @@ def clear(prefix: Path) -> None:
     Raises NoBase for a folder that verlock did not make: it may hold somebody's work.
     """
     settle(prefix)
-    if (prefix / receipt.NAME).exists():
-        prefix.rename(aside_of(prefix))
-    elif not _empty(prefix):
+    aside, sealed = aside_of(prefix), (prefix / receipt.NAME).exists()
+    if foreign := [path for path in (prefix, aside) if sealed == (path == aside) and not _empty(path)]:
         raise NoBase(
-            f"{prefix} exists and was not made by verlock", "move it away, or name another folder with VERLOCK_ENVS"
+            f"{foreign[0]} exists and was not made by verlock",
+            "move it away, or name another folder with VERLOCK_ENVS",
         )
+    if sealed:
+        prefix.rename(aside)
     mark(prefix)
 
 
@@ -60,7 +62,7 @@ def settle(prefix: Path) -> None:
     aside = aside_of(prefix)
     if not (prefix / receipt.NAME).exists() and (prefix / MARKER).exists():
         discard(prefix)
-    if aside.exists():
+    if (aside / receipt.NAME).exists() or (aside / MARKER).exists():
         if _empty(prefix) and (aside / receipt.NAME).exists():
             aside.rename(prefix)
         elif (prefix / receipt.NAME).exists() or not (aside / receipt.NAME).exists():

@@ -50,7 +50,8 @@ def form(value: object) -> bytes:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, types.CodeType):
-        return value.replace(co_filename="", co_consts=tuple(map(_plain, value.co_consts)))
+        # the line table is for tracebacks only, and without columns where PYTHONNODEBUGRANGES was set
+        return value.replace(co_filename="", co_linetable=b"", co_consts=tuple(map(_plain, value.co_consts)))
     if isinstance(value, tuple):
         return tuple(map(_plain, value))
     if isinstance(value, frozenset):

@@ -6,6 +6,7 @@ that a certificate is bound to is the same: digest, kind of GPU, interpreter, ba
 
 from __future__ import annotations
 
+import contextlib
 import json
 from datetime import datetime, timezone
 from pathlib import Path
@@ -55,10 +56,10 @@ class Kept:
         """The parts of the full pass that are kept, in its order."""
         found = {}
         for part in FULL:
-            path = self._path(part)
-            data = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-            if data.get("identity") == self._identity:
-                found[part] = data
+            with contextlib.suppress(OSError, ValueError):  # not there, or not whole: then that launch is made again
+                data = json.loads(self._path(part).read_text(encoding="utf-8"))
+                if data["identity"] == self._identity:
+                    found[part] = data
         return found
 
     def clear(self) -> None:
