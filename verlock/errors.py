@@ -295,13 +295,13 @@ class SiteWheelRefused(VerlockError):
 class Unfit(VerlockError):
     """`doctor` found something on this machine, or in an environment, that will go wrong."""
 
-    exit_code = 62
+    exit_code = 65
 
 
 class RunnerMissing(VerlockError):
     """The environment has no bin/verlock-run: an older verlock made it."""
 
-    exit_code = 63
+    exit_code = 66
 
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})

@@ -121,7 +121,7 @@ def test_a_node_with_another_environment_is_named_and_nothing_starts(sealed, cap
 
 def test_an_environment_of_an_older_verlock_says_how_it_gets_what_is_needed(sealed, capsys):
     prefix = sealed(files=())
-    assert cli.main(["run", "vllm073", "--sbatch", "--", "true"]) == 63
+    assert cli.main(["run", "vllm073", "--sbatch", "--", "true"]) == 66
     assert f"rm -r {prefix}" in capsys.readouterr().err
 
 

@@ -54,8 +54,9 @@ first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 address=$(scontrol show node --oneliner "$first" | sed -n 's/.* NodeAddr=\\([^ ]*\\) .*/\\1/p')
 echo "verlock: job $SLURM_JOB_ID, start $((restarts + 1)), nodes: {nodes}, the first one $first at $address:$port"
 
-# Every node first: does it have this environment, made from this lock, and does its Python start?
-srun --kill-on-bad-exit=1 sh -c '
+# Every node first: does it have this environment, made from this lock, and does its Python start? All are asked to the end,
+# so that all that cannot are named.
+srun --kill-on-bad-exit=0 sh -c '
     if timeout 120 "$VERLOCK_PREFIX/{runner}" python -c ""; then
         grep -q "\\"digest\\": \\"{digest}\\"" "$VERLOCK_PREFIX/{receipt}" && exit
         echo "  it was made from another lock than this script" >&2
@@ -75,23 +76,28 @@ srun --kill-on-bad-exit=1 --cpu-bind=none sh -c '
 """
 
 _RAY = """\
-# A Ray of this job's own on the nodes. No other one is joined: it has a folder and ports of its own, and what looks for "the" Ray
-# of a node does not find it. None is stopped: each node's part ends with its task. Its logs stay in /tmp/verlock-ray-JOB.
-srun --kill-on-bad-exit=1 --cpu-bind=none sh -c '
-    case $SLURM_NODEID in
-    0) place="--head --node-ip-address=$0 --port=$1 --ray-client-server-port=$2 --temp-dir=$3 {head}" ;;
-    *) place="--address=$0:$1" ;;
-    esac
-    exec "$VERLOCK_PREFIX/{runner}" ray start $place --num-gpus={gpus} {node} --block
-' "$address" "$port" "$((port + 1))" "/tmp/verlock-ray-$SLURM_JOB_ID" &
-nodes=$!
-trap 'kill $nodes 2>/dev/null || true' EXIT
+# A Ray of this job's own. No other one is joined: it has a folder and ports of its own, and what looks for "the" Ray of a node does
+# not find it. None is stopped: each node's part ends with its step. Its logs stay in /tmp/verlock-ray-JOB on each node.
+on_first=(--nodes=1 --ntasks=1 --nodelist="$first" --cpu-bind=none)
+start=("$run" ray start --num-gpus={gpus} {node} --block)
+inside=("$run" env RAY_ADDRESS="$address:$port")
+# Waits until that many nodes are there, each with this Ray and this Python; which one is not is said, and the job ends.
+joined={joined}
 
-# Until all nodes are there, with the same Ray and the same Python; which one is not is said, and nothing is started.
-here="srun --overlap --nodes=1 --ntasks=1 --nodelist=$first --cpu-bind=none $run env RAY_ADDRESS=$address:$port"
-$here python -c {joined} {nodes} {patience}
+srun "${{on_first[@]}}" "${{start[@]}}" --head --node-ip-address="$address" --port=$port --ray-client-server-port=$((port + 1)) \\
+    --temp-dir="/tmp/verlock-ray-$SLURM_JOB_ID" {head} &
+steps=$!
+trap 'kill $steps 2>/dev/null || true' EXIT
+srun --overlap "${{on_first[@]}}" "${{inside[@]}}" python -c "$joined" 1 {patience}
 
-$here {command}
+others=$((SLURM_JOB_NUM_NODES - 1))
+if [ "$others" -gt 0 ]; then
+    srun --relative=1 --nodes=$others --ntasks=$others --cpu-bind=none "${{start[@]}}" --address="$address:$port" &
+    steps="$steps $!"
+    srun --overlap "${{on_first[@]}}" "${{inside[@]}}" python -c "$joined" {nodes} {patience}
+fi
+
+srun --overlap "${{on_first[@]}}" "${{inside[@]}}" {command}
 """
 
 

@@ -126,7 +126,7 @@ def wrong(capsys, variant="vllm073"):
     found = [each for each in answers if each["state"] != findings.OK]
     assert all(each["remedy"] for each in found)
     assert all("{" not in each["said"] + each["remedy"] for each in answers)
-    assert code == (62 if any(each["state"] == findings.BAD for each in found) else 0)
+    assert code == (65 if any(each["state"] == findings.BAD for each in found) else 0)
     return {each["check"]: each for each in found}
 
 
@@ -394,7 +394,7 @@ def test_a_password_of_a_proxy_is_not_shown(sound, monkeypatch, capsys):
 
 def test_the_table_shows_the_remedy_and_the_error_names_the_check(sound, capsys):
     shutil.rmtree(sound.site / "ray-2.40.0.dist-info")
-    assert cli.main(["doctor", "vllm073"]) == 62
+    assert cli.main(["doctor", "vllm073"]) == 65
     said = capsys.readouterr()
     assert "ray is missing" in said.out and "nox -s env-vllm073" in said.out and "will go wrong: lock" in said.err
 

@@ -85,12 +85,12 @@ def collisions(chosen: Chosen) -> Iterable[Finding]:
         "python_full_version": f"{chosen.python}.0",
         "extra": "",
     }
-    meant = {str(each.get("package")) for each in chosen.data.get("override", [])}
+    meant = {(each["requirer"], Requirement(each["requirement"]).name) for each in chosen.data.get("override", [])}
     found = []
     for name, (_, folder) in sorted(here.items()):
         for wanted in _requirements(folder):
             other = lockfiles.normalise(wanted.name)
-            if other in meant or (wanted.marker and not wanted.marker.evaluate(python)):
+            if (name, other) in meant or (wanted.marker and not wanted.marker.evaluate(python)):
                 continue
             version = here[other][0] if other in here else None
             if version is None or not wanted.specifier.contains(version, prereleases=True):

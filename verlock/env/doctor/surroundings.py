@@ -231,11 +231,10 @@ def _why_not(url: str) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, socket.gaierror):
-        return "no host has this name, as the name server says"
-    if isinstance(error, TimeoutError):
+    said = addresses.scrubbed(getattr(error, "strerror", None) or download.innermost_reason(error)).splitlines()[0]
+    if isinstance(error, TimeoutError) or "timed out" in said.lower():
         return f"no answer within {PATIENCE:.0f} s"
-    return addresses.scrubbed(getattr(error, "strerror", None) or str(error)).splitlines()[0][:200]
+    return "no host has this name, as the name server says" if isinstance(error, socket.gaierror) else said[:200]
 
 
 CHECKS = (
