@@ -76,7 +76,7 @@ srun --kill-on-bad-exit=1 --cpu-bind=none sh -c '
 """
 
 _RAY = """\
-# A Ray of this job's own. No other one is joined: it has a folder and ports of its own, and what looks for "the" Ray of a node does
+# A Ray of this job's own. No other is joined: it has a folder and ports of its own, and what looks for "the" Ray of a node does
 # not find it. None is stopped: each node's part ends with its step. Its logs stay in /tmp/verlock-ray-JOB on each node.
 on_first=(--nodes=1 --ntasks=1 --nodelist="$first" --cpu-bind=none)
 start=("$run" ray start --num-gpus={gpus} {node} --block)
