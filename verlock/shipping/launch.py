@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from verlock import console
 from verlock.env import launcher
@@ -84,13 +84,27 @@ def inside(chosen: Chosen) -> dict[str, str]:
 
 
 def settings(chosen: Chosen) -> dict[str, str]:
-    """What the recipe sets for the engine; read without pydantic, which takes longer than Python's own start."""
-    return dict(chosen.data["vllm"].get("environment", {}))
+    """What the recipe sets for the engine. Raises RecipeError."""
+    return {name: str(value) for name, value in _of_recipe(chosen, "vllm", "environment", {}).items()}
 
 
 def flags(chosen: Chosen, nodes: int, gpus: int) -> list[str]:
-    """The Hydra overrides that verl's entry point needs with this variant, on so many nodes with so many GPUs; one word each."""
-    return [*chosen.data["verl"].get("flags", []), f"trainer.nnodes={nodes}", f"trainer.n_gpus_per_node={gpus}"]
+    """The Hydra overrides that verl's entry point needs with this variant, on so many nodes with so many GPUs; one word each.
+
+    Raises RecipeError.
+    """
+    return [*_of_recipe(chosen, "verl", "flags", []), f"trainer.nnodes={nodes}", f"trainer.n_gpus_per_node={gpus}"]
+
+
+def _of_recipe(chosen: Chosen, table: str, key: str, default: Any) -> Any:
+    """A value of the recipe, read without pydantic, which takes longer than Python's own start. Raises RecipeError."""
+    try:
+        value = chosen.data[table].get(key, default)
+    except (AttributeError, KeyError, TypeError):
+        value = None
+    if not isinstance(value, type(default)):
+        chosen.valid()  # says what is wrong
+    return value
 
 
 def changes(chosen: Chosen) -> str:
