@@ -1,6 +1,7 @@
 """verlock: locked verl x vLLM environments. What there is to do, in the order of use:
 
   an environment            env-VARIANT, verify, patches, build-flash-attn
+  its use                   doctor, run, shell
   proof on your GPU         smoke-VARIANT, status
   what is locked, and why   lock, diff, why
   for other tools           export, sbom, audit
@@ -194,6 +195,24 @@ def patches(session: nox.Session) -> None:
 def build_flash_attn(session: nox.Session) -> None:
     """Build flash-attn where no released wheel fits: -- VARIANT [--arch 9.0]"""
     verlock(session, "build-flash-attn", tool_set="build")
+
+
+@nox.session(default=False)
+def doctor(session: nox.Session) -> None:
+    """Look for what stands in the way on this machine [-- VARIANT --deep --json]"""
+    verlock(session, "doctor")
+
+
+@nox.session(default=False)
+def run(session: nox.Session) -> None:
+    """Run a command inside an environment: -- VARIANT [--print-env --flags --sbatch] COMMAND"""
+    verlock(session, "run", "--chdir", session.invoked_from)
+
+
+@nox.session(default=False)
+def shell(session: nox.Session) -> None:
+    """Begin a bash inside an environment: -- VARIANT"""
+    verlock(session, "shell", "--chdir", session.invoked_from)
 
 
 for each in recipes():

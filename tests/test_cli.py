@@ -166,6 +166,8 @@ LINES = {
     "why": ["why", "vllm072", "python"],
     "export": ["export", "vllm072", "--to", "pylock"],
     "sbom": ["sbom", "vllm072"],
+    "flags": ["run", "vllm072", "--flags"],
+    "run": ["run", "vllm072", "--", "true"],
 }
 SPOILT = [
     "recipes/vllm072/recipe.toml",

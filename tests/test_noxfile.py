@@ -99,6 +99,15 @@ def test_sessions_are_bound_to_their_own_variant(load, monkeypatch):
     assert ran == [("create", "vllm072"), ("create", "v1")]
 
 
+@pytest.mark.parametrize("name", ["run", "shell"])
+def test_a_command_starts_where_the_user_is_and_not_in_the_clone(load, monkeypatch, tmp_path, name):
+    module, sessions = load()
+    ran = []
+    monkeypatch.setattr(module, "verlock", lambda session, *arguments: ran.append(arguments))
+    sessions[name][0](types.SimpleNamespace(invoked_from=str(tmp_path)))
+    assert ran == [(name, "--chdir", str(tmp_path))]
+
+
 def test_a_python_that_is_too_old_is_told_which_one_is_needed(load, clone, monkeypatch):
     ast.parse((clone / "noxfile.py").read_text(encoding="utf-8"), feature_version=(3, 8))
     monkeypatch.setattr(sys, "version_info", (3, 9, 18))

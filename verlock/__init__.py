@@ -19,6 +19,6 @@ ORDER = (
     "locking",  # environments/ -> locks/
     "env",  # locks/ -> prefix
     "proving",  # prefix -> certificate
-    "shipping",  # prefix and locks -> elsewhere
+    "shipping",  # prefix and locks -> where people train, and the forms that other tools read
     "cli",
 )

@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"verlock {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _environment_commands(commands)
+    _use_commands(commands)
     _proof_commands(commands)
     _lock_commands(commands)
     _shipping_commands(commands)
@@ -117,6 +118,56 @@ def _build_command(commands: Commands) -> None:
         "--jobs", type=int, default=0, metavar="N", help="kernels compiled at once (default: by cores and memory)"
     )
     build.set_defaults(run=_build_flash_attn)
+
+
+def _use_commands(commands: Commands) -> None:
+    run = commands.add_parser(
+        "run",
+        help="run a command inside an environment",
+        usage="verlock run VARIANT [OPTION...] [--] COMMAND [ARGUMENT...]",
+    )
+    _run_options(run)
+    _variant(run)
+    run.add_argument("command", nargs=argparse.REMAINDER, help="the program, and its arguments")
+    run.set_defaults(run=_run)
+
+    doctor = commands.add_parser("doctor", help="look for what stands in the way on this machine, and say what to do")
+    doctor.add_argument("variant", nargs="?", help="all when none is named")
+    doctor.add_argument("--python", metavar="X.Y", help="a Python other than the variant's first")
+    doctor.add_argument(
+        "--deep", action="store_true", help="also start what is installed: imports, NCCL, Ray; takes a minute"
+    )
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor.set_defaults(run=_doctor)
+
+    shell = commands.add_parser("shell", help="begin a bash inside an environment")
+    _variant(shell)
+    _chdir(shell)
+    shell.set_defaults(run=_shell)
+
+
+def _run_options(run: argparse.ArgumentParser) -> None:
+    shows = run.add_mutually_exclusive_group()
+    shows.add_argument("--print-env", action="store_true", help="print the changes of variables as lines for a shell")
+    shows.add_argument(
+        "--py-executable", action="store_true", help="print what Ray's runtime_env takes as py_executable"
+    )
+    shows.add_argument("--flags", action="store_true", help="print the flags that verl needs with this variant")
+    shows.add_argument("--ray-check", metavar="HOST:PORT", help="can every node of that Ray work in the environment?")
+    _chdir(run)
+    sbatch = run.add_argument_group("a script for Slurm")
+    sbatch.add_argument("--sbatch", action="store_true", help="print a script that runs the command on several nodes")
+    sbatch.add_argument("--nodes", type=_count, default=1, metavar="N", help="nodes (default: 1)")
+    sbatch.add_argument(
+        "--gpus-per-node", type=_count, default=8, metavar="N", help="GPUs a node, and ranks (default: 8)"
+    )
+    sbatch.add_argument(
+        "--ray", action="store_true", help="start Ray on the nodes, and the command once; else torchrun on each"
+    )
+
+
+def _chdir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--chdir", metavar="DIR", help="start there (default: here)")
 
 
 def _proof_commands(commands: Commands) -> None:
@@ -251,6 +302,66 @@ def _verify(arguments: argparse.Namespace) -> int:
 
     chosen = python_choice.built(arguments.variant, arguments.python)
     return verify.run(chosen, as_json=arguments.json, strict=arguments.strict)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from verlock.env import python_choice
+    from verlock.shipping import launch
+
+    arguments = _with_later_options(arguments)
+    chosen = python_choice.built(arguments.variant, arguments.python)
+    if arguments.print_env:
+        print(launch.changes(chosen), end="")
+    elif arguments.py_executable:
+        print(launch.py_executable(chosen))
+    elif arguments.ray_check:
+        from verlock.shipping import ray
+
+        return ray.check(chosen, arguments.ray_check)
+    elif arguments.flags:
+        print("\n".join(launch.flags(chosen, arguments.nodes, arguments.gpus_per_node)))
+    elif arguments.sbatch:
+        from verlock.shipping import slurm
+
+        job = slurm.Job(arguments.nodes, arguments.gpus_per_node, arguments.chdir or str(Path.cwd()), arguments.ray)
+        print(slurm.script(chosen, job, arguments.command), end="")
+    else:
+        return launch.run(chosen, arguments.command, arguments.chdir)
+    return 0
+
+
+def _with_later_options(arguments: argparse.Namespace) -> argparse.Namespace:
+    """The line of `run` with the options that stand behind the variant, which argparse takes for the command's."""
+    later = argparse.ArgumentParser(prog="verlock run", add_help=False)
+    _run_options(later)
+    later.add_argument("--python")
+    later.add_argument("command", nargs=argparse.REMAINDER)
+    words = arguments.command
+    if words and words[0].startswith("-") and words[0] != "--":
+        del arguments.command
+        arguments = later.parse_args(words, arguments)
+    if arguments.command[:1] == ["--"]:
+        del arguments.command[0]
+    shows = arguments.print_env or arguments.py_executable or arguments.flags or arguments.ray_check
+    if bool(arguments.command) == bool(shows):
+        later.error("it takes a command to run, or one of --print-env, --py-executable, --flags and --ray-check")
+    return arguments
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from verlock.env.doctor import report
+
+    if not arguments.variant and (arguments.deep or arguments.python):
+        print("verlock doctor: --deep and --python are about one variant: name it", file=sys.stderr)
+        return 2
+    return report.run(arguments.variant, arguments.python, deep=arguments.deep, json=arguments.json)
+
+
+def _shell(arguments: argparse.Namespace) -> int:
+    from verlock.env import python_choice
+    from verlock.shipping import launch
+
+    launch.shell(python_choice.built(arguments.variant, arguments.python), arguments.chdir)
 
 
 def _build_flash_attn(arguments: argparse.Namespace) -> int:

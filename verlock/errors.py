@@ -322,6 +322,18 @@ class AuditIncomplete(VerlockError):
     exit_code = 64
 
 
+class Unfit(VerlockError):
+    """`doctor` found something on this machine, or in an environment, that will go wrong."""
+
+    exit_code = 65
+
+
+class RunnerMissing(VerlockError):
+    """The environment has no bin/verlock-run: an older verlock made it."""
+
+    exit_code = 66
+
+
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _REFUSED = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.EBUSY, errno.ENAMETOOLONG, errno.EMFILE}

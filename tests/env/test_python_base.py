@@ -74,7 +74,11 @@ def test_the_host_s_base(chosen, prefix, host):
     entry, files = make(chosen, "host")
     assert entry["kind"] == "host" and entry["version"] == "3.10.99"
     text = (prefix / "bin/activate").read_bytes()
-    assert files == {"bin/activate": hashlib.sha256(text).hexdigest()}
+    own = (prefix / "bin/verlock-run").read_bytes()
+    assert files == {
+        "bin/activate": hashlib.sha256(text).hexdigest(),
+        "bin/verlock-run": hashlib.sha256(own).hexdigest(),
+    }
     assert text == b"# activate\nexport VLLM_USE_V1=0\n"
     assert names(prefix.parent) == ["vllm073"]
 
@@ -115,7 +119,7 @@ def test_auto_takes_the_host_s_where_the_network_ends_half_way(chosen, prefix, h
     monkeypatch.setattr(client, "ask", lambda lock, mirrors, cache: None)
     monkeypatch.setattr(client, "install", install)
     entry, files = make(chosen, "auto")
-    assert entry["kind"] == "host" and set(files) == {"bin/activate"}
+    assert entry["kind"] == "host" and set(files) == {"bin/activate", "bin/verlock-run"}
     assert names(prefix) == [prefix_folder.MARKER, "bin", receipt.NAME]
     assert names(prefix.parent) == ["vllm073"]
 
@@ -158,7 +162,12 @@ def test_the_conda_base(chosen, prefix, monkeypatch):
     monkeypatch.setattr(client, "install", install)
     entry, files = make(chosen, "conda")
     assert entry == {"kind": "conda", "version": "3.10.20", "from": "conda-lock.yml"}
-    assert set(files) == {"bin/python", "conda-meta/python-3.10.20-h1_0_cpython.json", "conda-meta/state"}
+    assert set(files) == {
+        "bin/python",
+        "bin/verlock-run",
+        "conda-meta/python-3.10.20-h1_0_cpython.json",
+        "conda-meta/state",
+    }
     assert files["bin/python"] == "link:python3.10"
     assert json.loads((prefix / "conda-meta/state").read_text()) == {"env_vars": {"VLLM_USE_V1": "0"}}
 

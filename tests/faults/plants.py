@@ -30,7 +30,7 @@ PLANTS: dict[str, list[tuple[str, str, str]]] = {
     "damage-stays-cached": [("verlock/env/healing.py", "uv.forget(spoilt)", "str(spoilt)")],
     # disks, surroundings, two at once
     "no-lock": [("verlock/system/files.py", "fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)", "str(file)")],
-    "no-file-system-without-locks": [("verlock/system/files.py", "if error.errno not in _NO_LOCKS:", "if error:")],
+    "no-file-system-without-locks": [("verlock/system/files.py", "if error.errno not in NO_LOCKS:", "if error:")],
     "users-uv-settings": [("verlock/system/process.py", 'f"UV_{name}": _DECIDED', 'f"NO_{name}": _DECIDED')],
     # bad data
     "half-a-receipt": [("verlock/variant/receipt.py", "except (OSError, ValueError):", "except OSError:")],

@@ -88,7 +88,7 @@ def disk(chosen: Chosen) -> None:
     could be deleted.
     """
     recipe = chosen.recipe
-    places = {"prefix": _existing(chosen.prefix), "cache": _existing(uv.cache())}
+    places = {"prefix": existing(chosen.prefix), "cache": existing(uv.cache())}
     shared = len({place.stat().st_dev for place in places.values()}) == 1
     short = [name for name in places if shutil.disk_usage(places[name]).free < recipe.platform.disk]
     if not short:
@@ -128,7 +128,7 @@ def _deletable() -> str:
     return f"\n  deleting frees: {listed}; and what they share, once all that share it are gone" if listed else ""
 
 
-def _existing(place: Path) -> Path:
+def existing(place: Path) -> Path:
     """The nearest folder above (or at) `place` that is there."""
     while not place.exists():
         place = place.parent

@@ -11,7 +11,7 @@ from typing import Any
 
 from verlock import console
 from verlock.conda import client
-from verlock.env import installed, prefix_folder
+from verlock.env import installed, launcher, prefix_folder
 from verlock.errors import NetworkError, NoBase
 from verlock.system import host_python, uv
 from verlock.system.files import sha256
@@ -64,6 +64,7 @@ def _install(chosen: Chosen, kind: str) -> tuple[dict[str, Any], dict[str, str]]
         console.warn(f"{why_host}; base: host, {found.executable} ({found.version}) in place of the locked conda layer")
     uv.make_venv(found.executable, prefix, prefix.name)
     _set_venv_environment(chosen.recipe, prefix)
+    launcher.write(prefix, chosen.recipe.vllm.environment)
     # by the path that the environment's links lead through, so that another interpreter put there is seen too
     interpreter = {str(path): sha256(path) for path in (found.executable, found.libpython) if path}
     entry = {"kind": "host", "version": found.version, "from": str(found.executable), "interpreter": interpreter}
@@ -77,6 +78,7 @@ def _install_conda(chosen: Chosen, ask_first: bool) -> None:
         client.ask(lock, mirrors, cache)
     client.install(lock, prefix, cache, mirrors=mirrors)
     _set_conda_environment(chosen.recipe, prefix)
+    launcher.write(prefix, chosen.recipe.vllm.environment)
 
 
 def _version(prefix: Path) -> str:
@@ -121,13 +123,14 @@ def warn_without_compiler(chosen: Chosen) -> None:
 
     A warning only: an environment is often made on a login node for a compute node.
     """
-    if chosen.recipe.vllm.compiles and not _compiler(chosen.prefix):
+    if chosen.recipe.vllm.compiles and not compiler(chosen.prefix):
         console.warn(
             f"{chosen.name}'s engine compiles kernels at run time, and there is no C compiler (cc, gcc) here: "
             "install one, or use the conda base"
         )
 
 
-def _compiler(prefix: Path) -> str | None:
+def compiler(prefix: Path) -> str | None:
+    """The C compiler that an engine which compiles at run time finds: CC, the prefix's, or the host's; None without any."""
     path = os.pathsep.join([str(prefix / "bin"), os.environ.get("PATH", "")])
     return os.environ.get("CC") or shutil.which("gcc", path=path) or shutil.which("cc", path=path)

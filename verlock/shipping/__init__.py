@@ -1,1 +1,1 @@
-"""Prefix and locks -> elsewhere: the forms that other tools read, the list of what is on disk, and who finds fault with it."""
+"""An environment and its locks in; out: commands inside it, on a cluster and under Ray too, and the forms that other tools read."""

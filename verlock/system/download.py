@@ -354,7 +354,7 @@ def _explained(error: Exception, url: str, what: str) -> NetworkError:
 
     request = getattr(error, "request", None)
     asked = str(getattr(request, "url", None) or url)
-    where, reason = addresses.host(asked), addresses.scrubbed(_reason(error))
+    where, reason = addresses.host(asked), addresses.scrubbed(innermost_reason(error))
     if isinstance(error, requests.exceptions.ProxyError):
         chosen = requests.utils.select_proxy(asked, requests.utils.get_environ_proxies(asked))
         return NetworkError(
@@ -369,7 +369,7 @@ def _explained(error: Exception, url: str, what: str) -> NetworkError:
     return NetworkError(f"{where} does not give {what}: {reason}", _PUT_IT)
 
 
-def _reason(error: BaseException) -> str:
+def innermost_reason(error: BaseException) -> str:
     """The innermost reason, in the words of the operating system or of OpenSSL, without what libraries wrote around it."""
     found, inner = str(error), error.__cause__ or error.__context__
     while inner is not None:

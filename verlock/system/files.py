@@ -23,7 +23,7 @@ _IDLE = (
     600.0  # seconds; whoever still writes a draft, on this machine or on another that shares the cache, writes sooner
 )
 _DAY = 86400.0
-_NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK})
+NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK})
 
 
 def sha256(path: Path) -> str:
@@ -137,7 +137,7 @@ def alone(path: Path, what: str) -> Iterator[None]:
             console.say(f"another run is working on {what}; waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:  # some cluster file systems have no locks
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in NO_LOCKS:
                 raise
             console.warn(f"the file system of {what} has no locks: let no other run work there meanwhile")
         yield

@@ -105,6 +105,11 @@ def names_and_capabilities() -> list[tuple[str, str]]:
     return []
 
 
+def used_mib() -> tuple[int, ...]:
+    """The memory that is in use on each GPU, in MiB, by whomever; none without a GPU. Raises NoGpu where nvidia-smi hangs."""
+    return tuple(int(row[0]) for row in _ask("memory.used") if row[0].isdecimal())
+
+
 def _rows() -> list[_Row]:
     return [_Row(*row) for row in _ask("index,uuid,name,memory.total,driver_version,mig.mode.current")]
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_THIS_MACHINE = ("127.0.0.1", "localhost")
-_PROXIES = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "these lead to a proxy")
+THIS_MACHINE = ("127.0.0.1", "localhost")
+PROXIES = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "these lead to a proxy")
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class Policy:
 
 def proxied(variables: Iterable[str]) -> bool:
     """Whether variables of these names lead to a proxy."""
-    return any(_any(name, _PROXIES) for name in variables)
+    return any(_any(name, PROXIES) for name in variables)
 
 
 def no_proxy(variables: Mapping[str, str]) -> str:
     """What no proxy is asked for: the user's own list, and this machine, where verlock's own servers are (`loopback`)."""
     users = variables.get("no_proxy") or variables.get("NO_PROXY") or ""
     listed = [place.strip() for place in users.split(",") if place.strip()]
-    return users if "*" in listed else ",".join(dict.fromkeys([*listed, *_THIS_MACHINE]))
+    return users if "*" in listed else ",".join(dict.fromkeys([*listed, *THIS_MACHINE]))
 
 
 def _any(name: str, patterns: Mapping[str, str]) -> bool:
