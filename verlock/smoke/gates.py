@@ -610,8 +610,9 @@ def grpo(result: Mapping[str, Any]) -> Gate:
     Args:
         result: code (the exit code of verl.trainer.main_ppo), metrics (of the last step, verl's names), standin (flash-attn was
             replaced by a stand-in with sdpa), and steps as `hook` or `server_hook` writes them. Each is a dictionary with
-            `synced`, the step's rollout against the actor, and from the second on either `stale`, the last step's rollout against the actor
-            as it is now (an Agreement each, as a dictionary), or `changed`, the share of the weights that are new.
+            `synced`, the step's rollout against the actor, and from the second on either `stale`, the last step's rollout
+            against the actor as it is now (an Agreement each, as a dictionary), or `changed`, the share of the weights that
+            are new.
     """
     metrics, steps = result["metrics"], result["steps"]
     needed = ("timing_s/step", "timing_s/gen", "timing_s/update_actor")
