@@ -52,13 +52,23 @@ import verl
 from hydra import compose, initialize_config_dir
 from verlock.smoke import grpo
 folder = Path(sys.argv[1])
-made = grpo.overlaid(folder, standin=True, skip_sync=False)
-text = (made / "verl" / grpo.WORKERS).read_text()
-assert text.count("sdpa") >= 3 and "flash_attention_2" not in text
-assert (made / "verl" / grpo.ROLLOUT).read_text().count("_graphs(config.enforce_eager)") == 1
-real = grpo.overlaid(folder / "real", standin=False, skip_sync=False)
-assert (real / "verl" / grpo.WORKERS).read_text().count("flash_attention_2") >= 3 and not (real / "flash_attn").exists()
-code = "from verl.single_controller.base.decorator import MAGIC_ATTR; from verl.workers import fsdp_workers as w;" \
+this = grpo.Verl.installed()
+made = grpo.overlaid(this, folder, standin=True, skip_sync=False)
+real = grpo.overlaid(this, folder / "real", standin=False, skip_sync=False)
+assert not (real / "flash_attn").exists()
+if not this.serves:
+    text = (made / "verl" / grpo.WORKERS).read_text()
+    assert text.count("sdpa") >= 3 and "flash_attention_2" not in text
+    assert (made / "verl" / grpo.ROLLOUT).read_text().count("_graphs(config.enforce_eager)") == 1
+    assert (real / "verl" / grpo.WORKERS).read_text().count("flash_attention_2") >= 3
+served = "import inspect; from verl.workers.rollout.vllm_rollout import vllm_rollout as r;" \
+    "from verl.utils.debug import metrics; from verlock.smoke import server_hook as h;" \
+    "kind = next(getattr(r, name) for name in h.NAMES if hasattr(r, name));" \
+    "assert kind.update_weights.__globals__['__name__'] == h.__name__ and inspect.iscoroutinefunction(kind.update_weights);" \
+    "assert list(inspect.signature(kind.update_weights).parameters)[:2] == ['self', 'weights'];" \
+    "assert metrics.calculate_debug_metrics.__globals__['__name__'] == h.__name__; print('installed')"
+code = served if this.serves else "from verl.single_controller.base.decorator import MAGIC_ATTR;" \
+    "from verl.workers import fsdp_workers as w;" \
     "from verlock.smoke import hook; import inspect;" \
     "found = [getattr(w.ActorRolloutRefWorker, name) for name in hook.METHODS];" \
     "assert all(each.__globals__['__name__'] == 'verlock.smoke.hook' and hasattr(each, MAGIC_ATTR) for each in found);" \
@@ -68,12 +78,12 @@ path = os.pathsep.join([str(made), os.environ["PYTHONPATH"]])
 done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
 assert "installed" in done.stdout, done.stderr
 step = {"folder": sys.argv[1], "model": "/model", "memory_gib": 80.0, "flags": json.loads(sys.argv[2])}
-overrides = grpo.overrides(step, standin=True)
+overrides = grpo.overrides(step, True, this)
 with initialize_config_dir(str(Path(verl.__file__).parent / "trainer" / "config"), version_base=None):
     config = compose("ppo_trainer", overrides=overrides)
 rollout = config.actor_rollout_ref.rollout
 # verl before 0.5.0 asserts this when its engine is built
-assert rollout.enforce_eager or not rollout.free_cache_engine
+assert this.serves or rollout.enforce_eager or not rollout.free_cache_engine
 assert config.trainer.total_training_steps == 3 and config.trainer.n_gpus_per_node == 1
 grpo.prepare(folder)
 import pandas

@@ -4,6 +4,7 @@ import math
 import os
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -56,6 +57,10 @@ def test_what_verl_prints_becomes_metrics():
     assert math.isnan(found["actor/kl_loss"])
     assert "val" not in found
     assert grpo.metrics("nothing of the kind") == {}
+    assert grpo.metrics("step:1 - critic/score:np.float64(0.5) - perf/n:np.int64(3)") == {
+        "critic/score": 0.5,
+        "perf/n": 3,
+    }
 
 
 STEP = {
@@ -66,18 +71,55 @@ STEP = {
 }
 
 
-def test_the_recipes_flags_come_last():
-    assert grpo.overrides(STEP, standin=True)[-1:] == STEP["flags"]
+OLD, NEW = grpo.Verl(Path("/v")), grpo.Verl(Path("/v"), serves=True, reward="reward.custom_reward_function")
 
 
-def test_padding_is_removed_only_with_the_real_flash_attn():
-    assert "actor_rollout_ref.model.use_remove_padding=False" in grpo.overrides(STEP, standin=True)
-    assert "actor_rollout_ref.model.use_remove_padding=True" in grpo.overrides(STEP, standin=False)
+@pytest.mark.parametrize("verl", [OLD, NEW])
+def test_the_recipes_flags_come_last(verl):
+    assert grpo.overrides(STEP, True, verl)[-1:] == STEP["flags"]
+
+
+@pytest.mark.parametrize("verl", [OLD, NEW])
+def test_padding_is_removed_only_with_the_real_flash_attn(verl):
+    assert "actor_rollout_ref.model.use_remove_padding=False" in grpo.overrides(STEP, True, verl)
+    assert "actor_rollout_ref.model.use_remove_padding=True" in grpo.overrides(STEP, False, verl)
+
+
+def test_a_verl_with_a_server_is_asked_for_the_logprobs_and_told_where_the_tokenizer_is():
+    asked = grpo.overrides(STEP, True, NEW)
+    assert {
+        "actor_rollout_ref.rollout.calculate_log_probs=True",
+        "actor_rollout_ref.model.tokenizer_path=/m/tokenizer",
+    } < set(asked)
+    assert "+actor_rollout_ref.model.override_config.attn_implementation=sdpa" in asked
+    assert "reward.custom_reward_function.path=/f/reward.py" in asked
+    assert not any("tokenizer" in each or "sdpa" in each for each in grpo.overrides(STEP, True, OLD))
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({grpo.ROLLOUT: ""}, (False, "custom_reward_function")),
+        ({grpo.SENDER: "", "trainer/config/_generated_ppo_trainer.yaml": "custom_reward_function:\n  path: x\n"},
+         (True, "custom_reward_function")),
+        ({grpo.SENDER: "", "trainer/config/_generated_ppo_trainer.yaml": "reward:\n  custom_reward_function:\n    path: x\n"},
+         (True, "reward.custom_reward_function")),
+    ],
+)  # fmt: skip
+def test_which_verl_it_is_is_read_from_its_files(tmp_path, monkeypatch, files, expected):
+    for name, text in {"__init__.py": "", **files}.items():
+        path = tmp_path / "verl" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "verl", raising=False)
+    found = grpo.Verl.installed()
+    assert (found.package, found.serves, found.reward) == (tmp_path / "verl", *expected)
 
 
 @pytest.mark.parametrize(("memory", "share"), [(80.0, 0.038), (24.0, 0.125), (2.0, 0.9)])
 def test_the_rollout_engine_takes_as_much_of_a_small_gpu_as_of_a_large_one(memory, share):
-    asked = [each for each in grpo.overrides({**STEP, "memory_gib": memory}, standin=True) if "gpu_memory" in each]
+    asked = [each for each in grpo.overrides({**STEP, "memory_gib": memory}, True, OLD) if "gpu_memory" in each]
     assert asked == [f"actor_rollout_ref.rollout.gpu_memory_utilization={share}"]
 
 

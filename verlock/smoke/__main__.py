@@ -126,7 +126,7 @@ def _made(config: dict[str, Any], phase: Phase, report: Report) -> Suite:
 def _environment(config: dict[str, Any], engine: str, report: Report) -> gates.Gate:
     """Gate 1; what the first pass found goes into the report."""
     start = time.monotonic()
-    known = facts.gather(engine, config["driver"], config.get("imports", facts.IMPORTS))
+    known = facts.gather(engine, config["driver"], config.get("imports") or facts.modules())
     report.data.setdefault("facts", known)
     return replace(gates.environment(known, config["expected"]), seconds=time.monotonic() - start)
 

@@ -8,10 +8,10 @@ import platform
 from collections.abc import Sequence
 from typing import Any
 
-from verlock.smoke import kernels
+from verlock.smoke import kernels, names
 
-# The second and third are compiled: a wrong C++ ABI or CUDA shows as an undefined symbol when they are imported.
-IMPORTS = ("vllm", "vllm._C", "vllm.cumem_allocator", "verl", "verl.trainer.main_ppo", "ray", "tensordict")
+# Those of vLLM's that are compiled: a wrong C++ ABI or CUDA shows as an undefined symbol when they are imported.
+IMPORTS = ("vllm", "vllm.cumem_allocator", "verl", "verl.trainer.main_ppo", "ray", "tensordict")
 OPTIONAL = ("flash_attn",)
 PACKAGES = ("vllm", "verl", "torch", "transformers", "ray", "tensordict", "numpy", "triton", "xformers", "flash-attn")
 
@@ -27,11 +27,16 @@ def versions(packages: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def imports(modules: Sequence[str]) -> dict[str, str]:
+def modules() -> tuple[str, ...]:
+    """What must import in an environment with vLLM and verl."""
+    return (*IMPORTS, names.place(names.KERNELS))
+
+
+def imports(wanted: Sequence[str]) -> dict[str, str]:
     """Import each module: module -> error text, empty if it imports. Optional modules are tried if they are installed."""
-    wanted = [*modules, *(name for name in OPTIONAL if versions([name.replace("_", "-")]))]
+    tried = [*wanted, *(name for name in OPTIONAL if versions([name.replace("_", "-")]))]
     result = {}
-    for module in wanted:
+    for module in tried:
         try:
             importlib.import_module(module)
             result[module] = ""

@@ -22,6 +22,7 @@ from typing import Any
 PASS, FAIL, SKIP = "pass", "fail", "skip"
 
 DLOGP_BOUND = 0.02
+CHANGED_LEAST = 0.1  # of the weights: AdamW moves all of them, and bf16 rounds the smaller moves away
 EXP_DLOGP_BOUND = 1.05
 CHANGE_FACTOR = 10.0
 RESIDUAL_BOUND_GIB = 3.0
@@ -611,9 +612,10 @@ def grpo(result: Mapping[str, Any]) -> Gate:
 
     Args:
         result: code (the exit code of verl.trainer.main_ppo), metrics (of the last step, verl's names), standin (flash-attn was
-            replaced by a stand-in with sdpa), and steps as `hook` writes them. Each is a dictionary with `synced`, the step's
-            rollout against the actor, and from the second on `stale`, the last step's rollout against the actor as it is now:
-            an Agreement each, as a dictionary.
+            replaced by a stand-in with sdpa), and steps as `hook` or `server_hook` writes them. Each is a dictionary with
+            `synced`, the step's rollout against the actor, and from the second on either `stale`, the last step's rollout
+            against the actor as it is now (an Agreement each, as a dictionary), or `changed`, the share of the weights that
+            are new.
     """
     metrics, steps = result["metrics"], result["steps"]
     needed = ("timing_s/step", "timing_s/gen", "timing_s/update_actor")
@@ -631,8 +633,12 @@ def grpo(result: Mapping[str, Any]) -> Gate:
     synced = [Agreement(**step["synced"]) for step in seen]
     stale = [Agreement(**step["stale"]) for step in seen if "stale" in step]
     worst = Agreement.worst(synced) if synced else Agreement.of([], [])
-    moved = max((each.mean for each in stale if math.isfinite(each.mean)), default=math.nan)
-    least = changed_bound(synced[0].mean if synced else math.nan)
+    changed = [step["changed"] for step in seen if "changed" in step]
+    if changed:
+        what, moved, least = "changed", max(changed), CHANGED_LEAST
+    else:
+        what, moved = "stale", max((each.mean for each in stale if math.isfinite(each.mean)), default=math.nan)
+        least = changed_bound(synced[0].mean if synced else math.nan)
     if len(seen) < 2:
         problems.append(f"{len(seen)} steps were seen: it takes two to see whether verl's sync carries new weights")
     else:
@@ -644,8 +650,8 @@ def grpo(result: Mapping[str, Any]) -> Gate:
             problems.append(f"no step changed the actor by much ({moved:.4f}): a missing sync would not show")
     step, gen, update = (metrics.get(name, math.nan) for name in needed)
     value = (
-        f"stale {moved:.4f}, synced {worst.mean:.4f}, step {step:.2f} s, generation {gen:.2f} s, update {update:.2f} s"
+        f"{what} {moved:.4f}, synced {worst.mean:.4f}, step {step:.2f} s, generation {gen:.2f} s, update {update:.2f} s"
     )
-    bound = f"exit code 0, metrics finite, stale > {least:.4f}, synced <= {DLOGP_BOUND}"
+    bound = f"exit code 0, metrics finite, {what} > {least:.4f}, synced <= {DLOGP_BOUND}"
     standin = "; flash-attn is not installed: run with an sdpa stand-in" if result["standin"] else ""
     return _gate("verl", problems, value, bound, note=worst.nemo + standin)

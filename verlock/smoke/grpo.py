@@ -1,12 +1,12 @@
 """Three GRPO steps of verl itself: `python -m verlock.smoke.grpo CONFIG` runs verl.trainer.main_ppo on generated prompts.
 
-What runs is an overlay of verl in which the workers' file ends with a call of `hook.install`: the rollout after a training step
-must use the new weights of that step, carried over by verl's own sync. Its engine captures the same few sizes of CUDA graphs as
-the engine of the gates.
+What runs is an overlay of verl with calls of a hook at the end of some files: the rollout after a training step must use the new
+weights of that step, carried over by verl's own sync. Its engine captures the same few sizes of CUDA graphs as the engine of the
+gates. Up to 0.6 verl's engine is in its worker's process (`hook`), later it is a server of its own (`server_hook`).
 
 verl's actor imports flash_attn.bert_padding and asks transformers for flash_attention_2. Where flash-attn is not installed, the
-steps run with a stand-in: the overlay asks for `sdpa` instead, and has a flash_attn whose functions refuse to be called. That
-is not what verl trains with, and the report, the table and the certificate say so.
+steps run with a stand-in: `sdpa` is asked for instead, and the overlay has a flash_attn whose functions refuse to be called.
+That is not what verl trains with, and the report, the table and the certificate say so.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verlock.smoke import hook, model, overlay
+from verlock.smoke import hook, model, overlay, rollout, server_hook
 from verlock.smoke.report import write_error, write_json
 from verlock.smoke.watchdog import Heartbeat
 
@@ -41,6 +42,8 @@ STEPS = 3
 LEARNING_RATE = 1e-4
 WORKERS = "workers/fsdp_workers.py"
 ROLLOUT = "workers/rollout/vllm_rollout/vllm_rollout_spmd.py"
+SENDER = "workers/rollout/vllm_rollout/vllm_rollout.py"  # where verl's engine is a server
+METRICS = "utils/debug/metrics.py"
 
 REWARD = '''"""The share of even words: any text can earn it, so that every group of answers has an advantage."""
 
@@ -62,12 +65,43 @@ index_first_axis = pad_input = rearrange = unpad_input = _refuse
 '''
 
 
-def overrides(config: dict[str, Any], standin: bool) -> list[str]:
+@dataclass(frozen=True)
+class Verl:
+    """What differs between releases of verl, looked up in the one that is installed.
+
+    Attributes:
+        package: its folder.
+        serves: its engine is a server in another process (from 0.7 on).
+        reward: where its configuration has the reward function.
+    """
+
+    package: Path
+    serves: bool = False
+    reward: str = "custom_reward_function"
+
+    @classmethod
+    def installed(cls) -> Verl:
+        """The verl of this environment. Raises ModuleNotFoundError."""
+        spec = importlib.util.find_spec("verl")
+        if spec is None or spec.origin is None:
+            raise ModuleNotFoundError("verl is not installed")
+        package = Path(spec.origin).parent
+        whole = package / "trainer/config/_generated_ppo_trainer.yaml"
+        nested = whole.exists() and re.search(r"^  custom_reward_function:", whole.read_text(encoding="utf-8"), re.M)
+        return cls(
+            package,
+            serves=not (package / ROLLOUT).exists(),
+            reward="reward.custom_reward_function" if nested else "custom_reward_function",
+        )
+
+
+def overrides(config: dict[str, Any], standin: bool, verl: Verl) -> list[str]:
     """The Hydra overrides of the steps: the suite's own, the stand-in's, and the recipe's flags last.
 
     Args:
         config: `folder` for what is written, `model` (a checkpoint's folder), `memory_gib` of the GPU, and `flags`.
         standin: flash-attn is not installed.
+        verl: whose they are.
     """
     folder = Path(config["folder"])
     share = min(0.9, math.ceil(1000 * ENGINE_GIB / config["memory_gib"]) / 1000)
@@ -81,11 +115,8 @@ def overrides(config: dict[str, Any], standin: bool) -> list[str]:
         "data.max_response_length=32",
         f"actor_rollout_ref.model.path={config['model']}",
         "actor_rollout_ref.model.enable_gradient_checkpointing=False",
-        *(
-            ["actor_rollout_ref.model.use_remove_padding=False"]
-            if standin
-            else ["actor_rollout_ref.model.use_remove_padding=True"]
-        ),
+        f"actor_rollout_ref.model.use_remove_padding={not standin}",
+        *(_served(config, standin) if verl.serves else ()),
         f"{actor}.ppo_mini_batch_size={BATCH}",
         f"{actor}.ppo_micro_batch_size_per_gpu=4",
         f"{actor}.use_kl_loss=True",
@@ -96,7 +127,8 @@ def overrides(config: dict[str, Any], standin: bool) -> list[str]:
         f"{rollout}.n=4",
         f"{rollout}.gpu_memory_utilization={share}",
         f"{rollout}.log_prob_micro_batch_size_per_gpu=4",
-        "custom_reward_function.path=" + str(folder / "reward.py"),
+        f"{verl.reward}.path={folder / 'reward.py'}",
+        f"{verl.reward}.name=compute_score",
         "trainer.nnodes=1",
         "trainer.n_gpus_per_node=1",
         "trainer.logger=[console]",
@@ -108,6 +140,18 @@ def overrides(config: dict[str, Any], standin: bool) -> list[str]:
         f"trainer.default_local_dir={folder / 'checkpoints'}",
         "++trainer.val_before_train=False",
         *config["flags"],
+    ]
+
+
+def _served(config: dict[str, Any], standin: bool) -> list[str]:
+    """What a verl wants besides whose engine is a server."""
+    rollout_ = "actor_rollout_ref.rollout"
+    return [
+        f"actor_rollout_ref.model.tokenizer_path={model.tokenizer(Path(config['model']))}",
+        *(["+actor_rollout_ref.model.override_config.attn_implementation=sdpa"] if standin else []),
+        f"{rollout_}.calculate_log_probs=True",
+        f"{rollout_}.cudagraph_capture_sizes={list(rollout.CAPTURED)}".replace(" ", ""),
+        f"{rollout_}.agent.num_workers=1",
     ]
 
 
@@ -137,6 +181,21 @@ _hook.install(ActorRolloutRefWorker, {folder!r}, {skip_sync!r})
 """
 
 
+SEND = """
+
+from verlock.smoke import server_hook as _hook
+
+_hook.install_sender(globals(), {folder!r}, {skip_sync!r})
+"""
+
+MEASURE = """
+
+from verlock.smoke import server_hook as _hook
+
+calculate_debug_metrics = _hook.measured(calculate_debug_metrics, {folder!r})
+"""
+
+
 # The import may come last: verl makes a rollout only after its module is fully loaded.
 GRAPHS = """
 
@@ -144,34 +203,47 @@ from verlock.smoke.rollout import graphs as _graphs
 """
 
 
-def overlaid(folder: Path, standin: bool, skip_sync: bool) -> Path:
+def overlaid(verl: Verl, folder: Path, standin: bool, skip_sync: bool) -> Path:
     """Make the overlay of verl and return its folder, which must come first on PYTHONPATH.
 
     Args:
+        verl: which one.
         folder: where it goes, and where the hook writes what it sees.
         standin: flash-attn is not installed; let verl run without it.
         skip_sync: let the hook break the sync.
     """
-    spec = importlib.util.find_spec("verl")
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("verl is not installed")
-    package = Path(spec.origin).parent
-    text = (package / WORKERS).read_text(encoding="utf-8")
+    texts = _serving(verl, folder, skip_sync) if verl.serves else _in_process(verl, folder, standin, skip_sync)
+    into = folder / "overlay"
+    overlay.make(verl.package, texts, into)
+    if standin:
+        (into / "flash_attn").mkdir()
+        (into / "flash_attn" / "__init__.py").write_text(STANDIN.splitlines()[0] + "\n", encoding="utf-8")
+        (into / "flash_attn" / "bert_padding.py").write_text(STANDIN, encoding="utf-8")
+    return into
+
+
+def _serving(verl: Verl, folder: Path, skip_sync: bool) -> dict[str, str]:
+    given = {"folder": str(folder), "skip_sync": skip_sync}
+    return {
+        name: (verl.package / name).read_text(encoding="utf-8") + call.format(**given)
+        for name, call in ((SENDER, SEND), (METRICS, MEASURE))
+    }
+
+
+def _in_process(verl: Verl, folder: Path, standin: bool, skip_sync: bool) -> dict[str, str]:
+    text = (verl.package / WORKERS).read_text(encoding="utf-8")
     if standin:
         text, count = re.subn(r"(attn_implementation=)(['\"])flash_attention_2\2", r"\1\2sdpa\2", text)
         if not count:
             raise RuntimeError(f"verl/{WORKERS} does not ask for flash_attention_2 where the stand-in expects it")
     text += HOOK.format(folder=str(folder), skip_sync=skip_sync)
     asked = "enforce_eager=config.enforce_eager,"  # among the arguments of vllm.LLM
-    rollout_text = (package / ROLLOUT).read_text(encoding="utf-8")
+    rollout_text = (verl.package / ROLLOUT).read_text(encoding="utf-8")
     rollout_text = rollout_text.replace(asked, f"{asked} **_graphs(config.enforce_eager),") + GRAPHS
-    into = folder / "overlay"
-    overlay.make(package, {WORKERS: text, ROLLOUT: rollout_text}, into)
-    if standin:
-        (into / "flash_attn").mkdir()
-        (into / "flash_attn" / "__init__.py").write_text(STANDIN.splitlines()[0] + "\n", encoding="utf-8")
-        (into / "flash_attn" / "bert_padding.py").write_text(STANDIN, encoding="utf-8")
-    return into
+    return {WORKERS: text, ROLLOUT: rollout_text}
+
+
+_NUMPY = re.compile(r"^np\.\w+\((.+)\)$")  # how numpy 2 prints its numbers
 
 
 def metrics(printed: str) -> dict[str, float]:
@@ -180,7 +252,7 @@ def metrics(printed: str) -> dict[str, float]:
     for line in printed.splitlines():
         if at := re.search(r"\bstep:\d+ - ", line):
             pairs = (part.rsplit(":", 1) for part in line[at.end() :].split(" - ") if ":" in part)
-            found = {name.strip(): float(value) for name, value in pairs}
+            found = {name.strip(): float(_NUMPY.sub(r"\1", value)) for name, value in pairs}
     return found
 
 
@@ -223,16 +295,17 @@ def main(config: dict[str, Any]) -> int:
             # A separate Ray session: otherwise ray.init joins any cluster it finds. In /tmp: socket paths have 107 bytes at most.
             environment["RAY_TMPDIR"] = sessions = tempfile.mkdtemp(prefix="vr", dir="/tmp")
             skip_sync = config.get("sabotage") == "verl-skip-sync"
-            path = [str(overlaid(folder, standin, skip_sync)), *filter(None, [environment.get("PYTHONPATH")])]
+            verl = Verl.installed()
+            path = [str(overlaid(verl, folder, standin, skip_sync)), *filter(None, [environment.get("PYTHONPATH")])]
             environment["PYTHONPATH"] = os.pathsep.join(path)
-            arguments = overrides(config, standin)
+            arguments = overrides(config, standin, verl)
             command = [sys.executable, "-m", "verl.trainer.main_ppo", *arguments]
             code, printed = follow(command, environment, folder)
             shutil.rmtree(sessions, ignore_errors=True)
             result = {
                 "code": code,
                 "metrics": metrics(printed),
-                "steps": [_since(began, step) for step in hook.read(folder)],
+                "steps": [_since(began, step) for step in (server_hook if verl.serves else hook).read(folder)],
                 "standin": standin,
                 "seconds": time.monotonic() - start,
                 "overrides": arguments,

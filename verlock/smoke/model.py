@@ -55,7 +55,13 @@ def write(folder: Path) -> None:
     with torch.no_grad():
         model.lm_head.weight.mul_(SHARPER)
     model.to(torch.bfloat16).save_pretrained(folder)
-    write_tokenizer(folder)
+    for place in (folder, tokenizer(folder)):  # verl 0.3 and 0.4 look for it in the checkpoint
+        write_tokenizer(place)
+
+
+def tokenizer(folder: Path) -> Path:
+    """A folder with the tokenizer alone: beside a config.json transformers 5 would take another class for it, Qwen2's own."""
+    return folder / "tokenizer"
 
 
 def write_tokenizer(folder: Path) -> None:

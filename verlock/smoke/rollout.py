@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from verlock.smoke import memory
+from verlock.smoke import memory, model, names
 
 if TYPE_CHECKING:
     import torch
@@ -122,10 +122,11 @@ class Engine(Protocol):
         """Inside, a CUDA graph does not see its new input: its output stays the same."""
 
 
-def arguments(model: Path, *, tp: int, mode: str, sleep_mode: bool, extra: dict[str, Any]) -> dict[str, Any]:
+def arguments(checkpoint: Path, *, tp: int, mode: str, sleep_mode: bool, extra: dict[str, Any]) -> dict[str, Any]:
     """The arguments of vllm.LLM: the suite's, then the recipe's."""
     return {
-        "model": str(model),
+        "model": str(checkpoint),
+        "tokenizer": str(model.tokenizer(checkpoint)),
         "tensor_parallel_size": tp,
         "distributed_executor_backend": "external_launcher",
         "enforce_eager": mode == "eager",
@@ -134,7 +135,7 @@ def arguments(model: Path, *, tp: int, mode: str, sleep_mode: bool, extra: dict[
         # use, by anyone: it must be large enough for the engine and trainer of another rank.
         "gpu_memory_utilization": 0.6,
         "num_gpu_blocks_override": BLOCKS,
-        "swap_space": 0,
+        "swap_space": 0,  # V0 would pin 4 GiB; later releases ignore it
         "dtype": "bfloat16",
         "max_model_len": MAX_LENGTH,
         "max_num_seqs": MAX_SEQUENCES,
@@ -248,9 +249,8 @@ class Vllm:
     def ordered(self) -> bool:
         """See Engine. vLLM remembers what torch.cuda.set_stream was given, and FSDP's backward sets streams as well."""
         import torch
-        from vllm.utils import current_stream
 
-        return bool(current_stream() == torch.cuda.current_stream())
+        return bool(names.first(names.CURRENT_STREAM)() == torch.cuda.current_stream())
 
     def replays(self) -> int:
         """See Engine."""
@@ -267,10 +267,12 @@ class Vllm:
 
     @contextmanager
     def eager(self) -> Iterator[None]:
-        """See Engine. V0 asks model_config at every batch; V1 asks its runner, and the compiled module itself."""
+        """See Engine. V0 asks model_config at every batch; V1 asks its runner or the dispatcher, and the compiled module."""
         switches: list[tuple[Any, str, bool]] = [(self._runner.model_config, "enforce_eager", True)]
         if hasattr(self._runner, "use_cuda_graph"):
             switches.append((self._runner, "use_cuda_graph", False))
+        if hasattr(self._runner, "cudagraph_dispatcher"):  # from 0.11 on
+            switches.append((self._runner.cudagraph_dispatcher, "keys_initialized", False))
         switches += [
             (part, "do_not_compile", True) for part in self._model.modules() if hasattr(part, "do_not_compile")
         ]
