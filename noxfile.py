@@ -1,7 +1,7 @@
 """verlock: locked verl x vLLM environments. What there is to do, in the order of use:
 
   an environment            env-VARIANT, verify, patches, build-flash-attn
-  proof on your GPU         smoke-VARIANT, status
+  proof on your GPU         smoke-VARIANT, bench-rollout, status
   what is locked, and why   lock, diff, why
   work on verlock           tests, faults, coverage, lint
 
@@ -197,6 +197,12 @@ def build_flash_attn(session: nox.Session) -> None:
 
 for each in recipes():
     smoke(each)
+
+
+@nox.session(name="bench-rollout", default=False)
+def bench_rollout(session: nox.Session) -> None:
+    """Measure rollouts on this GPU, with table and plots [-- VARIANT --shape 7b --job n1 n8]"""
+    verlock(session, "bench-rollout", tool_set="bench")
 
 
 @nox.session(default=False)

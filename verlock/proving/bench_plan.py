@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from verlock.bench import jobs
 from verlock.bench.jobs import JOBS, Job
 from verlock.bench.shapes import SHAPES, Shape
+from verlock.errors import VerlockError
 
 ROUNDS = 2  # how often every engine is started, in turn, so that a drift of the card does not look like a difference
 
@@ -22,6 +23,8 @@ class Options:
         rounds: in how many starts of its engine a cell is measured.
         minutes: start no launch that would end later; 0 is no end.
         again: measure what is already there once more.
+
+    Raises VerlockError where a shape or a job is not known.
     """
 
     shapes: tuple[str, ...] = ()
@@ -31,6 +34,11 @@ class Options:
     rounds: int = ROUNDS
     minutes: float = 0.0
     again: bool = False
+
+    def __post_init__(self) -> None:
+        for what, given, known in (("shape", self.shapes, SHAPES), ("job", self.jobs, JOBS)):
+            if unknown := [each for each in given if each not in known]:
+                raise VerlockError(f"bench-rollout has no {what} {unknown[0]!r}", f"it has {', '.join(known)}")
 
 
 @dataclass(frozen=True)

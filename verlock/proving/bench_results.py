@@ -95,13 +95,21 @@ def fail(path: Path, head: dict[str, Any], why: str) -> None:
 
 
 def series(card: Path) -> list[Series]:
-    """What is known of a card, one for each cell, in the order of the file names; what was cut off is left out."""
+    """What is known of a card, one for each cell, in the order of the file names; what was cut off is left out.
+
+    Rounds of an older digest than the newest round's are left out, too: they are of another environment.
+    """
     found: dict[tuple[str, str, str, str], list[dict[str, Any]]] = {}
     for path in sorted(card.glob("*.json")):
         data = read(path)
         if data and (data.get("complete") or data.get("problem")):
             found.setdefault((data["variant"], data["mode"], data["shape"], data["job"]), []).append(data)
-    return [Series(*key, tuple(sorted(parts, key=lambda part: int(part["round"])))) for key, parts in found.items()]
+    return [Series(*key, _newest(parts)) for key, parts in found.items()]
+
+
+def _newest(parts: list[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+    digest = max(parts, key=lambda part: str(part.get("date", "")))["digest"]
+    return tuple(sorted((part for part in parts if part["digest"] == digest), key=lambda part: int(part["round"])))
 
 
 def stale() -> Iterator[str]:

@@ -47,7 +47,7 @@ def run(named: Sequence[str], python: str | None, options: Options) -> int:
     bench_table.write(bench.card)
     if red:
         said = "\n  ".join(f"{cell.label}: {_why(bench, cell)}" for cell in red)
-        raise BenchFailed(f"{len(red)} cells are red\n  {said}", f"logs are in {folder}; the next run measures them again")
+        raise BenchFailed(f"red cells: {len(red)}\n  {said}", f"logs are in {folder}; the next run measures them again")
     shutil.rmtree(folder, ignore_errors=True)
     return 0
 
