@@ -153,7 +153,8 @@ def _proof_commands(commands: Commands) -> None:
 
 def _bench_command(commands: Commands) -> None:
     bench = commands.add_parser(
-        "bench-rollout", help="measure rollouts on this machine's GPU, beside what the card can do; goes on where it was cut off"
+        "bench-rollout",
+        help="measure rollouts on this machine's GPU, beside what the card can do; goes on where it was cut off",
     )
     bench.add_argument("variants", nargs="*", metavar="VARIANT", help="all that are built when none is named")
     bench.add_argument("--python", metavar="X.Y", help="a Python other than the variant's first")

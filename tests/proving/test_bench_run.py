@@ -1,4 +1,4 @@
-"""The whole benchmark on the CPU, with a stand-in for vLLM alone: real processes, the real watchdog, real files, planted failures."""
+"""The whole benchmark on the CPU, with a stand-in for vLLM alone: real processes, watchdog and files; failures are planted."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def bench(tmp_path, monkeypatch, nvidia_smi):
             "source": None, "editable": None, "base": {"kind": "host", "version": "3.10.13"},
         }  # fmt: skip
         (chosen.prefix / "verlock.json").write_text(json.dumps(sealed))
-    monkeypatch.setattr(bench_run.receipt, "read", lambda prefix: _sealed(prefix))
+    monkeypatch.setattr(bench_run.receipt, "read", _sealed)
     starts = tmp_path / "starts"
     starts.write_text("")
     real = bench_launch.configuration
@@ -144,9 +144,7 @@ def test_a_result_of_another_digest_is_measured_again(bench):
 def test_a_planted_burst_shows_in_the_table_and_in_no_other_cell(bench):
     bench.plants["vllm073", "graphs"] = {"burst": ["n8", 2]}
     bench("vllm073", rounds=1)
-    ratios = {
-        key: bench_table.bench_figures.summary([each.seconds]).burst for key, each in cells(bench).items()
-    }
+    ratios = {key: bench_table.bench_figures.summary([each.seconds]).burst for key, each in cells(bench).items()}
     assert ratios.pop(("vllm073 graphs", "n8")) == pytest.approx(3.0)
     assert set(ratios.values()) == {1.0}
 
@@ -157,7 +155,10 @@ def test_a_planted_burst_shows_in_the_table_and_in_no_other_cell(bench):
         ("memory", "RuntimeError: CUDA out of memory. Tried to allocate 2.00 GiB. (in 'job n1 iteration 0')"),
         ("crash", "the process ended with code -9 in 'job n1 iteration 0'"),
         ("stall", "no progress for "),
-        ("short", "WrongTokens: the engine made 131071 tokens in 256 continuations, where 131072 in 256 were asked for, or gave"),
+        (
+            "short",
+            "WrongTokens: the engine made 131071 tokens in 256 continuations, where 131072 in 256 were asked for, or gave",
+        ),
         ("logprobs", "WrongTokens: the engine left out logprobs that it was asked for"),
     ],
 )
@@ -208,7 +209,10 @@ def test_vllms_own_benchmark_is_run_after_ours_with_the_same_engine(bench, tmp_p
     found = cells(bench)
     assert found["v1 graphs", "upstream"].seconds == [9.5]
     assert len(found["v1 graphs", "text"].seconds) == 4
-    assert "vLLM's own benchmark, 1 cold run / ours | 0.091 | **further than 5 %**" in (bench.card / "table.md").read_text()
+    assert (
+        "vLLM's own benchmark, 1 cold run / ours | 0.091 | **further than 5 %**"
+        in (bench.card / "table.md").read_text()
+    )
     script.write_text("raise SystemExit('out of memory')")
     with pytest.raises(BenchFailed, match="measured nothing: it ended with code 1"):
         bench("v1", jobs=("upstream",), rounds=1, again=True)

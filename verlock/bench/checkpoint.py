@@ -1,4 +1,4 @@
-"""A model folder that vLLM starts from with `load_format="dummy"`: a configuration and a tokenizer, no weights, nothing downloaded."""
+"""A model folder that vLLM starts from with `load_format="dummy"`: a configuration and a tokenizer, no weights."""
 
 from __future__ import annotations
 

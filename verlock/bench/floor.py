@@ -1,9 +1,10 @@
 """How fast a rollout could be at best on a card whose copy bandwidth and matrix throughput were measured.
 
 Each step of decoding reads all weights, and the keys and values of every sequence; and all tokens, those of the prompts too, are
-multiplied with the weights. A rollout takes at least as long as the slower of the two: at 256 sequences on an H100 both take about as
-long. The continuations of one prompt share its pass. Nothing else is counted: no sampling, no communication, no Python. So an engine
-that computes these tokens in bf16, one a step, can be faster only as far as memory is read faster than it is copied.
+multiplied with the weights. A rollout takes at least as long as the slower of the two: at 256 sequences on an H100 both take
+about as long. The continuations of one prompt share its pass. Nothing else is counted: no sampling, no communication, no
+Python. So an engine that computes these tokens in bf16, one a step, can be faster only as far as memory is read faster than
+it is copied.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from verlock.bench.shapes import Shape
 
 @dataclass(frozen=True)
 class Floor:
-    """Seconds at least: of `reading` while decoding, or of multiplying (`prefill` the prompts, then `decoding`), the longer one."""
+    """Seconds at least: the longer one of `reading`, and of multiplying: `prefill` the prompts, then `decoding`."""
 
     prefill: float
     reading: float
@@ -41,7 +42,7 @@ def of(shape: Shape, asks: Sequence[tuple[int, int]], n: int, slots: int, hardwa
     bandwidth, flops = hardware["copy_gb_s"] * 1e9, hardware["matmul_tflops"] * 1e12
     # The first new token comes out of the prompt's own pass.
     decoded = sum(new - 1 for _, new in asks) * n
-    steps = max(max(new - 1 for _, new in asks), -(-decoded // slots))
+    steps = max(-(-decoded // slots), *(new - 1 for _, new in asks))
     seen = n * sum(_past(prompt, new) for prompt, new in asks)
     reading = (steps * shape.read_per_step + seen * shape.kv_bytes) / bandwidth
     head = 2 * shape.vocabulary * shape.hidden

@@ -19,17 +19,26 @@ def measured() -> dict[str, float]:
     """`copy_gb_s`, bytes read plus bytes written over seconds, in 1e9; `matmul_tflops` of bf16 matrices, in 1e12."""
     import torch
 
+    copy, multiply = _copy(), _multiply()
+    torch.cuda.empty_cache()
+    return {"copy_gb_s": 2 * COPIED / copy / 1e9, "matmul_tflops": 2 * SIDE**3 / multiply / 1e12}
+
+
+def _copy() -> float:
+    import torch
+
     one = torch.zeros(COPIED, dtype=torch.uint8, device="cuda")
     other = torch.empty_like(one)
-    copy = best(lambda: other.copy_(one))
-    del one, other
+    return best(lambda: other.copy_(one))
+
+
+def _multiply() -> float:
+    import torch
+
     # not zeros: a card draws less power, and clocks higher, where no bits change
     left, right = (torch.randn(SIDE, SIDE, dtype=torch.bfloat16, device="cuda") for _ in range(2))
     out = torch.empty_like(left)
-    multiply = best(lambda: torch.matmul(left, right, out=out))
-    del left, right, out
-    torch.cuda.empty_cache()
-    return {"copy_gb_s": 2 * COPIED / copy / 1e9, "matmul_tflops": 2 * SIDE**3 / multiply / 1e12}
+    return best(lambda: torch.matmul(left, right, out=out))
 
 
 def best(work: Callable[[], Any]) -> float:
@@ -52,7 +61,12 @@ def clocks(uuid: str) -> dict[str, str]:
     """Clocks, temperature, power and what holds the clock down, as nvidia-smi says them now; empty where it does not answer."""
     if not shutil.which("nvidia-smi"):
         return {}
-    command = ["nvidia-smi", f"--query-gpu={','.join(ASKED)}", "--format=csv,noheader", *([f"--id={uuid}"] if uuid else [])]
+    command = [
+        "nvidia-smi",
+        f"--query-gpu={','.join(ASKED)}",
+        "--format=csv,noheader",
+        *([f"--id={uuid}"] if uuid else []),
+    ]
     try:
         said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):

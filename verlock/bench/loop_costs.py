@@ -20,17 +20,13 @@ GIB = 2**30
 def measure(engine: Engine, shape: Shape, device: str = "cuda") -> dict[str, Any]:
     """Seconds of each, several times; the engine has no weights afterwards.
 
-    `whole`: all weights, which are on the GPU under their Hugging Face names, are given to vLLM in one call. `bucketed`: they are first
-    copied into a buffer, as a broadcast leaves them, and given in parts of 512 MiB. `sleep_1`, `wake_1` (weights go to the CPU and
-    back; the first time also takes the CPU's memory), `sleep_2`, `wake_2` (weights are dropped). `held_gib`: of the card, by all
-    together, awake and asleep.
+    `whole`: all weights, on the GPU under their Hugging Face names, are given to vLLM in one call. `bucketed`: they are first
+    copied into a buffer, as a broadcast leaves them, and given in parts of 512 MiB. `sleep_1`, `wake_1`: weights go to the CPU
+    and back; the first time also takes the CPU's memory. `sleep_2`, `wake_2`: weights are dropped. `held_gib`: of the card, by
+    all together, awake and asleep.
     """
     found: dict[str, Any] = {"weights_gib": shape.parameters * BYTES / GIB, "bucket_gib": BUCKET / GIB}
-    weights = _weights(shape, device)
-    found["whole"] = [_timed(lambda: engine.load(iter(weights.items())), device) for _ in range(TIMES)]
-    buffer = _tensor(max(BUCKET // BYTES, *(size(dims) for _, dims in shape.weights())), device)
-    found["bucketed"] = [_timed(lambda: _in_buckets(engine, weights, buffer), device) for _ in range(TIMES)]
-    del weights, buffer
+    found |= _sync(engine, shape, device)
     found["held_gib"] = {"awake": _held(device)}
     for level in (1, 2):
         slept, woken = [], []
@@ -41,6 +37,15 @@ def measure(engine: Engine, shape: Shape, device: str = "cuda") -> dict[str, Any
         found |= {f"sleep_{level}": slept, f"wake_{level}": woken}
         found["held_gib"][f"asleep_{level}"] = held
     return found
+
+
+def _sync(engine: Engine, shape: Shape, device: str) -> dict[str, list[float]]:
+    """The seconds of both ways; the trainer's weights are gone from the GPU when this returns."""
+    weights = {name: _tensor(size(dims), device).view(dims) for name, dims in shape.weights()}
+    whole = [_timed(lambda: engine.load(iter(weights.items())), device) for _ in range(TIMES)]
+    buffer = _tensor(max(BUCKET // BYTES, *(size(dims) for _, dims in shape.weights())), device)
+    bucketed = [_timed(lambda: _in_buckets(engine, weights, buffer), device) for _ in range(TIMES)]
+    return {"whole": whole, "bucketed": bucketed}
 
 
 def buckets(weights: dict[str, torch.Tensor], room: int) -> Iterator[list[tuple[str, torch.Tensor]]]:
@@ -66,10 +71,6 @@ def _in_buckets(engine: Engine, weights: dict[str, torch.Tensor], buffer: torch.
             views.append((name, view))
             start += weight.numel()
         engine.load(iter(views))
-
-
-def _weights(shape: Shape, device: str) -> dict[str, torch.Tensor]:
-    return {name: _tensor(size(dims), device).view(dims) for name, dims in shape.weights()}
 
 
 def _tensor(count: int, device: str) -> torch.Tensor:
@@ -104,4 +105,4 @@ def _held(device: str) -> float:
     gc.collect()
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info()
-    return (total - free) / GIB
+    return float(total - free) / GIB

@@ -10,7 +10,10 @@ from typing import Any
 KINDS = (
     ("attention", re.compile(r"flash|fmha|paged_attention|attention|reshape_and_cache", re.IGNORECASE)),
     ("matrices", re.compile(r"gemm|gemv|cutlass|nvjet|cublas|xmma|splitK", re.IGNORECASE)),
-    ("sampling", re.compile(r"softmax|sort|topk|argmax|multinomial|exponential|sampl|distribution|cumsum|scan", re.IGNORECASE)),
+    (
+        "sampling",
+        re.compile(r"softmax|sort|topk|argmax|multinomial|exponential|sampl|distribution|cumsum|scan", re.IGNORECASE),
+    ),
     ("copies", re.compile(r"memcpy|memset", re.IGNORECASE)),
 )
 TOP = 15  # kernels named in the result

@@ -58,7 +58,7 @@ class Shape:
 
     @property
     def read_per_step(self) -> int:
-        """Bytes of weights that every decode step must read: all, but of an embedding that is not the output layer only few rows."""
+        """Bytes of weights that every decode step reads: all, but of an embedding that is not the output layer only rows."""
         return (self.parameters - (0 if self.tied else self.vocabulary * self.hidden)) * BYTES
 
     @property

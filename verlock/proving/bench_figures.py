@@ -59,8 +59,9 @@ class Ratio:
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> Ratio:
     """The ratio of two lists, by Hodges and Lehmann: the median of all pairs' ratios, its interval by the Mann-Whitney test.
 
-    It assumes independent iterations and lists that differ by a factor alone, no distribution; so two times five iterations can be 97 %
-    sure, two times three no more than 90 %. The narrowest interval of at least 95 % is taken, else the widest there is.
+    It assumes independent iterations and lists that differ by a factor alone, no distribution; so two times five iterations
+    can be 97 % sure, two times three no more than 90 %. The narrowest interval of at least 95 % is taken, else the widest
+    there is.
     """
     pairs = sorted(a / b for a in slow for b in fast)
     counts = _orders(len(slow), len(fast))

@@ -1,4 +1,4 @@
-"""One launch of the benchmark inside a built environment: started, watched to its end; what it did not measure becomes red cells."""
+"""One launch of the benchmark inside a built environment, watched to its end; what it did not measure becomes red cells."""
 
 from __future__ import annotations
 
@@ -86,7 +86,9 @@ def cell_head(cell: Cell, head: Mapping[str, Any]) -> dict[str, Any]:
     return {"schema": bench_results.SCHEMA, **names, "round": cell.round, **head, "work": job}
 
 
-def configuration(bench: Bench, chosen: Chosen, launch: Launch, cells: Sequence[Cell], head: dict[str, Any]) -> dict[str, Any]:
+def configuration(
+    bench: Bench, chosen: Chosen, launch: Launch, cells: Sequence[Cell], head: dict[str, Any]
+) -> dict[str, Any]:
     """What `python -m verlock.bench` reads: see verlock/bench/runner.py."""
     name = f"{launch.variant}-{launch.mode}-{launch.shape.name}-{launch.round}-{time.monotonic_ns()}"
     compiled = bench.folder / COMPILED / launch.variant
@@ -114,9 +116,7 @@ def configuration(bench: Bench, chosen: Chosen, launch: Launch, cells: Sequence[
     }
 
 
-def _ours(
-    bench: Bench, chosen: Chosen, launch: Launch, cells: Sequence[Cell], head: dict[str, Any]
-) -> dict[Cell, str]:
+def _ours(bench: Bench, chosen: Chosen, launch: Launch, cells: Sequence[Cell], head: dict[str, Any]) -> dict[Cell, str]:
     """Run our own benchmark once; returns the cells that failed, and why."""
     config = configuration(bench, chosen, launch, cells, head)
     folder = _begin(bench, launch, config)
@@ -138,7 +138,10 @@ def _reason(folder: Path, outcome: watchdog.Outcome, log: Path) -> tuple[str, st
     """In which phase a launch ended, and why."""
     died = report.errors(folder)
     if outcome.hung:
-        return outcome.phase, f"no progress for {outcome.silence:.0f} s in {outcome.phase!r} (limit {outcome.limit:.0f} s)"
+        return (
+            outcome.phase,
+            f"no progress for {outcome.silence:.0f} s in {outcome.phase!r} (limit {outcome.limit:.0f} s)",
+        )
     if died:
         return died[0]["phase"], f"{died[0]['error']} (in {died[0]['phase']!r})"
     beats = watchdog.beats(folder)

@@ -97,7 +97,10 @@ def launches(variants: Mapping[str, Sequence[str]], options: Options) -> list[La
     for shape in (each for each in SHAPES.values() if not options.shapes or each.name in options.shapes):
         for number in range(1, options.rounds + 1):
             engines = [
-                (name, mode) for mode in jobs.MODES for name, can in variants.items() if mode in can and _wanted(mode, options)
+                (name, mode)
+                for mode in jobs.MODES
+                for name, can in variants.items()
+                if mode in can and _wanted(mode, options)
             ]
             for name, mode in engines if number % 2 else reversed(engines):
                 found += _of_engine(name, mode, shape, number, options)
@@ -116,7 +119,9 @@ def _of_engine(name: str, mode: str, shape: Shape, number: int, options: Options
             continue
         if mode not in job.modes and not (options.jobs and options.modes):
             continue
-        total = 1 if job.kind in (jobs.COSTS, jobs.PROFILE) else options.iterations or job.iterations or shape.iterations
+        total = (
+            1 if job.kind in (jobs.COSTS, jobs.PROFILE) else options.iterations or job.iterations or shape.iterations
+        )
         if job.kind == jobs.UPSTREAM:
             total = job.iterations
         count, first = _share(total, options.rounds, number)

@@ -1,4 +1,4 @@
-"""The benchmark's plots: tokens per second, every iteration's time, distance from the floor. SVG and PNG, for light and dark pages."""
+"""The benchmark's plots: tokens per second, every iteration, distance from the floor. SVG and PNG, for light and dark pages."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from verlock.proving.bench_table import rate, timed, times_floor
 
 matplotlib.use("Agg")  # draws into files, where there is no screen
 
-from matplotlib import pyplot  # noqa: E402 (after `use`)
+from matplotlib import pyplot
 
-# Grey text with a contrast of 4.4 on white and 4.3 on GitHub's dark page; colours that are neither too light nor too dark for either,
-# and are told apart by who sees no red or green (after Okabe and Ito).
+# Grey text with a contrast of 4.4 on white and 4.3 on GitHub's dark page; colours that are neither too light nor too dark for
+# either, and are told apart by who sees no red or green (after Okabe and Ito).
 GREY = "#777777"
 COLOURS = ("#d55e00", "#e69f00", "#2f87c6", "#1a9e77", "#b86aa0", "#8c8c3c")
 STYLE = {
     "font.size": 9,
     "svg.fonttype": "none",
     "svg.hashsalt": "verlock",  # the same results give the same bytes
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), GREY),
+    **dict.fromkeys(
+        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), GREY
+    ),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -53,7 +55,7 @@ def draw(card: Path, known: Sequence[Series]) -> list[Path]:
     ):
         with pyplot.rc_context(STYLE):
             figure = _figure(cells, colours, panel)
-            figure.suptitle(f"One {title}: {what}", fontsize=10)
+            figure.suptitle(f"One {title}\n{what}", fontsize=10)
             found += _save(figure, card / name)
             pyplot.close(figure)
     return found
@@ -63,7 +65,7 @@ def _figure(cells: Sequence[Series], colours: dict[str, str], panel: Panel) -> A
     """A panel for every shape and job, as many rows as shapes."""
     shapes = list(dict.fromkeys(each.shape for each in cells))
     names = [name for name in JOBS if any(each.job == name for each in cells)]
-    size = (2.2 + 2.6 * len(names), 0.9 + 2.6 * len(shapes))
+    size = (max(5.5, 2.2 + 2.6 * len(names)), 1.1 + 2.6 * len(shapes))  # inches; the title needs 5.5
     figure, axes = pyplot.subplots(len(shapes), len(names), figsize=size, squeeze=False, layout="constrained")
     for row, shape in zip(axes, shapes, strict=True):
         for axis, name in zip(row, names, strict=True):
@@ -86,8 +88,9 @@ def _throughput(axis: Any, cells: Sequence[Series], colours: dict[str, str]) -> 
         middle = rate(each)
         axis.bar(at, middle, width=0.7, color=colours[each.engine])
         axis.errorbar(at, middle, [[middle - min(rates)], [max(rates) - middle]], color=GREY, capsize=3, linewidth=1)
-        # inside the bar: above it the whisker is
-        axis.text(at, middle * 0.04, f"{middle:,.0f}", ha="center", va="bottom", fontsize=7, color="white")
+        # at the foot of the bar: above it the whisker is
+        foot = axis.get_xaxis_transform()
+        axis.text(at, 0.03, f"{middle:,.0f}", transform=foot, ha="center", va="bottom", fontsize=7, color="black")
 
 
 def _iterations(axis: Any, cells: Sequence[Series], colours: dict[str, str]) -> None:

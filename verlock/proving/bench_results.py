@@ -1,7 +1,7 @@
 """The benchmark's results as files: `results/<gpu>/<card>/<variant>-<mode>-<shape>-<job>-<round>.json`.
 
-<card> is the beginning of the GPU's UUID: what was measured on two cards is never compared. A file is written again while its cell is
-measured; it counts once it says `complete`. A red cell's file says `problem`.
+<card> is the beginning of the GPU's UUID: what was measured on two cards is never compared. A file is written again while its
+cell is measured; it counts once it says `complete`. A red cell's file says `problem`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ class Series:
 
 def folder(machine: Gpus, uuid: str) -> Path:
     """Where the results of a card are."""
-    return paths.RESULTS / slug(machine.name) / (uuid.removeprefix("GPU-").removeprefix("MIG-")[:CARD].lower() or "card")
+    return (
+        paths.RESULTS / slug(machine.name) / (uuid.removeprefix("GPU-").removeprefix("MIG-")[:CARD].lower() or "card")
+    )
 
 
 def cards() -> list[Path]:

@@ -1,4 +1,4 @@
-"""`verlock bench-rollout`: measure rollouts on this machine's GPU, cell by cell, and write the table and plots of what is known."""
+"""`verlock bench-rollout`: measure rollouts on this machine's GPU, cell by cell, and write table and plots of what is known."""
 
 from __future__ import annotations
 
@@ -158,5 +158,3 @@ def _told(bench: Bench, launch: Launch, failed: Sequence[Cell]) -> str:
 
 def _why(bench: Bench, cell: Cell) -> str:
     return str((bench_results.read(bench.path(cell)) or {}).get("problem", "")).splitlines()[0]
-
-

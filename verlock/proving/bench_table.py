@@ -30,7 +30,7 @@ COSTS = "What a training loop pays beside the rollout"
 NOTES = {
     "Compared": (
         "",
-        "The median of all pairs' ratios, and where it lies with that confidence (Hodges and Lehmann; exact, no distribution assumed).",
+        "The median of all pairs' ratios, and where it lies with that confidence (Hodges and Lehmann's estimate, exact).",
     ),
     COSTS: ("", f"Each is the least of three. Published by others: {'; '.join(PUBLISHED)}."),
 }
@@ -48,7 +48,9 @@ def write(card: Path) -> None:
     try:
         from verlock.proving import bench_plots
     except ImportError:
-        console.warn("matplotlib is not installed, so no plots: `nox -s bench-rollout -- --draw` makes them of the results")
+        console.warn(
+            "matplotlib is not installed, so no plots: `nox -s bench-rollout -- --draw` makes them of the results"
+        )
         return
     for path in bench_plots.draw(card, known):
         console.say(f"drawn: {paths.shown(path)}")
@@ -60,7 +62,9 @@ def markdown(card: Path, known: Sequence[Series]) -> str:
     gpu = first["gpu"]
     dates = sorted(str(part["date"])[:10] for each in known for part in each.parts if part.get("date"))
     lines = [f"# Rollouts on one {gpu['name'].removeprefix('NVIDIA ')} (card {card.name})", ""]
-    lines.append(f"Driver {gpu['driver']}; measured {' to '.join(dict.fromkeys((dates[0], dates[-1]))) if dates else 'never'}.")
+    lines.append(
+        f"Driver {gpu['driver']}; measured {' to '.join(dict.fromkeys((dates[0], dates[-1]))) if dates else 'never'}."
+    )
     lines.append(_card_can(known))
     for title, rows in (
         ("Rollouts", _rollouts(known)),
@@ -106,13 +110,13 @@ def timed(known: Iterable[Series]) -> list[Series]:
 def rate(each: Series) -> float:
     """New tokens per second, of the median iteration."""
     tokens = [one["tokens"] for part in each.parts for one in part["iterations"]]
-    return statistics.median(count / seconds for count, seconds in zip(tokens, each.seconds, strict=True))
+    return float(statistics.median(count / seconds for count, seconds in zip(tokens, each.seconds, strict=True)))
 
 
 def times_floor(each: Series) -> float:
     """How many times the floor the median iteration takes; each iteration is held against its own."""
     least = [one["seconds"] for part in each.parts for one in part["floor"]]
-    return statistics.median(seconds / one for seconds, one in zip(each.seconds, least, strict=True))
+    return float(statistics.median(seconds / one for seconds, one in zip(each.seconds, least, strict=True)))
 
 
 def _rollouts(known: Sequence[Series]) -> Iterator[str]:
@@ -189,8 +193,11 @@ def _yardsticks(known: Sequence[Series]) -> Iterator[str]:
 
 def _costs(known: Sequence[Series]) -> Iterator[str]:
     parts = ("whole", "bucketed", "sleep_1", "wake_1", "sleep_2", "wake_2")
-    yield "| shape | engine | engine start s | of it graph capture s | sync whole s | sync in 512 MiB s | of the copy bandwidth | sleep 1, first | sleep 1 | wake 1 | sleep 2 | wake 2 | GiB awake, asleep 1, asleep 2 |"
-    yield "|---|---|---|---|---|---|---|---|---|---|---|---|---|"
+    yield (
+        "| shape | engine | engine start s | of it graph capture s | sync whole s | sync in 512 MiB s | of the copy bandwidth "
+        "| sleep 1, first | sleep 1 | wake 1 | sleep 2 | wake 2 | GiB awake, asleep 1, asleep 2 |"
+    )
+    yield f"|{'---|' * 13}"
     for each in sorted(known, key=order):
         data = each.parts[-1]
         costs = data.get("costs")

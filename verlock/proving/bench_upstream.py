@@ -1,4 +1,4 @@
-"""The yardstick: vLLM's own throughput benchmark, out of the wheel, or where that has none out of vLLM's repository at that commit.
+"""The yardstick: vLLM's own throughput benchmark, out of the wheel, or else out of vLLM's repository at that commit.
 
 Its code is not copied into this repository. The places asked for the commit are those of every source (VERLOCK_SOURCE_MIRROR).
 """
@@ -43,7 +43,14 @@ def command(chosen: Chosen, cell: Cell, model: Path, folder: Path, output: Path)
     work = ["--num-prompts", str(job.prompts), "--n", str(job.n), "--output-json", str(output)]
     work += ["--model", str(model), "--tokenizer", str(checkpoint.tokenizer(model)), *options(given)]
     if (chosen.site / IN_WHEEL).exists():
-        lengths = ["--random-input-len", str(job.prompt), "--random-output-len", str(job.new), "--random-range-ratio", "0"]
+        lengths = [
+            "--random-input-len",
+            str(job.prompt),
+            "--random-output-len",
+            str(job.new),
+            "--random-range-ratio",
+            "0",
+        ]
         program = ["-m", "vllm.entrypoints.cli.main", "bench", "throughput", "--dataset-name", "random"]
         return [str(chosen.interpreter), *program, *lengths, *work]
     source = folder / "vllm-source"
