@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from verlock import paths
-from verlock.bench.jobs import JOBS
 from verlock.errors import BenchFailed, NoGpu, NotSealed, ReceiptStale, VerlockError
 from verlock.proving import bench_launch, bench_results, bench_run, bench_table
 from verlock.proving.bench_plan import Options
@@ -98,13 +97,6 @@ def test_every_cell_is_measured_interleaved_and_told_on_one_page(bench, capsys):
     assert table in said.out
     assert "1 of 8, about" in said.err and "n1 104.9 104.9 s" in said.err
     assert "| 0.5b | `n1` | vllm073 eager / vllm073 graphs | 1.25 (1.25 to 1.25, 97% sure) | 4, 4 | 1.37" in table
-
-
-def test_no_prompt_is_used_twice_and_all_engines_get_the_same(bench):
-    job = JOBS["n8"]
-    asked = [tuple(ids) for iteration in (-1, -3, 0, 1, 2, 3) for ids, _ in job.asks(iteration, 1000)]
-    assert len(set(asked)) == len(asked)
-    assert job.asks(1, 1000) == job.asks(1, 1000)
 
 
 def test_what_is_measured_is_not_measured_again_unless_that_is_asked_for(bench, capsys):

@@ -1,12 +1,17 @@
-"""What a list of measured seconds says: median, 95th percentile, spread, and how sure a ratio of two lists is."""
+"""What measured seconds say: median, 95th percentile, spread, tokens per second, and how sure a ratio of two lists is."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+
+from verlock.bench import jobs
+from verlock.bench.jobs import JOBS
+from verlock.bench.shapes import SHAPES
+from verlock.proving.bench_results import Series
 
 WANTED = 0.95  # confidence
 
@@ -88,3 +93,28 @@ def _orders(m: int, n: int) -> list[int]:
     for u, count in enumerate(without_second):
         found[u + m] += count
     return found
+
+
+def order(each: Series) -> tuple[int, int, str, str, str]:
+    """Where a cell stands in tables: by shape, job, engine (V0 first), variant and mode."""
+    shape = list(SHAPES).index(each.shape) if each.shape in SHAPES else len(SHAPES)
+    job = list(JOBS).index(each.job) if each.job in JOBS else len(JOBS)
+    return shape, job, str(each.parts[0].get("engine", "")), each.variant, each.mode
+
+
+def timed(known: Iterable[Series]) -> list[Series]:
+    """The cells of our own timed rollouts that are not red, in the order of tables."""
+    found = [each for each in known if each.seconds and not each.problem and JOBS[each.job].kind == jobs.ROLLOUT]
+    return sorted(found, key=order)
+
+
+def rate(each: Series) -> float:
+    """New tokens per second, of the median iteration."""
+    tokens = [one["tokens"] for part in each.parts for one in part["iterations"]]
+    return float(statistics.median(count / seconds for count, seconds in zip(tokens, each.seconds, strict=True)))
+
+
+def times_floor(each: Series) -> float:
+    """How many times the floor the median iteration takes; each iteration is held against its own."""
+    least = [one["seconds"] for part in each.parts for one in part["floor"]]
+    return float(statistics.median(seconds / one for seconds, one in zip(each.seconds, least, strict=True)))

@@ -10,8 +10,8 @@ from typing import Any
 import matplotlib
 
 from verlock.bench.jobs import JOBS
+from verlock.proving.bench_figures import rate, timed, times_floor
 from verlock.proving.bench_results import Series
-from verlock.proving.bench_table import rate, timed, times_floor
 
 matplotlib.use("Agg")  # draws into files, where there is no screen
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from verlock import console, paths
 from verlock.bench import jobs
 from verlock.bench.jobs import JOBS
-from verlock.bench.shapes import SHAPES
 from verlock.proving import bench_figures, bench_results
+from verlock.proving.bench_figures import order, rate, timed, times_floor
 from verlock.proving.bench_results import Series
 from verlock.system import files
 
@@ -92,31 +92,6 @@ def _card_can(known: Sequence[Series]) -> str:
         return ""
     copy, multiply = (statistics.median(each[key] for each in every) for key in ("copy_gb_s", "matmul_tflops"))
     return f"The card copies {copy:.0f} GB/s (read and written) and multiplies {multiply:.0f} TFLOP/s in bf16, as measured here."
-
-
-def order(each: Series) -> tuple[int, int, str, str, str]:
-    """Where a cell stands in tables: by shape, job, engine (V0 first), variant and mode."""
-    shape = list(SHAPES).index(each.shape) if each.shape in SHAPES else len(SHAPES)
-    job = list(JOBS).index(each.job) if each.job in JOBS else len(JOBS)
-    return shape, job, str(each.parts[0].get("engine", "")), each.variant, each.mode
-
-
-def timed(known: Iterable[Series]) -> list[Series]:
-    """The cells of our own timed rollouts that are not red, in the order of tables."""
-    found = [each for each in known if each.seconds and not each.problem and JOBS[each.job].kind == jobs.ROLLOUT]
-    return sorted(found, key=order)
-
-
-def rate(each: Series) -> float:
-    """New tokens per second, of the median iteration."""
-    tokens = [one["tokens"] for part in each.parts for one in part["iterations"]]
-    return float(statistics.median(count / seconds for count, seconds in zip(tokens, each.seconds, strict=True)))
-
-
-def times_floor(each: Series) -> float:
-    """How many times the floor the median iteration takes; each iteration is held against its own."""
-    least = [one["seconds"] for part in each.parts for one in part["floor"]]
-    return float(statistics.median(seconds / one for seconds, one in zip(each.seconds, least, strict=True)))
 
 
 def _rollouts(known: Sequence[Series]) -> Iterator[str]:
