@@ -12,7 +12,9 @@ COPIED = 2**31  # bytes of one copy: many times the 50 MB of an H100's second le
 SIDE = 8192  # of the square matrices that are multiplied
 TIMES = 20
 # what nvidia-smi is asked for; the names are those of `nvidia-smi --help-query-gpu`
-ASKED = ("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw", "clocks_throttle_reasons.active")
+ASKED = ("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw")
+# what holds the clocks down: the name it has since driver 535, and the older one
+HELD = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
 
 
 def measured() -> dict[str, float]:
@@ -58,18 +60,23 @@ def best(work: Callable[[], Any]) -> float:
 
 
 def clocks(uuid: str) -> dict[str, str]:
-    """Clocks, temperature, power and what holds the clock down, as nvidia-smi says them now; empty where it does not answer."""
+    """Clocks, temperature, power and what holds the clocks down, as nvidia-smi says them now; empty where it does not answer."""
     if not shutil.which("nvidia-smi"):
         return {}
+    return next((found for held in HELD if (found := _asked((*ASKED, held), uuid))), {}) or _asked(ASKED, uuid)
+
+
+def _asked(fields: tuple[str, ...], uuid: str) -> dict[str, str]:
+    """nvidia-smi's answer; it refuses the whole question where it does not know one of the fields."""
     command = [
         "nvidia-smi",
-        f"--query-gpu={','.join(ASKED)}",
+        f"--query-gpu={','.join(fields)}",
         "--format=csv,noheader",
         *([f"--id={uuid}"] if uuid else []),
     ]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return {}
-    cells = [cell.strip() for cell in said.strip().partition("\n")[0].split(",")]
-    return dict(zip(ASKED, cells, strict=True)) if len(cells) == len(ASKED) else {}
+    cells = [cell.strip() for cell in done.stdout.strip().partition("\n")[0].split(",")]
+    return dict(zip(fields, cells, strict=True)) if not done.returncode and len(cells) == len(fields) else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import time
 from collections.abc import Callable
@@ -97,7 +98,8 @@ class Cell:
         elif self._job.kind == jobs.PROFILE:
             self._warm_up()
             with self._phase(f"job {self._job.name}"):
-                self.data["profile"] = profile.traced(lambda: self._once(self._job, self._first))
+                fresh = itertools.count(self._first)  # the traced prompts must not be in the prefix cache
+                self.data["profile"] = profile.traced(lambda: self._once(self._job, next(fresh)))
         else:
             self._iterate()
         self.data["complete"] = True

@@ -33,16 +33,12 @@ class Bench:
         folder: the run's own, for logs, configurations and compiled code.
         card: where results go.
         uuid: the GPU's.
-        more: goes over every configuration; tests put a stand-in for vLLM there.
-        variables: the same for environment variables.
         redone: files of cells that this run has measured or made red, for a run that measures again what is there.
     """
 
     folder: Path
     card: Path
     uuid: str
-    more: Mapping[str, Any] = field(default_factory=dict)
-    variables: Mapping[str, str] = field(default_factory=dict)
     redone: set[Path] = field(default_factory=set)
 
     def path(self, cell: Cell) -> Path:
@@ -112,7 +108,6 @@ def configuration(
             }
             for cell in cells
         ],
-        **bench.more,
     }
 
 
@@ -196,4 +191,4 @@ def _environment(bench: Bench, chosen: Chosen) -> dict[str, str]:
         port = free.getsockname()[1]
     place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     made = launch_config.caches(bench.folder / COMPILED / chosen.name)
-    return {**launch_config.variables(chosen), **made, **place, **bench.variables}
+    return {**launch_config.variables(chosen), **made, **place}
