@@ -201,7 +201,7 @@ for each in recipes():
 
 @nox.session(name="bench-rollout", default=False)
 def bench_rollout(session: nox.Session) -> None:
-    """Measure rollouts on this GPU, with table and plots [-- VARIANT --shape 7b --job n1 n8]"""
+    """Measure rollouts on this GPU, with table and plots [-- VARIANT --shape 7b]"""
     verlock(session, "bench-rollout", tool_set="bench")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from verlock import paths
+from verlock import cli, paths
 from verlock.errors import BenchFailed, NoGpu, NotSealed, ReceiptStale, VerlockError
 from verlock.proving import bench_launch, bench_results, bench_run, bench_table
 from verlock.proving.bench_plan import Options
@@ -177,7 +177,8 @@ def test_an_engine_that_does_not_start_makes_all_its_cells_red_at_once(bench):
         bench("v1", rounds=1)
     found = cells(bench)
     assert {key for key, each in found.items() if each.problem} == {("v1 graphs", "n1"), ("v1 graphs", "n8")}
-    assert found["v1 graphs", "n8"].problem == "RuntimeError: CUDA out of memory (in 'engine')"
+    first, *stack = found["v1 graphs", "n8"].problem.splitlines()
+    assert first == "RuntimeError: CUDA out of memory (in 'engine')" and "fakebench.py" in "".join(stack)
 
 
 def test_nothing_is_started_that_would_end_too_late(bench, capsys):
@@ -208,6 +209,18 @@ def test_vllms_own_benchmark_is_run_after_ours_with_the_same_engine(bench, tmp_p
     script.write_text("raise SystemExit('out of memory')")
     with pytest.raises(BenchFailed, match="measured nothing: it ended with code 1"):
         bench("v1", jobs=("upstream",), rounds=1, again=True)
+
+
+def test_the_command_line_asks_for_what_was_typed(bench, capsys):
+    asked = "bench-rollout v1 --shape 0.5b --job n8 --mode eager --iterations 3 --rounds 1 --minutes 60"
+    assert cli.main(asked.split()) == 0
+    assert bench.starts() == ["V1 eager"]
+    ((key, each),) = cells(bench).items()
+    assert key == ("v1 eager", "n8") and len(each.seconds) == 3
+    assert cli.main(["bench-rollout", "--draw"]) == 0
+    bench.plants["v1", "eager"] = {"memory": ["n8", 2]}
+    assert cli.main([*asked.split(), "--again"]) == 54
+    assert "red cells: 1" in capsys.readouterr().err
 
 
 def test_without_a_gpu_or_an_environment_nothing_is_measured(bench, nvidia_smi):

@@ -20,7 +20,7 @@ from verlock.system import files, process
 from verlock.variant.chosen import Chosen
 
 ENGINE = "verlock.bench.engine:Vllm"
-TAIL = 12  # lines of the log in a red cell
+TAIL, STACK = 12, 40  # lines of the log, or of a stack, in a red cell
 UPSTREAM_LIMIT = 400.0  # seconds; it says nothing while it runs
 COMPILED = "compiled"  # the folder of compiled code, which all launches of one run share
 
@@ -130,15 +130,15 @@ def _ours(bench: Bench, chosen: Chosen, launch: Launch, cells: Sequence[Cell], h
 
 
 def _reason(folder: Path, outcome: watchdog.Outcome, log: Path) -> tuple[str, str]:
-    """In which phase a launch ended, and why."""
+    """In which phase a launch ended, and why: a line, and below it stacks or the end of the log, which may be all that is left."""
     died = report.errors(folder)
     if outcome.hung:
-        return (
-            outcome.phase,
-            f"no progress for {outcome.silence:.0f} s in {outcome.phase!r} (limit {outcome.limit:.0f} s)",
-        )
+        stacks = process.tail("\n".join(outcome.stacks.values()), STACK)
+        said = f"no progress for {outcome.silence:.0f} s in {outcome.phase!r} (limit {outcome.limit:.0f} s)"
+        return outcome.phase, f"{said}\n{stacks}"
     if died:
-        return died[0]["phase"], f"{died[0]['error']} (in {died[0]['phase']!r})"
+        where = died[0]["phase"]
+        return where, f"{died[0]['error']} (in {where!r})\n{process.tail(died[0]['traceback'], STACK)}"
     beats = watchdog.beats(folder)
     where = beats[0]["phase"] if beats else "start"
     return where, f"the process ended with code {outcome.code} in {where!r}\n{process.tail(log, TAIL)}"
