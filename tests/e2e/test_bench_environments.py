@@ -151,3 +151,32 @@ def test_the_costs_of_a_loop_are_measured_on_every_weight(built, tmp_path):
     tiny = Shape("tiny", 8, 16, 2, 2, 1, 32, tied=False)
     tests = str(Path(__file__).parent.parent)
     assert inside(built, COSTS, json.dumps(asdict(tiny)), tests, folder=tmp_path) == "ok\n"
+
+
+def test_costs_and_profile_are_cells_like_the_others(built, tmp_path):
+    tests = str(Path(__file__).parent.parent)
+    tiny = Shape("tiny", 8, 16, 2, 2, 1, 32, tied=True)
+    jobs = [
+        {"job": {**asdict(JOBS[name]), "prompts": 2, "new": 3}, "iterations": 1, "first": 0, "head": {"job": name}}
+        for name in ("n8", "profile", "costs")
+    ]
+    for each in jobs:
+        each["file"] = str(tmp_path / f"{each['head']['job']}.json")
+    config = {
+        "folder": str(tmp_path), "model": "model", "engine": "fakebench:FakeEngine", "device": "cpu", "uuid": "",
+        "mode": "graphs",
+        "hardware": {"copy_gb_s": 1000.0, "matmul_tflops": 100.0}, "llm": {}, "shape": asdict(tiny), "head": {}, "jobs": jobs,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    # a program that traces real operations first, since the stand-in makes none
+    trace = "import torch, time; from verlock.bench import profile\n"
+    trace += "found = profile.traced(lambda: float(torch.ones(99, 99).matmul(torch.ones(99, 99))[0, 0]), 'cpu')\n"
+    trace += "assert found['kernels'] > 0 and any('mm' in name for name, _, _ in found['longest']), found\n"
+    inside(built, trace, folder=tmp_path)
+    run = f"import sys, runpy; sys.path.append({tests!r}); runpy.run_module('verlock.bench', run_name='__main__')"
+    inside(built, run, str(tmp_path / "config.json"), folder=tmp_path)
+    found = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in ("n8", "profile", "costs")}
+    assert all(each["complete"] and each["hardware"]["copy_gb_s"] == 1000.0 for each in found.values())
+    assert len(found["costs"]["costs"]["wake_2"]) == 3
+    assert set(found["profile"]["profile"]) == {"seconds", "traced_seconds", "kernels", "shares", "longest"}
+    assert [each["tokens"] for each in found["n8"]["iterations"]] == [48]

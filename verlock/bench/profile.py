@@ -50,19 +50,19 @@ def longest(kernels: Iterable[tuple[str, float, float]]) -> list[tuple[str, floa
     return [(name[:200], seconds, times) for name, (seconds, times) in ranked]
 
 
-def traced(work: Callable[[], float]) -> dict[str, Any]:
-    """Run `work`, which returns its seconds, once as it is and once traced. Only the GPU is traced, which costs little."""
+def traced(work: Callable[[], float], device: str) -> dict[str, Any]:
+    """Run `work`, which returns its seconds, once as it is and once traced. Only the device is traced, which costs little."""
     import torch
     from torch.profiler import ProfilerActivity
 
     plain = work()
-    with torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as trace:
+    with torch.profiler.profile(activities=[getattr(ProfilerActivity, device.upper())]) as trace:
         wall = work()
-    on_gpu = torch.autograd.DeviceType.CUDA
+    there = getattr(torch.autograd.DeviceType, device.upper())
     kernels = [
         (each.name, each.time_range.start / 1e6, each.time_range.end / 1e6)
         for each in trace.events()
-        if each.device_type == on_gpu
+        if each.device_type == there
     ]
     return {
         "seconds": plain,

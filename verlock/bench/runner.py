@@ -99,7 +99,7 @@ class Cell:
             self._warm_up()
             with self._phase(f"job {self._job.name}"):
                 fresh = itertools.count(self._first)  # the traced prompts must not be in the prefix cache
-                self.data["profile"] = profile.traced(lambda: self._once(self._job, next(fresh)))
+                self.data["profile"] = profile.traced(lambda: self._once(self._job, next(fresh)), self._device)
         else:
             self._iterate()
         self.data["complete"] = True

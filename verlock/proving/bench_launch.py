@@ -130,7 +130,7 @@ def _ours(bench: Bench, chosen: Chosen, launch: Launch, cells: Sequence[Cell], h
 
 
 def _reason(folder: Path, outcome: watchdog.Outcome, log: Path) -> tuple[str, str]:
-    """In which phase a launch ended, and why: a line, and below it stacks or the end of the log, which may be all that is left."""
+    """In which phase a launch ended, and why: a line; below it stacks or the end of the log, which may be all that is left."""
     died = report.errors(folder)
     if outcome.hung:
         stacks = process.tail("\n".join(outcome.stacks.values()), STACK)
