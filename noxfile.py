@@ -2,7 +2,7 @@
 
   an environment            env-VARIANT, verify, patches, build-flash-attn
   its use                   doctor, run, shell
-  proof on your GPU         smoke-VARIANT, status
+  proof on your GPU         smoke-VARIANT, bench-rollout, status
   what is locked, and why   lock, diff, why
   for other tools           export, sbom, audit
   work on verlock           tests, faults, coverage, lint
@@ -217,6 +217,12 @@ def shell(session: nox.Session) -> None:
 
 for each in recipes():
     smoke(each)
+
+
+@nox.session(name="bench-rollout", default=False)
+def bench_rollout(session: nox.Session) -> None:
+    """Measure rollouts on this GPU, with table and plots [-- VARIANT --shape 7b]"""
+    verlock(session, "bench-rollout", tool_set="bench")
 
 
 @nox.session(default=False)

@@ -14,6 +14,7 @@ ORDER = (
     "system",  # the machine: files, processes, uv, GPUs
     "variant",  # what a variant is: recipe, locks, digest, receipt, certificate
     "smoke",  # runs inside a variant's environment, and so imports nothing but itself
+    "bench",  # runs there too, and imports nothing but itself and parts of smoke
     "conda",  # the conda layer, solved and installed
     "sources",  # git commits, patches, and the wheels built from them
     "locking",  # environments/ -> locks/

@@ -195,10 +195,33 @@ def _proof_commands(commands: Commands) -> None:
     smoke.add_argument("--json", type=Path, metavar="FILE", help="write the whole report to FILE")
     smoke.set_defaults(run=_smoke)
 
+    _bench_command(commands)
+
     status = commands.add_parser("status", help="show what is proven for each variant, and on which GPUs")
     status.add_argument("--markdown", action="store_true", help="print the README's table")
     status.add_argument("--readme", action="store_true", help="update the README's table")
     status.set_defaults(run=_status)
+
+
+def _bench_command(commands: Commands) -> None:
+    bench = commands.add_parser(
+        "bench-rollout",
+        help="measure rollouts on this machine's GPU, beside what the card can do; goes on where it was cut off",
+    )
+    bench.add_argument("variants", nargs="*", metavar="VARIANT", help="all that are built when none is named")
+    bench.add_argument("--python", metavar="X.Y", help="a Python other than the variant's first")
+    bench.add_argument("--shape", nargs="+", default=[], metavar="SHAPE", help="only models of these shapes")
+    bench.add_argument("--job", nargs="+", default=[], metavar="JOB",
+                       help="only these jobs, on every shape (default: each on the shapes it is for)")  # fmt: skip
+    bench.add_argument("--mode", nargs="+", default=[], choices=("eager", "graphs"), help="only these engine modes")
+    bench.add_argument("--iterations", type=_count, default=0, metavar="N",
+                       help="of each cell, all rounds together (default: 5 for 7b, 10 for 1.5b, 20 for 0.5b)")  # fmt: skip
+    bench.add_argument("--rounds", type=_count, default=2, metavar="N",
+                       help="start every engine N times, in turn (default: 2)")  # fmt: skip
+    bench.add_argument("--minutes", type=float, default=0.0, metavar="M", help="start nothing that would end later")
+    bench.add_argument("--again", action="store_true", help="measure again what was measured")
+    bench.add_argument("--draw", action="store_true", help="only write tables and plots of all results; needs no GPU")
+    bench.set_defaults(run=_bench)
 
 
 def _lock_commands(commands: Commands) -> None:
@@ -396,6 +419,24 @@ def _smoke(arguments: argparse.Namespace) -> int:
         json_path=arguments.json,
     )
     return smoke_run.run(chosen, options)
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from verlock.proving import bench_run
+    from verlock.proving.bench_plan import Options
+
+    if arguments.draw:
+        return bench_run.draw_again()
+    options = Options(
+        shapes=tuple(arguments.shape),
+        jobs=tuple(arguments.job),
+        modes=tuple(arguments.mode),
+        iterations=arguments.iterations,
+        rounds=arguments.rounds,
+        minutes=arguments.minutes,
+        again=arguments.again,
+    )
+    return bench_run.run(arguments.variants, arguments.python, options)
 
 
 def _status(arguments: argparse.Namespace) -> int:

@@ -289,6 +289,12 @@ class SmokeCrashed(VerlockError):
     exit_code = 53
 
 
+class BenchFailed(VerlockError):
+    """Cells of the rollout benchmark are red; the others were measured."""
+
+    exit_code = 54
+
+
 # 60-69: files and folders --------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ RECIPES = ROOT / "recipes"
 ENVIRONMENTS = ROOT / "environments"
 LOCKS = ROOT / "locks"
 CERTIFICATES = ROOT / "certificates"
+RESULTS = ROOT / "results"
 
 
 def envs_dir() -> Path:

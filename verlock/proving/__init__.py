@@ -1,4 +1,5 @@
 """A prefix in, a certificate out: smoke runs on this machine's GPUs, launched, watched and judged from outside.
 
-What runs inside the environment is `verlock.smoke`.
+What runs inside the environment is `verlock.smoke`. The modules `bench_*` do the same for the rollout benchmark, of which
+`verlock.bench` runs inside: results a file per cell, and a table and plots of them.
 """

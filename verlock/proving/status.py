@@ -7,6 +7,7 @@ from typing import Any
 
 from verlock import paths
 from verlock.errors import VerlockError
+from verlock.proving import bench_results
 from verlock.smoke import gates, kernels
 from verlock.variant import certificate
 from verlock.variant.chosen import Chosen, choose, names
@@ -102,6 +103,8 @@ def show(*, markdown: bool = False, write_readme: bool = False) -> int:
         table.add_row(row.variant, row.python, row.digest[:12], f"[{colours[row.state]}]{row.state}[/]", *cells)
     out = Console(highlight=False)
     (out if out.is_terminal else Console(highlight=False, width=150)).print(table)
+    for sentence in bench_results.stale():
+        print(sentence)
     return 0
 
 

@@ -93,6 +93,18 @@ def indices() -> list[str]:
     return [] if _is_slice(entries) else [row.index for row in _visible(_rows(), entries)]
 
 
+def uuid() -> str:
+    """The UUID of the first GPU that CUDA_VISIBLE_DEVICES leaves, or of the MIG slice that it names; empty where there is none.
+
+    Raises NoGpu.
+    """
+    entries = _entries()
+    if _is_slice(entries):
+        return entries[0]
+    seen = _visible(_rows(), entries)
+    return seen[0].uuid if seen else ""
+
+
 def compute_capabilities() -> tuple[str, ...]:
     """Those of the GPUs here, such as ("9.0",); none where there is no GPU. Raises NoGpu where nvidia-smi hangs."""
     return tuple(sorted({row[0] for row in _ask("compute_cap")}))
