@@ -326,6 +326,21 @@ def test_a_sabotage_that_turns_its_gate_red_succeeds_and_certifies_nothing(insid
     assert certificates(inside) == []
 
 
+def test_a_run_of_verl_that_dies_shows_nothing_of_its_gate(inside):
+    """On a GPU with too little room verl's engine did not start, and that red counted as the one that was meant."""
+    with pytest.raises(GateFailed, match="the run died, which shows nothing of the gate"):
+        inside(text=GREEN.replace('"code": 0', '"code": 1'), sabotage="verl-skip-sync", steps=UNSYNCED)
+
+
+def test_an_engine_that_does_not_start_ends_all_sabotages_with_a_sentence(inside):
+    text = (
+        "from verlock.smoke.report import write_error\n"
+        'write_error(folder, 0, "engine", RuntimeError("no memory"))\nsys.exit(1)\n'
+    )
+    with pytest.raises(GateFailed, match="vLLM does not start: RuntimeError: no memory"):
+        inside(text=text, sabotage="all", verl=False)
+
+
 @pytest.mark.parametrize("red", [[], ["4"], ["4", "5"]])
 def test_a_sabotage_that_does_anything_else_fails(inside, red):
     with pytest.raises(GateFailed, match="stale-cache must turn gate 5 red and no other"):

@@ -166,7 +166,8 @@ def test_batch():
     assert batch().verdict == PASS
     assert "7 sequences came back, not 8" in batch(lengths=[[8] * 4, [8] * 3], distinct=[4, 3]).sentence
     assert "length" in batch(lengths=[[8] * 4, [8, 8, 8, 7]]).sentence
-    assert "repeats" in batch(distinct=[4, 3]).sentence
+    assert "repeats" in batch(distinct=[3, 3]).sentence
+    assert batch(distinct=[4, 3]).verdict == PASS
     assert batch(lengths=[[8] * 4], distinct=[4]).verdict == FAIL
     # n ignored: as many sequences as asked for in sum would be 8, and it is 2
     assert batch(lengths=[[8], [8]], distinct=[1, 1]).verdict == FAIL

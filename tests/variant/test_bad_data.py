@@ -25,7 +25,7 @@ CONDA = (LOCKS / lockfiles.CONDA_LOCK).read_text(encoding="utf-8").split("\n- na
 CONDA = "\n- name: ".join(CONDA[:3]) + "\n"  # two packages: all are parsed at each example
 PINS = "".join((LOCKS / lockfiles.REQUIREMENTS).read_text(encoding="utf-8").splitlines(keepends=True)[:40])
 SOURCES = json.loads((paths.LOCKS / "v1" / lockfiles.SOURCES).read_text(encoding="utf-8"))
-CERTIFICATE = json.loads((paths.CERTIFICATES / "v1/h200x1.json").read_text(encoding="utf-8"))
+CERTIFICATE = json.loads((paths.CERTIFICATES / "v1/h100-80gb-hbm3x1.json").read_text(encoding="utf-8"))
 SEALED = {
     **toy.SEALED,
     "schema": receipt.SCHEMA,

@@ -69,6 +69,8 @@ class Pass:
     def problem(self) -> str:
         """Empty if the pass is as it should be: all green, or under sabotage red in exactly the targeted gate."""
         if self.sabotage:
+            if self.details.get("code") or self.details.get("errors"):
+                return f"{self.label}: the run died, which shows nothing of the gate that was to turn red"
             return sabotage.verdict(self.sabotage, self.gates)
         return (
             f"{self.label}: " + "; ".join(f"gate {gate.id}: {gate.sentence}" for gate in self.red) if self.red else ""

@@ -78,7 +78,8 @@ def gates_run(chosen: Chosen, environment: dict[str, str], config: dict[str, Any
             f"the whole log: {log}",
         )
     guard = _guard(data, outcome)
-    measured = data["passes"] or [{"sabotage": config["sabotage"], "gates": []}]
+    first = sabotage.passes(config["sabotage"], config["mode"])[0]
+    measured = data["passes"] or [{"sabotage": first, "gates": []}]
     passes = []
     for number, each in enumerate(measured):
         last = number == len(measured) - 1
