@@ -59,6 +59,17 @@ reason = "test"
 """
 
 # what a receipt has besides its schema and its prefix
+# How little the smoke run asks for where a CPU rehearses it.
+SIZES = {
+    "prompts": 4,
+    "length": 32,
+    "new": 8,
+    "cached_prompts": 2,
+    "cached_length": 128,
+    "cached_new": 8,
+    "sampled_prompts": 256,
+}
+
 SEALED: dict[str, Any] = {
     **dict.fromkeys(("variant", "python", "digest", "prefix", "fingerprint"), ""),
     **{key: {} for key in ("packages", "missing", "site_wheels", "files")},

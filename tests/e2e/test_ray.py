@@ -17,24 +17,9 @@ import pytest
 from verlock import paths
 from verlock.env import launcher
 from verlock.shipping import ray
-from verlock.variant import receipt
-from verlock.variant.chosen import choose
 
 pytestmark = pytest.mark.slow("starts three nodes of Ray, and workers that import it, on this machine")
 PATIENCE = 400  # seconds for one of these to start, where others work too
-
-
-@pytest.fixture(scope="module")
-def chosen():
-    """The environment that VERLOCK_REHEARSAL names, or envs/vllm073."""
-    chosen = choose("vllm073")
-    prefix = Path(os.environ.get("VERLOCK_REHEARSAL") or chosen.prefix).absolute()
-    if not (prefix / receipt.NAME).exists() or launcher.NAME not in receipt.read(prefix)["files"]:
-        pytest.skip(f"no environment with {launcher.NAME} at {prefix}: `nox -s env-{chosen.name}` makes it")
-    patch = pytest.MonkeyPatch()
-    patch.setenv("VERLOCK_ENVS", str(prefix.parent))
-    yield chosen
-    patch.undo()
 
 
 class Nodes:

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
+import toy
 
 from verlock.proving import launch_config, smoke_launch
 from verlock.proving.passes import Part
@@ -17,16 +18,6 @@ from verlock.variant import receipt
 from verlock.variant.chosen import choose
 
 pytestmark = pytest.mark.e2e
-
-SIZES = {
-    "prompts": 4,
-    "length": 32,
-    "new": 8,
-    "cached_prompts": 2,
-    "cached_length": 128,
-    "cached_new": 8,
-    "sampled_prompts": 256,
-}
 
 
 @pytest.fixture
@@ -52,7 +43,7 @@ def rehearse(tmp_path, monkeypatch):
             "device": "cpu",
             "engine": "rehearsal:RehearsalEngine",
             "imports": ["torch", "verl"],
-            "sizes": SIZES,
+            "sizes": toy.SIZES,
             **more,
         }
         environment = launch_config.variables(chosen)

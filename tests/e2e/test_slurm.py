@@ -13,42 +13,17 @@ from pathlib import Path
 
 import pytest
 import slurm
+import toy
 
 from verlock import paths
-from verlock.env import launcher
 from verlock.proving import launch_config
 from verlock.proving.passes import Part
 from verlock.smoke import gates, report
 from verlock.smoke.gates import Gate
 from verlock.system.gpu import Gpus
 from verlock.variant import receipt
-from verlock.variant.chosen import choose
 
 pytestmark = pytest.mark.skipif(bool(slurm.lacks()), reason=slurm.lacks() or "Slurm is there")
-
-# as in test_rehearsal.py
-SIZES = {
-    "prompts": 4,
-    "length": 32,
-    "new": 8,
-    "cached_prompts": 2,
-    "cached_length": 128,
-    "cached_new": 8,
-    "sampled_prompts": 256,
-}
-
-
-@pytest.fixture(scope="module")
-def chosen():
-    """The environment that VERLOCK_REHEARSAL names, or envs/vllm073."""
-    chosen = choose("vllm073")
-    prefix = Path(os.environ.get("VERLOCK_REHEARSAL") or chosen.prefix).absolute()
-    if not (prefix / receipt.NAME).exists() or launcher.NAME not in receipt.read(prefix)["files"]:
-        pytest.skip(f"no environment with {launcher.NAME} at {prefix}: `nox -s env-{chosen.name}` makes it")
-    patch = pytest.MonkeyPatch()
-    patch.setenv("VERLOCK_ENVS", str(prefix.parent))
-    yield chosen
-    patch.undo()
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +117,12 @@ def test_the_rehearsal_of_the_smoke_run_as_a_job_on_two_nodes_killed_and_requeue
     config = launch_config.configuration(
         chosen, Gpus("none", 1, 0, "580.159.04"), Part("eager", 2, 1), tmp_path / "run"
     )
-    config |= {"device": "cpu", "engine": "rehearsal:RehearsalEngine", "imports": ["torch", "verl"], "sizes": SIZES}
+    config |= {
+        "device": "cpu",
+        "engine": "rehearsal:RehearsalEngine",
+        "imports": ["torch", "verl"],
+        "sizes": toy.SIZES,
+    }
     folder = Path(config["folder"])
     folder.mkdir(parents=True)
     path = folder / "config.json"

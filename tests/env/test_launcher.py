@@ -19,15 +19,15 @@ SETTINGS = {"VLLM_USE_V1": "0", "ODD": 'it\'s "$HOME" `x`\n*'}
 SHELLS = [name for name in ("dash", "bash", "busybox") if shutil.which(name)]
 # what a cluster's login shell may have, and what the policy takes out
 STRAY = {
-    "PYTHONPATH": "/opt/modules",
+    "PYTHONPATH": "/site/modules",
     "PYTHONHOME": "/usr",
     "VLLM_USE_V1": "1",
     "VLLM_ATTENTION_BACKEND": "XFORMERS",
     "vllm_lower": "x",
     "RAY_ADDRESS": "auto",
     "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
-    "CONDA_PREFIX": "/opt/conda",
-    "LD_LIBRARY_PATH": "/opt/cuda",
+    "CONDA_PREFIX": "/site/conda",
+    "LD_LIBRARY_PATH": "/site/cuda",
     "SLURM_JOB_ID": "7",
     "TEXT": "two lines\nRAY_NOT_A_VARIABLE=1",
     "EMPTY": "",
@@ -72,7 +72,7 @@ def test_the_variables_are_those_that_verlock_itself_would_give(prefix, monkeypa
             ","
         )
     assert got == wanted
-    assert got["VLLM_USE_V1"] == "0" and got["PYTHONNOUSERSITE"] == "1" and got["LD_LIBRARY_PATH"] == "/opt/cuda"
+    assert got["VLLM_USE_V1"] == "0" and got["PYTHONNOUSERSITE"] == "1" and got["LD_LIBRARY_PATH"] == "/site/cuda"
     assert not {"PYTHONPATH", "RAY_ADDRESS", "vllm_lower", "PYTORCH_CUDA_ALLOC_CONF"} & got.keys()
 
 
@@ -155,6 +155,6 @@ def test_a_copy_at_another_place_refuses_and_says_where_it_belongs(prefix, tmp_p
 
 def test_a_host_python_that_this_machine_lacks_is_named(prefix):
     (prefix / "bin/python").unlink()
-    (prefix / "bin/python").symlink_to("/opt/not/here/python3.10")
+    (prefix / "bin/python").symlink_to("/not/here/python3.10")
     done = run(prefix, "true")
-    assert done.returncode == 127 and b"/opt/not/here/python3.10" in done.stderr and b"--base conda" in done.stderr
+    assert done.returncode == 127 and b"/not/here/python3.10" in done.stderr and b"--base conda" in done.stderr

@@ -216,6 +216,11 @@ def _distribution(found: Found, name: str) -> Component:
     )
     component.hashes = [_sha256(sha256)] if sha256 else []
     own = {"file": filename, "record": f"sha256:{package.sha256}", "origin": note}
+    own |= {
+        f"override:{each.requirement}": each.reason
+        for each in found.chosen.recipe.override
+        if lockfiles.normalise(each.requirer) == name
+    }
     component.properties = _properties({key: value for key, value in own.items() if value})
     component.licenses = _of_metadata(metadata)
     component.pedigree = _pedigree(found, name)

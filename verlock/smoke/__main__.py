@@ -7,15 +7,13 @@ import json
 import os
 import sys
 import time
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from verlock.smoke import facts, gates, sabotage
-from verlock.smoke.report import Report, write_error
+from verlock.smoke import facts, gates, lifetime, sabotage
+from verlock.smoke.report import Report
 from verlock.smoke.suite import Phase, Setting, Sizes, Suite
 from verlock.smoke.watchdog import Heartbeat
 from verlock.smoke.world import Ranks, take_place
@@ -30,31 +28,7 @@ def main(config: dict[str, Any]) -> NoReturn:
     limits = {**LIMITS, **config.get("limits", {})}
     take_place(config["gpus"])
     rank = int(os.environ["RANK"])
-    heart = Heartbeat(folder, rank)
-    where = "start"
-
-    @contextmanager
-    def phase(name: str) -> Iterator[None]:
-        nonlocal where
-        where = name
-        with heart.phase(name, limits[name.split()[0]]):
-            yield
-
-    try:
-        _run(config, folder, heart, phase)
-    except BaseException as error:
-        write_error(folder, rank, where, error)
-        traceback.print_exc()
-        _leave(1)
-    heart.done()
-    _leave(0)
-
-
-def _leave(code: int) -> NoReturn:
-    """End at once: vLLM's and NCCL's own clean-up at exit can hang, and everything that matters is on disk."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    lifetime.run(folder, rank, limits, lambda heart, phase: _run(config, folder, heart, phase))
 
 
 def _run(config: dict[str, Any], folder: Path, heart: Heartbeat, phase: Phase) -> None:

@@ -21,7 +21,8 @@ SHARED_MEMORY = Path("/dev/shm")
 MEMORY = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup/memory.max")
 
-# The newest compute capability that wheels of a CUDA version have code for; a GPU of a later generation finds none.
+# The newest compute capability that wheels of a CUDA version have code for; a GPU of a later generation finds none. Asked where
+# a recipe does not name its torch's own.
 # https://docs.nvidia.com/cuda/cuda-toolkit-release-notes/ and https://github.com/pytorch/pytorch/blob/main/RELEASE.md
 NEWEST = {"12.4": (9, 0), "12.6": (9, 0), "12.8": (12, 0), "12.9": (12, 1), "13.0": (12, 1)}
 OLDEST = (7, 0)  # https://docs.vllm.ai/en/v0.7.3/getting_started/installation/gpu/index.html
@@ -89,6 +90,12 @@ def _architecture(subject: Subject, name: str, capability: tuple[int, ...]) -> I
             "use a newer GPU, or attn_implementation=sdpa and float16",
         )
     for chosen in subject.chosen:
+        if chosen.recipe.torch.capabilities:
+            try:
+                preflight.check_gpus(chosen.recipe, [(name, shown)])
+            except GpuUnsupported as error:
+                yield of_error(error)
+            continue
         newest = NEWEST.get(chosen.recipe.cuda.version)
         if newest and capability > newest:
             yield Finding(
