@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections import namedtuple
+from types import SimpleNamespace
 
 import pytest
 import toy
@@ -257,6 +258,15 @@ def test_the_architecture_of_the_gpu(sound, monkeypatch, capsys, capability, sta
     found = wrong(capsys)
     assert (found["GPUs"]["state"] if found else None) == state
     assert state is None or capability in found["GPUs"]["said"]
+
+
+@pytest.mark.parametrize(("capability", "known"), [("9.0", True), ("12.0", True), ("13.0", False)])
+def test_a_recipe_that_names_its_torch_s_kernels_is_asked(monkeypatch, capability, known):
+    subject = SimpleNamespace(chosen=[choose("vllm0240")])
+    numbers = tuple(map(int, capability.split(".")))
+    found = list(machine._architecture(subject, "NVIDIA X", numbers))
+    assert [each.state for each in found] == ([] if known else [findings.BAD])
+    assert known or "no kernels for NVIDIA X (compute capability 13.0)" in found[0].said
 
 
 def test_no_gpu_is_a_warning_and_a_hanging_nvidia_smi_is_bad(sound, monkeypatch, capsys):

@@ -93,7 +93,7 @@ def _architecture(subject: Subject, name: str, capability: tuple[int, ...]) -> I
         if chosen.recipe.torch.capabilities:
             try:
                 preflight.check_gpus(chosen.recipe, [(name, shown)])
-            except GpuUnsupported as error:
+            except VerlockError as error:
                 yield of_error(error)
             continue
         newest = NEWEST.get(chosen.recipe.cuda.version)
