@@ -57,6 +57,7 @@ def red(each):
     return [gate.id for gate in each.red]
 
 
+@pytest.mark.slow("14 passes through the gates on the CPU")
 def test_all_sabotages_in_one_process_turn_exactly_their_gates_red(rehearse):
     passes = rehearse(1, "graphs", sabotaged="all")
     inside = {mode: entry for mode, entry in sabotage.MODES.items() if not entry.verl}
@@ -74,6 +75,7 @@ def test_two_ranks_that_share_a_gpu_are_green_in_both_layouts(rehearse, tp):
     assert f"2 ranks sharing 1 GPU, TP={tp} DP={2 // tp}" in next(gate.value for gate in only.gates if gate.id == "10")
 
 
+@pytest.mark.slow("torch and verl are imported in two ranks, twice")
 @pytest.mark.parametrize(("tp", "mode"), [(2, "wrong-rank"), (1, "hang")])
 def test_two_ranks_see_what_one_sees(rehearse, tp, mode):
     (only,) = rehearse(2, "eager", tp=tp, sabotaged=mode)
