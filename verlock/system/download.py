@@ -202,12 +202,17 @@ def reachable(urls: Iterable[str]) -> bool:
     return found.is_set()
 
 
+def connect(url: str, seconds: float) -> None:
+    """Open a connection to the host of an address and close it; behind a proxy nothing is done. Raises OSError or ValueError."""
+    if not process.proxied(os.environ):
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        socket.create_connection((parts.hostname or "", port), timeout=seconds).close()
+
+
 def _answers(url: str) -> bool:
     try:
-        if not process.proxied(os.environ):
-            parts = urlsplit(url)
-            port = parts.port or (443 if parts.scheme == "https" else 80)
-            socket.create_connection((parts.hostname or "", port), timeout=_REACHABLE_SECONDS).close()
+        connect(url, _REACHABLE_SECONDS)
         with session() as once, _asked(once, url, {"Range": "bytes=0-0"}, "", seconds=_REACHABLE_SECONDS) as answer:
             _refuse_page(answer, "")
     except (OSError, ValueError, _Failure):

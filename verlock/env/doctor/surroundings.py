@@ -10,7 +10,6 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from verlock.conda import client
 from verlock.conda.places import local_path
@@ -219,10 +218,7 @@ def _channel(lock: Path) -> str:
 def _why_not(url: str) -> str:
     """Why a host gives no answer, whatever that answer says; empty where it does."""
     try:
-        if not process.proxied(os.environ):
-            parts = urlsplit(url)
-            port = parts.port or (443 if parts.scheme == "https" else 80)
-            socket.create_connection((parts.hostname or "", port), timeout=PATIENCE).close()
+        download.connect(url, PATIENCE)
         with download.session() as once:
             once.get(url, stream=True, timeout=PATIENCE, allow_redirects=False, headers={"Range": "bytes=0-0"}).close()
     except (OSError, ValueError) as error:
