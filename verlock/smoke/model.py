@@ -16,6 +16,7 @@ from pathlib import Path
 
 VOCABULARY = 4096
 BOS, EOS = 0, 1
+END = "<|im_end|>"
 SEED = 0
 SHARPER = 2.2  # the output layer is multiplied by this
 # One line is enough for verl: it only has to render a chat as text.
@@ -65,16 +66,17 @@ def tokenizer(folder: Path) -> Path:
 
 
 def write_tokenizer(folder: Path) -> None:
-    """Write a word-level tokenizer: `<bos>`, `<eos>`, then `w2` ... `w4095`, a word per id."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    """Write a word-level tokenizer: `<bos>`, Qwen's `<|im_end|>`, then `w2` ... `w4095`, a word per id."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = {"<bos>": BOS, "<eos>": EOS, **{f"w{i}": i for i in range(2, VOCABULARY)}}
+    words = {"<bos>": BOS, END: EOS, **{f"w{i}": i for i in range(2, VOCABULARY)}}
     words_only = Tokenizer(models.WordLevel(words, unk_token="<bos>"))
     # Splitting at white space alone would leave `<bos>` whole as well; Whitespace also splits at punctuation, which no word has.
     words_only.pre_tokenizer = pre_tokenizers.Whitespace()
+    words_only.normalizer = normalizers.Replace("\n", " w2 ")  # verl 0.9 wants one token for it, as Qwen2's tokenizer has
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words_only, bos_token="<bos>", eos_token="<eos>", unk_token="<bos>", pad_token="<eos>"
+        tokenizer_object=words_only, bos_token="<bos>", eos_token=END, unk_token="<bos>", pad_token=END
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.save_pretrained(folder)
