@@ -90,6 +90,7 @@ def test_not_built(clone, capsys):
     "line",
     [
         *([], ["creat"], ["create"], ["create", "vllm073", "--base", "x"], ["verify", "a", "b"]),
+        ["smoke", "v1", "--model"],
         *(["smoke", "v1", option, count] for option in ("--ranks", "--tp") for count in ("0", "-1", "two")),
     ],
 )
@@ -97,6 +98,21 @@ def test_a_wrong_command_line(line):
     with pytest.raises(SystemExit) as caught:
         cli.main(line)
     assert caught.value.code == 2
+
+
+@pytest.mark.parametrize("other", [["--sabotage", "all"], ["--unpatched"], ["--mode", "verl"]])
+def test_a_users_own_model_does_not_go_with_what_is_about_the_tiny_one(other, capsys):
+    assert cli.main(["smoke", "v1", "--model", "/nowhere", *other]) == 2
+    assert (
+        f"--model does not go together with {' '.join(other[:2]) if other[0] == '--mode' else other[0]}"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_model_that_is_not_there_is_refused_before_anything_else(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))  # without a GPU: the model is looked at first
+    assert cli.main(["smoke", "v1", "--model", str(tmp_path / "nowhere")]) == 55
+    assert "nowhere is no folder" in capsys.readouterr().err
 
 
 def test_verlock_base_from_the_environment(monkeypatch, capsys):

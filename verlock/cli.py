@@ -191,6 +191,9 @@ def _proof_commands(commands: Commands) -> None:
     smoke.add_argument("--unpatched", nargs="?", const=sabotage.ALL, default="", metavar="PATCH",
                        help="run without the patches, or the one whose file name begins so: what are they for?")  # fmt: skip
     smoke.add_argument("--no-verl", action="store_true", help="skip verl's own GRPO steps")
+    smoke.add_argument("--model", type=Path, metavar="PATH",
+                       help="run with a model of your own, a Hugging Face folder, as far as the gates can; writes a report, "
+                            "never a certificate")  # fmt: skip
     _site_wheel(smoke)
     smoke.add_argument("--json", type=Path, metavar="FILE", help="write the whole report to FILE")
     smoke.set_defaults(run=_smoke)
@@ -402,9 +405,13 @@ def _patches(arguments: argparse.Namespace) -> int:
 
 
 def _smoke(arguments: argparse.Namespace) -> int:
+    if problem := _contradiction(arguments):
+        print(f"verlock smoke: {problem}", file=sys.stderr)
+        return 2
     from verlock.env import create, python_choice
-    from verlock.proving import smoke_run
+    from verlock.proving import own_model, smoke_run
 
+    model = own_model.at(arguments.model) if arguments.model else None
     chosen = python_choice.to_prove(arguments.variant, arguments.python)
     smoke_run.needs(chosen)  # first, so that no environment of 7 GB is made for nothing
     create.make(chosen, create.Options(site_wheels=_asked_site_wheels(arguments)))
@@ -416,9 +423,20 @@ def _smoke(arguments: argparse.Namespace) -> int:
         verl=not arguments.no_verl,
         again=arguments.again,
         unpatched=arguments.unpatched,
+        model=model,
         json_path=arguments.json,
     )
     return smoke_run.run(chosen, options)
+
+
+def _contradiction(arguments: argparse.Namespace) -> str:
+    """Which options of `smoke` do not go together, in one sentence; empty where all do."""
+    if arguments.model:
+        others = {"--sabotage": arguments.sabotage, "--unpatched": arguments.unpatched}
+        others["--mode verl"] = arguments.mode == "verl"
+        if clash := [name for name, given in others.items() if given]:
+            return f"--model does not go together with {clash[0]}, which is about the tiny model"
+    return ""
 
 
 def _bench(arguments: argparse.Namespace) -> int:

@@ -295,6 +295,12 @@ class BenchFailed(VerlockError):
     exit_code = 54
 
 
+class ModelRefused(VerlockError):
+    """`smoke --model`: there is no such model, it is not whole, or the environment cannot run it."""
+
+    exit_code = 55
+
+
 # 60-69: files and folders --------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from verlock import paths
 from verlock.errors import (
     DriverTooOld,
     GateFailed,
+    ModelRefused,
     NoGpu,
     NotSealed,
     ReceiptStale,
@@ -17,7 +18,7 @@ from verlock.errors import (
     SmokeHung,
     VerlockError,
 )
-from verlock.proving import launch_config, smoke_launch, smoke_run
+from verlock.proving import launch_config, own_model, smoke_launch, smoke_run
 from verlock.proving.passes import FULL, VERL, Part
 from verlock.proving.smoke_run import Options
 from verlock.smoke import gates
@@ -119,7 +120,7 @@ def inside(tmp_path, monkeypatch, nvidia_smi):
     def run(text=GREEN, red=(), metrics=TIMES, steps=SOUND, gpu=GPU, **how):
         told = {"RED": dict.fromkeys(red, "fail"), "METRICS": metrics, "STEPS": steps, "GPU": gpu}
         script.write_text("".join(f"{name} = {value!r}\n" for name, value in told.items()) + text)
-        return smoke_run.run(choose("vllm073"), Options(json_path=tmp_path / "report.json", **how))
+        return smoke_run.run(choose("vllm073"), Options(**{"json_path": tmp_path / "report.json", **how}))
 
     seal()
     run.seal = seal
@@ -477,3 +478,57 @@ def test_verl_is_told_the_memory_of_one_gpu_and_the_recipes_flags(tmp_path):
     chosen = choose("vllm073")
     told = launch_config.verl_configuration(chosen, Gpus(GPU, 2, 81920, "580.1"), tmp_path)
     assert (told["memory_gib"], told["flags"]) == (80.0, chosen.recipe.verl.flags)
+
+
+@pytest.fixture
+def llama(tmp_path):
+    folder = tmp_path / "Tiny-Llama"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    (folder / "model.safetensors").write_text("")
+    return own_model.at(folder)
+
+
+def test_a_users_own_model_gives_a_report_of_its_name_and_no_certificate(inside, llama, tmp_path, capsys):
+    assert inside(model=llama, json_path=None) == 0
+    assert certificates(inside) == kept(inside) == []
+    (path,) = (inside.certificates / "reports").iterdir()
+    assert path.name == "h100-80gb-hbm3x1-model-tiny-llama.json"
+    data = json.loads(path.read_text())
+    assert data["model"]["name"] == "Tiny-Llama" and set(data["model"]["left_out"]) == {"6", "10", "verl"}
+    ran = [(run["mode"], run["ranks"], run["tp"]) for run in data["runs"]]
+    gates_only = [(part.mode, part.ranks, part.tp) for part in FULL if part != VERL]
+    assert ran == [*gates_only, ("eager and graphs", 1, 1), ("eager and graphs", 2, 2)]
+    assert {run["model"] for run in data["runs"]} == {"Tiny-Llama"}
+    assert str(tmp_path) not in path.read_text()
+    told = capsys.readouterr()
+    assert "vllm073: graphs, Tiny-Llama, 2 ranks" in told.out
+    assert "with your own model, gate 10: weights are not compared" in told.err
+    assert "all green with Tiny-Llama; no certificate" in told.err
+
+
+def test_a_users_own_model_leaves_the_parts_of_a_pass_alone(inside, llama):
+    inside(ranks=1)
+    before = kept(inside)
+    inside(model=llama, ranks=1)
+    with pytest.raises(GateFailed, match="gate 5: because"):
+        inside(model=llama, ranks=1, red=["5"])
+    assert kept(inside) == before != []
+    assert inside.report()["model"]["name"] == "Tiny-Llama", "a red run has a report too"
+
+
+def test_a_users_own_model_that_the_environment_refuses_is_not_tried_again(inside, llama, tmp_path):
+    text = (
+        "from verlock.smoke.report import Refused, write_error\n"
+        'write_error(folder, 0, "imports", Refused("no such architecture", "take another"))\nsys.exit(1)\n'
+    )
+    with pytest.raises(ModelRefused, match="no such architecture\n  take another"):
+        inside(model=llama, text=text)
+    assert not list(tmp_path.glob("verlock-smoke-*")) and not list(inside.certificates.glob("*"))
+
+
+def test_the_launch_is_told_of_a_users_own_model(llama, tmp_path):
+    told = launch_config.configuration(choose("vllm073"), Gpus(GPU, 1, 81559, "580.1"), Part("eager"), tmp_path)
+    assert "own" not in told and "limits" not in told
+    told = own_model.launched_with(told, llama)
+    assert (told["model"], told["own"]) == (str(llama.folder), True)

@@ -52,7 +52,8 @@ class Pass:
         ranks = self.details.get("ranks", 1)
         layout = f", {gates.layout(ranks, self.details['gpus'])}, TP={self.tp}" if ranks > 1 else ""
         again = " again" if "again" in self.details else ""
-        return f"{self.mode}{again}{layout}{f' --sabotage {self.sabotage}' if self.sabotage else ''}"
+        model = f", {self.details['model']}" if "model" in self.details else ""
+        return f"{self.mode}{again}{model}{layout}{f' --sabotage {self.sabotage}' if self.sabotage else ''}"
 
     @property
     def timing(self) -> str:

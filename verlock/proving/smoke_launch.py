@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from verlock import console
-from verlock.errors import GateFailed, SmokeCrashed, VerlockError
+from verlock.errors import GateFailed, ModelRefused, SmokeCrashed, VerlockError
 from verlock.proving.passes import Pass
 from verlock.smoke import gates, overlay, report, sabotage, watchdog
 from verlock.smoke.gates import Gate
@@ -54,6 +54,7 @@ def gates_run(chosen: Chosen, environment: dict[str, str], config: dict[str, Any
 
     Raises:
         SmokeCrashed: a process died without a report (a signal, a full disk): the end of its log is in the error.
+        ModelRefused: the environment cannot run this model.
     """
     folder, ranks = Path(config["folder"]), config["ranks"]
     folder.mkdir(parents=True)
@@ -77,6 +78,9 @@ def gates_run(chosen: Chosen, environment: dict[str, str], config: dict[str, Any
             f"the smoke run ended with code {outcome.code} before it could report\n{process.tail(log, TAIL)}",
             f"the whole log: {log}",
         )
+    for each in died:
+        if "remedy" in each:
+            raise ModelRefused(each["error"], each["remedy"])
     guard = _guard(data, outcome)
     first = sabotage.passes(config["sabotage"], config["mode"])[0]
     measured = data["passes"] or [{"sabotage": first, "gates": []}]
@@ -85,6 +89,7 @@ def gates_run(chosen: Chosen, environment: dict[str, str], config: dict[str, Any
         last = number == len(measured) - 1
         found = report.complete(map(Gate.from_dict, each["gates"]), died[0] if died and last else None, ranks)
         details: dict[str, Any] = {"ranks": ranks, "gpus": config["gpus"]}
+        details |= {"model": Path(config["model"]).name} if config.get("own") else {}
         if not number:
             details |= {
                 key: data[key] for key in ("facts", "engine_seconds", "fingerprint", "samples", "phases") if key in data

@@ -18,9 +18,10 @@ from typing import Any
 
 from verlock import console, paths
 from verlock.env import preflight
-from verlock.errors import GateFailed, NoGpu, ReceiptStale, SmokeHung, VerlockError
-from verlock.proving import certify, launch_config, smoke_launch
+from verlock.errors import GateFailed, ModelRefused, NoGpu, ReceiptStale, SmokeHung, VerlockError
+from verlock.proving import certify, launch_config, own_model, smoke_launch
 from verlock.proving.kept_parts import Kept
+from verlock.proving.own_model import OwnModel
 from verlock.proving.passes import FULL, VERL, Part, Pass
 from verlock.proving.smoke_tables import show
 from verlock.smoke import gates, sabotage
@@ -45,6 +46,7 @@ class Options:
         again: make every launch of the gates a second time, to compare what one seed gives in two processes.
         unpatched: run without this patch of the recipe's (how its file name begins, or `all` of them), to see what it is for;
             never gives a certificate.
+        model: the user's own, in the place of the tiny one; never gives a certificate, and leaves out verl's own steps.
         json_path: where the whole report goes.
     """
 
@@ -55,12 +57,13 @@ class Options:
     verl: bool = True
     again: bool = False
     unpatched: str = ""
+    model: OwnModel | None = None
     json_path: Path | None = None
 
     @property
     def proves(self) -> bool:
-        """Does this test the environment as it is?"""
-        return not (self.sabotage or self.unpatched)
+        """Does this test the environment as it is, with the model whose bounds were measured?"""
+        return not (self.sabotage or self.unpatched or self.model)
 
     @property
     def narrowed(self) -> bool:
@@ -75,11 +78,11 @@ class Options:
         for ranks in (self.ranks,) if self.ranks else (1, 2):
             wanted += [Part(mode, ranks, ranks) for mode in MODES]
             wanted.append(VERL if ranks == 1 else Part("eager", ranks, 1))
-        mode = "eager" if self.unpatched else self.mode
+        mode, verl = "eager" if self.unpatched else self.mode, self.verl and not self.model
         found = [
             each
             for each in wanted
-            if (not mode or each.mode == mode) and (not self.tp or each.tp == self.tp) and (self.verl or each != VERL)
+            if (not mode or each.mode == mode) and (not self.tp or each.tp == self.tp) and (verl or each != VERL)
         ]
         ranks, tp = self.ranks or self.tp or 1, self.tp or 1
         if not found and ranks % tp:
@@ -104,7 +107,7 @@ def run(chosen: Chosen, options: Options | None = None) -> int:
     asked for by name.
 
     Raises:
-        NoGpu, DriverTooOld, NotSealed, ReceiptStale: it cannot start.
+        NoGpu, DriverTooOld, NotSealed, ReceiptStale, ModelRefused: it cannot start.
         GateFailed, SmokeHung, SmokeCrashed: it started, and failed.
     """
     options = options or Options()
@@ -119,13 +122,18 @@ def run(chosen: Chosen, options: Options | None = None) -> int:
     if options.proves and not options.narrowed and (known := kept.read()):
         plan = [part for part in plan if part not in known]
         console.say(f"proven by an earlier run, and not run again: {', '.join(part.name for part in known)}")
+    if options.model and not options.json_path:
+        options = replace(options, json_path=options.model.report_path(chosen, machine))
     proof = Proof(chosen, machine, options)
+    ran: dict[Part, dict[str, Any]] = {}
     for part in plan:
         found = proof.launch(part)
         show(chosen.name, found)
         if options.proves:
             kept.keep(part, machine, found)
-    across = _across(kept.read()) if options.proves else []
+        elif options.model and found and not found[0].problem():
+            ran[part] = {"run": found[0].as_dict()}
+    across = _across(kept.read() if options.proves else ran)
     show(chosen.name, across)
     if any(each.problem() for each in across):
         kept.clear()  # each launch was green by itself; nothing shows which one is wrong
@@ -134,6 +142,8 @@ def run(chosen: Chosen, options: Options | None = None) -> int:
     shutil.rmtree(proof.folder, ignore_errors=True)
     if options.proves:
         _certify(chosen, bound, kept, across)
+    elif options.model:
+        console.say(f"all green with {options.model.name}; no certificate: that takes the tiny model")
     else:
         console.say("every sabotage turned exactly its gate red" if options.sabotage else "green without the patches")
     return 0
@@ -162,6 +172,8 @@ class Proof:
 
     def __post_init__(self) -> None:
         self.start = time.monotonic()
+        for gate, why in own_model.LEFT_OUT.items() if self.options.model else ():
+            console.say(f"with your own model, gate {gate}: {why}")
         self.folder = Path(tempfile.mkdtemp(prefix=f"verlock-smoke-{self.chosen.name}-"))
         self.environment = launch_config.variables(self.chosen) | launch_config.caches(self.folder / "caches")
         if self.options.unpatched:
@@ -172,6 +184,9 @@ class Proof:
         """Run one part; a crash is recorded and gives no pass."""
         try:
             found = self._verl() if part == VERL else self._gates(part)
+        except ModelRefused:  # and so would every other launch be
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
         except VerlockError as error:
             self.crashes.append(error)
             console.say(f"{self.chosen.name}, {part.name}: {error.problem}")
@@ -183,6 +198,8 @@ class Proof:
         config = launch_config.configuration(self.chosen, self.machine, part, self.folder)
         if self.options.sabotage:
             config = launch_config.sabotaged(config, self.options.sabotage)
+        if self.options.model:
+            config = own_model.launched_with(config, self.options.model)
         where = gates.layout(part.ranks, config["gpus"])
         with console.step("smoke", f"{self.chosen.name}, {part.mode}, {where}, TP={part.tp}, {self.machine.name}"):
             found = smoke_launch.gates_run(self.chosen, self.environment, config)
@@ -213,11 +230,14 @@ class Proof:
             **bound,
             "gpu": {**self.machine.__dict__},
             "unpatched": self.options.unpatched,
+            **({"model": self.options.model.as_dict()} if self.options.model else {}),
             "problems": [*(error.problem for error in self.crashes), *self._problems(across)],
             "seconds": round(time.monotonic() - self.start, 1),
             "runs": [each.as_dict() for each in [*self.passes, *across]],
         }
         files.write_whole(self.options.json_path, json.dumps(result, indent=1) + "\n")
+        if self.options.model:
+            console.say(f"the report on {self.options.model.name}: {paths.shown(self.options.json_path)}")
 
     def _problems(self, across: Sequence[Pass]) -> list[str]:
         return [problem for each in [*self.passes, *across] if (problem := each.problem())]
@@ -262,6 +282,6 @@ def _across(known: dict[Part, dict[str, Any]]) -> list[Pass]:
         other = known.get(replace(part, mode="graphs"))
         if part.mode == "eager" and other:
             gate = gates.two_engines(data["run"]["fingerprint"], other["run"]["fingerprint"])
-            details = {key: data["run"][key] for key in ("ranks", "gpus")}
+            details = {key: data["run"][key] for key in ("ranks", "gpus", "model") if key in data["run"]}
             found.append(Pass("eager and graphs", part.tp, "", [gate], 0.0, details))
     return found

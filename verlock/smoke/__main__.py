@@ -63,17 +63,19 @@ def _made(config: dict[str, Any], phase: Phase, report: Report) -> Suite:
         import torch  # noqa: F401
         import transformers
 
-        from verlock.smoke import memory, model, rollout
+        from verlock.smoke import memory, model, own_model, rollout
         from verlock.smoke.trainer import Trainer
 
         transformers.logging.set_verbosity_error()
         module, name = config.get("engine", "verlock.smoke.rollout:Vllm").split(":")
         make_engine = getattr(importlib.import_module(module), name)
+        checkpoint, own, scratch = Path(config["model"]), bool(config.get("own")), Path(config["folder"]) / "tokenizer"
+        if own:
+            own_model.admit(checkpoint, make_engine.architectures())
     with phase("trainer"):
         world = Ranks(config["device"], config["tp"], config["gpus"])
-        checkpoint = Path(config["model"])
         if world.rank == 0:
-            model.ensure(checkpoint)
+            own_model.ensure_tokenizer(checkpoint, scratch) if own else model.ensure(checkpoint)
         world.barrier()
         trainer = Trainer(checkpoint, world.device)
         on_gpu = config["device"] == "cuda"
@@ -89,11 +91,11 @@ def _made(config: dict[str, Any], phase: Phase, report: Report) -> Suite:
                 tp=config["tp"],
                 mode=config["mode"],
                 sleep_mode=config["sleep_mode"],
-                extra=config["llm"],
+                extra={**(own_model.arguments(checkpoint, scratch) if own else {}), **config["llm"]},
             )
         )
         report.data["engine_seconds"] = time.monotonic() - start
-    setting = Setting(config["mode"], baseline, per_process, Sizes(**config.get("sizes", {})))
+    setting = Setting(config["mode"], baseline, per_process, Sizes(**config.get("sizes", {})), own)
     return Suite(engine, trainer, world, setting, phase)
 
 
