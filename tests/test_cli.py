@@ -100,13 +100,11 @@ def test_a_wrong_command_line(line):
     assert caught.value.code == 2
 
 
-@pytest.mark.parametrize("other", [["--sabotage", "all"], ["--unpatched"], ["--mode", "verl"]])
+@pytest.mark.parametrize("other", ["--sabotage all", "--unpatched 0001", "--mode verl"])
 def test_a_users_own_model_does_not_go_with_what_is_about_the_tiny_one(other, capsys):
-    assert cli.main(["smoke", "v1", "--model", "/nowhere", *other]) == 2
-    assert (
-        f"--model does not go together with {' '.join(other[:2]) if other[0] == '--mode' else other[0]}"
-        in capsys.readouterr().err
-    )
+    assert cli.main(["smoke", "v1", "--model", "/nowhere", *other.split()]) == 2
+    said = capsys.readouterr().err
+    assert "--model does not go together with " in said and other.split()[0] in said
 
 
 def test_a_model_that_is_not_there_is_refused_before_anything_else(capsys, monkeypatch, tmp_path):
