@@ -263,6 +263,26 @@ def test_ranks_with_a_users_own_model_are_held_to_their_places_without_its_weigh
     assert "rank 1 has device 0" in gates.ranks_agree([ranks[0], {**ranks[1], "device": 0}], 2, 2).sentence
 
 
+def test_the_ranks_of_each_node_begin_at_its_first_gpu():
+    ranks = [
+        rank(each, 4, 2, **dict.fromkeys(("local_rank", "device", "current_device"), each % 2)) for each in range(4)
+    ]
+    gate = gates.ranks_agree(ranks, 2, 4, nodes=2)
+    assert gate.verdict == PASS and gate.value.startswith("4 ranks on 4 GPUs of 2 nodes, TP=2 DP=2")
+    assert gates.ranks_agree(ranks, 2, 4).verdict == FAIL, "on one node they would be local ranks 0 to 3"
+    ranks[3] |= {"current_device": 0}
+    assert "rank 3 has current_device 0, not 1" in gates.ranks_agree(ranks, 2, 4, nodes=2).sentence
+
+
+def test_a_red_environment_on_any_node_is_red_with_that_nodes_number():
+    green, red = gates.environment(FACTS, EXPECTED), gates.environment({**FACTS, "engine": "V0"}, EXPECTED)
+    assert gates.of_nodes([green] * 4, 2) == green
+    assert (
+        gates.of_nodes([green, green, green, red], 2).sentence == "on node 1: the live engine is V0, the recipe says V1"
+    )
+    assert gates.of_nodes([red, green], 2).sentence.startswith("on node 0: ")
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

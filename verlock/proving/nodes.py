@@ -1,8 +1,8 @@
 """The agents of a smoke run that spans machines, one on each node.
 
-Node 0 listens, and every other agent keeps one connection to it for the whole run: so all of them learn before anything is started
-whether they mean the same run, and at the end of each launch how it ended on the other nodes. A line of JSON goes each way.
-torchrun is given a port of its own.
+Node 0 listens, and every other agent keeps one connection to it for the whole run: so all of them learn before anything is
+started whether they mean the same run, and at the end of each launch how it ended on the other nodes. A line of JSON goes each
+way. torchrun is given a port of its own.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 PASS, FAIL, SKIP = "pass", "fail", "skip"
@@ -165,6 +165,19 @@ def environment(facts: Mapping[str, Any], expected: Mapping[str, Any]) -> Gate:
     value = f"{facts['engine']}, driver {facts['driver']}, CUDA {facts['cuda']}, cxx11abi {facts['cxx11abi']}"
     bound = f"{expected['engine']}, {len(expected['versions'])} versions as locked, all imports"
     return _gate("1", problems, value, bound)
+
+
+def of_nodes(ranks: Sequence[Gate], nodes: int) -> Gate:
+    """Gate 1 of a run on several nodes: the first that is red, with its node, else that of node 0.
+
+    Args:
+        ranks: the gate as each rank found it, in rank order.
+        nodes: how many there are; each has the same number of ranks.
+    """
+    for rank, gate in enumerate(ranks):
+        if gate.verdict == FAIL:
+            return replace(gate, sentence=f"on node {rank * nodes // len(ranks)}: {gate.sentence}")
+    return ranks[0]
 
 
 def greedy(ranks: Sequence[Mapping[str, int]]) -> Gate:
@@ -441,15 +454,15 @@ def two_engines(eager: Sequence[Mapping[str, Any]], graph: Sequence[Mapping[str,
     )
 
 
-def layout(ranks: int, gpus: int) -> str:
-    """How many ranks are on how many GPUs, in words."""
+def layout(ranks: int, gpus: int, nodes: int = 1) -> str:
+    """How many ranks are on how many GPUs, and of how many nodes if they are several, in words."""
     if ranks == 1:
         return "1 rank"
     on = "sharing" if ranks > gpus else "on"
-    return f"{ranks} ranks {on} {gpus} GPU{'s' if gpus > 1 else ''}"
+    return f"{ranks} ranks {on} {gpus} GPU{'s' if gpus > 1 else ''}{f' of {nodes} nodes' if nodes > 1 else ''}"
 
 
-def ranks_agree(ranks: Sequence[Mapping[str, Any]], tp: int, gpus: int) -> Gate:
+def ranks_agree(ranks: Sequence[Mapping[str, Any]], tp: int, gpus: int, nodes: int = 1) -> Gate:
     """Gate 10: every rank is where it should be, holds its own shard, and says what its group must say.
 
     Args:
@@ -460,11 +473,12 @@ def ranks_agree(ranks: Sequence[Mapping[str, Any]], tp: int, gpus: int) -> Gate:
             (indices of the global batch this rank answered).
         tp: tensor-parallel size; ranks r with the same r // tp are one replica.
         gpus: on how many GPUs they are. Ranks that share GPUs see one each, as local rank 0 of their own host.
+        nodes: on how many nodes; each has the same number of ranks.
     """
     world = len(ranks)
     problems = []
     for place, rank in enumerate(ranks):
-        local = place if world <= gpus else 0
+        local = place % (world // nodes) if world <= gpus else 0
         expected = {
             "rank": place,
             "local_rank": local,
@@ -507,7 +521,7 @@ def ranks_agree(ranks: Sequence[Mapping[str, Any]], tp: int, gpus: int) -> Gate:
     return _gate(
         "10",
         problems,
-        f"{layout(world, gpus)}, TP={tp} DP={world // tp}, {weights}",
+        f"{layout(world, gpus, nodes)}, TP={tp} DP={world // tp}, {weights}",
         f"each at its place, {'' if unknown else '0 wrong, '}replicas agree",
         note=note,
     )

@@ -34,10 +34,14 @@ def admit(checkpoint: Path, known: Collection[str]) -> None:
             "take a variant with a newer vLLM, or a model of another architecture",
         )
     try:
-        trained = type(AutoConfig.from_pretrained(checkpoint)) in MODEL_FOR_CAUSAL_LM_MAPPING
-    except (ValueError, KeyError):  # a model_type that it has never heard of
-        trained = False
-    if not trained:
+        # a class, or several of them
+        found = MODEL_FOR_CAUSAL_LM_MAPPING[type(AutoConfig.from_pretrained(checkpoint))]
+    except (ValueError, KeyError):  # a model_type that it has never heard of, or one without such a model
+        found = ()
+    classes = found if isinstance(found, tuple) else (found,)
+    if not {each.__name__ for each in classes} & set(
+        named
+    ):  # BertModel, say, is of a type that has one, and is none itself
         raise Refused(
             f"transformers {__version__} has no causal language model for {' or '.join(named)}, the architecture of {checkpoint}",
             "take a variant with a newer transformers, or a model of another architecture",

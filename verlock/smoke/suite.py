@@ -66,13 +66,14 @@ class Setting:
 
 
 class World(Protocol):
-    """The ranks of this run; `gpus` is the number of GPUs they are on."""
+    """The ranks of this run; `gpus` is the number of GPUs they are on, on all `nodes` together."""
 
     rank: int
     local_rank: int
     size: int
     tp: int
     gpus: int
+    nodes: int
 
     def gather(self, mine: Any) -> list[Any]:
         """What every rank has, in rank order; collective."""
@@ -363,7 +364,7 @@ class Suite:
             "sampled": tuple(each.tokens for each in sampled),
             "prompts": [share[place] for place, each in enumerate(sampled) if each.prompt == common[share[place]]],
         }
-        return gates.ranks_agree(self.world.gather(mine), self.world.tp, self.world.gpus)
+        return gates.ranks_agree(self.world.gather(mine), self.world.tp, self.world.gpus, self.world.nodes)
 
     def sampler(self, how: Sampling) -> Gate:
         """Gate 11; `how` is only for the engine: the trainer always uses the plain distribution."""

@@ -26,6 +26,8 @@ def holding(address: str) -> str:
         for _, name in socket.if_nameindex():
             with contextlib.suppress(OSError):  # it has no address
                 answer = fcntl.ioctl(asks, _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
-                if ipaddress.ip_address(answer[20:24]) == wanted:  # struct ifreq: 16 bytes of name, family, port, address
+                if (
+                    ipaddress.ip_address(answer[20:24]) == wanted
+                ):  # struct ifreq: 16 bytes of name, family, port, address
                     return name
     return ""
