@@ -151,15 +151,19 @@ class Proof:
             NodeMissing, NodesDiffer: see `Agents`.
             NoGpu: this node has fewer GPUs than ranks.
         """
-        with console.step("nodes", f"the agents of {place.count} nodes meet at {place.host}:{place.port}"):
-            self.agents = Agents(place, {**self.options.same(), **certify.said(bound)})
+        try:
+            with console.step("nodes", f"the agents of {place.count} nodes meet at {place.host}:{place.port}"):
+                self.agents = Agents(place, {**self.options.same(), **certify.said(bound)})
+            here = ranks // place.count
+            if here > self.machine.count:
+                raise NoGpu(
+                    f"{here} ranks on every node take as many GPUs on each, and this one has {self.machine.count}",
+                    f"give all agents --ranks {place.count * self.machine.count}",
+                )
+        except BaseException:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
         self.environment |= launch_config.between_nodes(self.agents.address)
-        here = ranks // place.count
-        if here > self.machine.count:
-            raise NoGpu(
-                f"{here} ranks on every node take as many GPUs on each, and this one has {self.machine.count}",
-                f"give all agents --ranks {place.count * self.machine.count}",
-            )
 
     def launch(self, part: Part) -> list[Pass]:
         """Run one part; a crash is recorded and gives no pass."""
