@@ -77,6 +77,7 @@ def start(cable, chosen, nvidia_smi, tmp_path, monkeypatch):
             "engine": "rehearsal:RehearsalEngine",
             "imports": ["torch", "verl"],
             "sizes": toy.SIZES,
+            "limits": {"imports": 600.0, "trainer": 600.0, "engine": 600.0, "gate": 600.0},
         }
         settings = folder / "settings.json"
         told = {"certificates": str(folder / "certificates"), "patience": patience, "config": {**stand_ins, **config}}
@@ -146,6 +147,7 @@ def test_a_node_alone_ends_with_a_sentence_when_its_time_is_over(start, node, sa
 
 
 def test_an_engine_that_does_not_start_on_the_other_node_is_told_on_both(start):
+    """Node 0's rank only sees that its connection is closed; what counts is why."""
     children = [
         start(0, "--mode", "eager", "--tp", "2"),
         start(1, "--mode", "eager", "--tp", "2", llm={"fail": "no memory"}),

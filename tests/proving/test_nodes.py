@@ -169,6 +169,17 @@ def test_a_launch_on_all_nodes_has_the_report_of_node_0_and_the_deaths_of_all():
     assert found.tail == "node 1:\nthe end" and found.log == "node 0: /log, node 1: /log"
 
 
+def test_the_death_that_the_others_died_of_comes_first():
+    bereft = {
+        "rank": 0,
+        "phase": "gate 4",
+        "error": "RuntimeError: [pair.cc:534] Connection closed by peer [10.0.0.2]:13963",
+    }
+    cause = {"rank": 1, "phase": "engine", "error": "no memory"}
+    found = Ended.everywhere([ended(code=1, died=[bereft]), ended(code=1, died=[cause])])
+    assert found.died == [cause, bereft]
+
+
 def test_a_hang_on_one_node_is_a_hang_with_the_stacks_of_all():
     late = ended(code=-9, hung=True, phase="engine", silence=301.0, limit=300.0, stacks={1: "stack of 1"})
     found = Ended.everywhere([ended(code=1, stacks={0: "stack of 0"}), late])

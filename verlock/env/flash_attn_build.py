@@ -233,7 +233,8 @@ def leave_out(source: Path, options: Options) -> int:
     return count
 
 
-# It declares what its name is made of, as flash.h and CUTLASS do, and includes neither: their headers take the compiler 15 s.
+# It declares what its name is made of, as flash.h and CUTLASS do, and includes neither: with their headers nvcc takes 14 s of CPU
+# for such a file, without them 3 s, and the symbol is the same.
 _LEFT_OUT = """\
 #include <stdexcept>
 #include "namespace_config.h"

@@ -20,6 +20,7 @@ from verlock.sources.git_apply import Stage
 from verlock.system import process
 from verlock.variant.chosen import Chosen
 
+BEREFT = ("Connection closed by peer", "Connection reset by peer")  # gloo's words
 TAIL = 25  # lines of the log shown when a run crashed
 
 
@@ -59,7 +60,7 @@ class Ended:
     Attributes:
         outcome: as the watchdog saw it.
         data: the report of rank 0; empty if it wrote none, and on nodes that do not have that rank.
-        died: a note for each rank that died.
+        died: a note for each rank that died, those first that did not die of another one's death.
         tail: the end of the log, if it failed.
         log: where the whole log is.
     """
@@ -74,7 +75,7 @@ class Ended:
     def of(cls, outcome: watchdog.Outcome, folder: Path, log: Path) -> Ended:
         """What one node's launch left in its folder."""
         tail = process.tail(log, TAIL) if outcome.code else ""
-        return cls(outcome, report.read(folder), report.errors(folder), tail, str(log))
+        return cls(outcome, report.read(folder), sorted(report.errors(folder), key=_cause), tail, str(log))
 
     @classmethod
     def everywhere(cls, nodes: Sequence[Mapping[str, Any]]) -> Ended:
@@ -83,10 +84,15 @@ class Ended:
         stacks = {int(rank): text for each in outcomes for rank, text in each.stacks.items()}
         worst = max(outcomes, key=lambda each: (each.hung, bool(each.code)))
         outcome = replace(worst, seconds=max(each.seconds for each in outcomes), stacks=stacks)
-        died = sorted((note for node in nodes for note in node["died"]), key=lambda note: int(note["rank"]))
+        died = sorted((note for node in nodes for note in node["died"]), key=_cause)
         tails = [f"node {number}:\n{node['tail']}" for number, node in enumerate(nodes) if node["tail"]]
         logs = ", ".join(f"node {number}: {node['log']}" for number, node in enumerate(nodes))
         return cls(outcome, nodes[0]["data"], died, "\n".join(tails), logs)
+
+
+def _cause(note: Mapping[str, Any]) -> tuple[bool, int]:
+    """For sorting: a rank whose connection was closed died of another one's death."""
+    return any(each in note["error"] for each in BEREFT), int(note["rank"])
 
 
 def gates_run(
