@@ -48,6 +48,9 @@ engine.generate([(1, 2)], rollout.Request(new=4, n=4))
 assert engine._llm.sampling.n == 4 and engine._llm.sampling.ignore_eos
 engine.generate([(1, 2)], rollout.Request(new=4, how=rollout.GREEDY, top=5))
 assert "replay" in vars(torch.cuda.CUDAGraph)
+assert {"Qwen2ForCausalLM", "LlamaForCausalLM"} < set(rollout.Vllm.architectures())
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, LlamaConfig
+assert MODEL_FOR_CAUSAL_LM_MAPPING[LlamaConfig].__name__ == "LlamaForCausalLM"
 print("ok")
 """
 
