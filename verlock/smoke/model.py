@@ -76,7 +76,9 @@ def write_tokenizer(folder: Path, size: int = VOCABULARY) -> None:
     words_only = Tokenizer(models.WordLevel(words, unk_token="<bos>"))
     # Splitting at white space alone would leave `<bos>` whole as well; Whitespace also splits at punctuation, which no word has.
     words_only.pre_tokenizer = pre_tokenizers.Whitespace()
-    words_only.normalizer = normalizers.Replace("\n", " w2 ")  # verl 0.9 wants one token for it, as Qwen2's tokenizer has
+    words_only.normalizer = normalizers.Replace(
+        "\n", " w2 "
+    )  # verl 0.9 wants one token for it, as Qwen2's tokenizer has
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=words_only, bos_token="<bos>", eos_token=END, unk_token="<bos>", pad_token=END
     )
