@@ -76,9 +76,9 @@ def _environment_commands(commands: Commands) -> None:
                         help="conda: the locked conda layer; host: this machine's CPython; "
                              "auto (default): conda if it is available, else host")  # fmt: skip
     create.add_argument("--strict", action="store_true", help="fail if an optional artefact is not available")
-    create.add_argument(
-        "--editable", action="store_true", help="install a variant built from source from an editable checkout"
-    )
+    create.add_argument("--editable", action="append", choices=("verl", "vllm", "none"),
+                        help="install this package from a git checkout of its release beside the environment, for you to edit; "
+                             "without this option, what is editable stays so; `none`: nothing is")  # fmt: skip
     _site_wheel(create)
     create.add_argument("--quiet", action="store_true", help="print only warnings and errors")
     create.set_defaults(run=_create)
@@ -311,10 +311,14 @@ def _asked_site_wheels(arguments: argparse.Namespace) -> dict[str, Path] | None:
 def _create(arguments: argparse.Namespace) -> int:
     from verlock.env import create
 
+    editable = None if arguments.editable is None else {*arguments.editable}
+    if editable and "none" in editable and len(editable) > 1:
+        print("verlock create: `--editable none` stands alone", file=sys.stderr)
+        return 2
     options = create.Options(
         base=arguments.base,
         strict=arguments.strict,
-        editable=arguments.editable,
+        editable=None if editable is None else tuple(sorted(editable - {"none"})),
         site_wheels=_asked_site_wheels(arguments),
     )
     return create.run(arguments.variant, options, arguments.python)
@@ -506,6 +510,7 @@ def _list(arguments: argparse.Namespace) -> int:
                 sealed = receipt.read(chosen.prefix)
                 notes = [sealed["base"]["kind"], *(["incomplete"] if sealed["missing"] else [])]
                 notes += [f"site wheel {package}" for package in sealed["site_wheels"]]
+                notes += [f"editable {package}" for package in sealed["editable"]]
                 built.append(f"{chosen.python} ({', '.join(notes)})")
             except NotSealed:
                 continue

@@ -93,7 +93,6 @@ def test_it_verifies_and_one_changed_byte_is_found_and_nothing_is_made_again(bui
     assert done.returncode == 46, done.stderr
     assert [item["path"].rpartition("/")[2] for item in json.loads(done.stdout)["damage"]] == ["__init__.py", kept.name]
 
-    editable = ["--editable"] if receipt.read(prefix)["editable"] else []
-    done = command("create", *words, *editable)
+    done = command("create", *words)
     assert done.returncode == 0 and "up to date" in done.stderr, done.stderr
     assert (prefix / receipt.NAME).read_bytes() == before
