@@ -86,7 +86,6 @@ def test_nothing_to_do(prefix, remade, capsys):
         ({"editable": {"verl": CHECKOUT}}, Options(editable=())),
         ({"editable": {"verl": CHECKOUT}}, Options(editable=("vllm",))),
         ({"editable": {"verl": {**CHECKOUT, "checkout": "/gone"}}}, Options()),
-        ({"editable": True}, Options()),  # of a verlock that did not say of which package
         ({"missing": {"flash-attn": "x"}}, Options(strict=True)),
         ({"fingerprint": ""}, Options()),
     ],

@@ -119,6 +119,7 @@ def test_what_differs_is_named_with_its_hash(where, commit):
     (where / "new.py").write_text("x\n")
     (where / "ignored.so").touch()
     git(where, "update-index", "--assume-unchanged", "pkg/__init__.py")  # what git is told hides nothing
+    (where / ".git/info").mkdir()
     (where / ".git/info/exclude").write_text("new.py\n")
     found = editable.differences(where, commit.commit)
     assert found == {"new.py": files.sha256(where / "new.py"), "pkg/__init__.py": patched, "pkg/other.py": ""}

@@ -451,7 +451,7 @@ def _report(chosen: Chosen, sealed: dict[str, Any], verb: str, seconds: float) -
     console.say(f"{chosen.name} is {verb}: {prefix} (base: {base['kind']}, Python {base['version']}, {seconds:.1f} s)")
     for line in receipt.said(sealed["site_wheels"]):
         console.say(f"  {line}")
-    for package, entry in (sealed["editable"] or {}).items():
+    for package, entry in (sealed.get("editable") or {}).items():
         console.say(
             f"  editable: {package} is {entry['checkout']}{_example(chosen, package) if verb == 'ready' else ''}"
         )

@@ -29,7 +29,7 @@ from verlock.variant.receipt import Ran
 _LOAD = """
 import ctypes, glob, importlib.util, os, sysconfig
 import torch
-vllm = os.path.dirname(importlib.util.find_spec("vllm").origin)  # an editable one is outside the environment
+vllm = importlib.util.find_spec("vllm").submodule_search_locations[0]  # an editable one is outside the environment
 site, own = sysconfig.get_paths()["purelib"], sysconfig.get_config_var("EXT_SUFFIX")
 loaded = 0
 for path in sorted(glob.glob(f"{vllm}/**/*.so", recursive=True) + glob.glob(f"{site}/flash_attn_2_cuda*.so")):
