@@ -247,6 +247,17 @@ def _lock_commands(commands: Commands) -> None:
     why.add_argument("--python", metavar="X.Y", help="a Python other than the variant's first")
     why.set_defaults(run=_why)
 
+    find = commands.add_parser("find", help="find the variant that is nearest to a paper's stack, or to a version")
+    find.add_argument(
+        "words", nargs="+", metavar="NAME-OR-VERSION", help="such as `dapo`, `vllm 0.8.2` or `transformers 4.51`"
+    )
+    find.set_defaults(run=_find)
+
+    compare = commands.add_parser("compare", help="show two variants side by side: packages, and what was measured")
+    compare.add_argument("one", metavar="VARIANT")
+    compare.add_argument("two", metavar="VARIANT")
+    compare.set_defaults(run=_compare)
+
     schema = commands.add_parser("schema", help="write recipes/schema.json from the recipe model")
     schema.set_defaults(run=_schema)
 
@@ -469,6 +480,18 @@ def _why(arguments: argparse.Namespace) -> int:
     from verlock.locking import why
 
     return why.run(arguments.variant, arguments.package, python=arguments.python)
+
+
+def _find(arguments: argparse.Namespace) -> int:
+    from verlock.locking import find
+
+    return find.run(arguments.words)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from verlock.proving import compare
+
+    return compare.run(arguments.one, arguments.two)
 
 
 def _export(arguments: argparse.Namespace) -> int:

@@ -115,9 +115,8 @@ def show(chosen: Chosen) -> int:
             chosen.site: {patch.package for patch in recipe.patch} - editable.keys(),
             **{Path(each["checkout"]): {package} for package, each in editable.items()},
         }.items():
-            for state in states(recipe, root, chosen.sources):
-                if state.patch.package in packages:
-                    found[state.patch.file] = state
+            there = states(recipe, root, chosen.sources)
+            found |= {each.patch.file: each for each in there if each.patch.package in packages}
     except NotSealed:
         where = [f"{chosen.prefix}, which is not built"]
     print(f"{recipe.name}: {recipe.summary}\nin {', '.join(where)}")
