@@ -3,7 +3,7 @@
   an environment            env-VARIANT, verify, patches, build-flash-attn
   its use                   doctor, run, shell
   proof on your GPU         smoke-VARIANT, bench-rollout, status
-  what is locked, and why   lock, diff, why
+  what is locked, and why   lock, diff, why, find, compare
   for other tools           export, sbom, audit
   work on verlock           tests, faults, coverage, lint
 
@@ -247,6 +247,18 @@ def diff(session: nox.Session) -> None:
 def why(session: nox.Session) -> None:
     """Say who asks for a package and why it is not newer: -- VARIANT PACKAGE"""
     verlock(session, "why")
+
+
+@nox.session(default=False)
+def find(session: nox.Session) -> None:
+    """Find the variant nearest to a paper or a version: -- dapo, or -- vllm 0.8.2"""
+    verlock(session, "find")
+
+
+@nox.session(default=False)
+def compare(session: nox.Session) -> None:
+    """Show two variants side by side, packages and figures: -- VARIANT VARIANT"""
+    verlock(session, "compare")
 
 
 @nox.session(default=False)

@@ -166,8 +166,8 @@ def test_verlock_base_from_the_environment(monkeypatch, capsys):
 def test_options_reach_create(monkeypatch):
     seen = []
     monkeypatch.setattr(create, "run", lambda *arguments: seen.append(arguments) or 0)
-    cli.main(["create", "v1", "--base", "conda", "--strict", "--editable", "--python", "3.12"])
-    assert seen == [("v1", create.Options(base="conda", strict=True, editable=True), "3.12")]
+    cli.main(["create", "v1", "--base", "conda", "--strict", "--editable", "verl", "--python", "3.12"])
+    assert seen == [("v1", create.Options(base="conda", strict=True, editable=("verl",)), "3.12")]
 
 
 def test_schema_is_written_where_editors_look(clone, monkeypatch):

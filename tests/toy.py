@@ -77,7 +77,7 @@ SEALED: dict[str, Any] = {
     "conda": [],
     "patches": [],
     "source": None,
-    "editable": False,
+    "editable": {},
 }
 
 CONDA_LOCK = """

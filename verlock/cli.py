@@ -76,9 +76,9 @@ def _environment_commands(commands: Commands) -> None:
                         help="conda: the locked conda layer; host: this machine's CPython; "
                              "auto (default): conda if it is available, else host")  # fmt: skip
     create.add_argument("--strict", action="store_true", help="fail if an optional artefact is not available")
-    create.add_argument(
-        "--editable", action="store_true", help="install a variant built from source from an editable checkout"
-    )
+    create.add_argument("--editable", action="append", choices=("verl", "vllm", "none"),
+                        help="install this package from a git checkout of its release beside the environment, for you to edit; "
+                             "without this option, what is editable stays so; `none`: nothing is")  # fmt: skip
     _site_wheel(create)
     create.add_argument("--quiet", action="store_true", help="print only warnings and errors")
     create.set_defaults(run=_create)
@@ -264,6 +264,17 @@ def _lock_commands(commands: Commands) -> None:
     why.add_argument("--python", metavar="X.Y", help="a Python other than the variant's first")
     why.set_defaults(run=_why)
 
+    find = commands.add_parser("find", help="find the variant that is nearest to a paper's stack, or to a version")
+    find.add_argument(
+        "words", nargs="+", metavar="NAME-OR-VERSION", help="such as `dapo`, `vllm 0.8.2` or `transformers 4.51`"
+    )
+    find.set_defaults(run=_find)
+
+    compare = commands.add_parser("compare", help="show two variants side by side: packages, and what was measured")
+    compare.add_argument("one", metavar="VARIANT")
+    compare.add_argument("two", metavar="VARIANT")
+    compare.set_defaults(run=_compare)
+
     schema = commands.add_parser("schema", help="write recipes/schema.json from the recipe model")
     schema.set_defaults(run=_schema)
 
@@ -336,10 +347,14 @@ def _asked_site_wheels(arguments: argparse.Namespace) -> dict[str, Path] | None:
 def _create(arguments: argparse.Namespace) -> int:
     from verlock.env import create
 
+    editable = None if arguments.editable is None else {*arguments.editable}
+    if editable and "none" in editable and len(editable) > 1:
+        print("verlock create: `--editable none` stands alone", file=sys.stderr)
+        return 2
     options = create.Options(
         base=arguments.base,
         strict=arguments.strict,
-        editable=arguments.editable,
+        editable=None if editable is None else tuple(sorted(editable - {"none"})),
         site_wheels=_asked_site_wheels(arguments),
     )
     return create.run(arguments.variant, options, arguments.python)
@@ -521,6 +536,18 @@ def _why(arguments: argparse.Namespace) -> int:
     return why.run(arguments.variant, arguments.package, python=arguments.python)
 
 
+def _find(arguments: argparse.Namespace) -> int:
+    from verlock.locking import find
+
+    return find.run(arguments.words)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from verlock.proving import compare
+
+    return compare.run(arguments.one, arguments.two)
+
+
 def _export(arguments: argparse.Namespace) -> int:
     from verlock.shipping import exports
     from verlock.variant.chosen import choose
@@ -560,6 +587,7 @@ def _list(arguments: argparse.Namespace) -> int:
                 sealed = receipt.read(chosen.prefix)
                 notes = [sealed["base"]["kind"], *(["incomplete"] if sealed["missing"] else [])]
                 notes += [f"site wheel {package}" for package in sealed["site_wheels"]]
+                notes += [f"editable {package}" for package in sealed["editable"]]
                 built.append(f"{chosen.python} ({', '.join(notes)})")
             except NotSealed:
                 continue

@@ -80,6 +80,12 @@ class OverrideUnneeded(VerlockError):
     exit_code = 17
 
 
+class NothingFound(VerlockError):
+    """`find`: neither papers.toml nor a lock has what was asked for."""
+
+    exit_code = 18
+
+
 # 20-29: this machine, and what it can reach ----------------------------------------------------------
 
 
@@ -197,6 +203,18 @@ class CompilerMissing(VerlockError):
     """There is no CUDA compiler of the variant's CUDA version."""
 
     exit_code = 36
+
+
+class CheckoutUnknown(VerlockError):
+    """`--editable`: the commit of that release is not known."""
+
+    exit_code = 38
+
+
+class CheckoutRefused(VerlockError):
+    """`--editable`: what lies at the place of the checkout is none of that commit, or cannot be compared with it."""
+
+    exit_code = 39
 
 
 # 40-49: `verlock verify`, one code per kind of damage, worst first -----------------------------------

@@ -15,9 +15,11 @@ import toy
 from verlock import paths
 from verlock.env import artefacts, create, healing, verify
 from verlock.env.create import Options
-from verlock.errors import ArtefactMissing, LockError, NetworkError, RecipeError
+from verlock.errors import ArtefactMissing, CheckoutUnknown, LockError, NetworkError, RecipeError
 from verlock.variant import receipt
 from verlock.variant.chosen import choose
+
+CHECKOUT = {"checkout": "/", "commit": "c" * 40, "tree": "t" * 40, "differs": {}}
 
 
 @pytest.fixture
@@ -80,8 +82,10 @@ def test_nothing_to_do(prefix, remade, capsys):
     [
         ({"digest": "other"}, Options()),
         ({}, Options(base="conda")),
-        ({}, Options(editable=True)),
-        ({"editable": True}, Options()),
+        ({}, Options(editable=("verl",))),
+        ({"editable": {"verl": CHECKOUT}}, Options(editable=())),
+        ({"editable": {"verl": CHECKOUT}}, Options(editable=("vllm",))),
+        ({"editable": {"verl": {**CHECKOUT, "checkout": "/gone"}}}, Options()),
         ({"missing": {"flash-attn": "x"}}, Options(strict=True)),
         ({"fingerprint": ""}, Options()),
     ],
@@ -94,9 +98,22 @@ def test_something_to_do(prefix, remade, fields, options):
 
 def test_a_change_of_options_is_no_reason_to_keep_what_is_there(prefix, remade):
     """`--editable` and `--base` ask for another environment, even where the present one is whole."""
-    create.run("vllm073", Options(editable=True))
+    create.run("vllm073", Options(editable=("verl",)))
     create.run("vllm073", Options(base="conda"))
     assert remade == [None, None]
+
+
+def test_what_is_editable_stays_so_where_nothing_else_is_asked(prefix, remade):
+    change(prefix, editable={"verl": CHECKOUT})
+    create.run("vllm073", Options())
+    create.run("vllm073", Options(editable=("verl",)))
+    assert remade == []
+
+
+def test_a_release_whose_commit_is_not_known_cannot_be_editable(clone):
+    with pytest.raises(CheckoutUnknown, match=r"the commit of verl 0.9.1 is not known(?s:.*)no tag v0.9.1"):
+        create.run("vllm0240", Options(editable=("verl",)))
+    assert list(paths.envs_dir().glob("*")) == []
 
 
 @pytest.mark.parametrize("reachable", [True, False])

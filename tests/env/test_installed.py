@@ -147,9 +147,6 @@ def test_a_patched_file_has_the_hash_of_its_patch(prefix, site):
     expected, _ = installed.expectations(prefix, site, sealed(patches=patches))
     assert expected[f"{site}/vllm/a.py"] == Expected("vllm", sha256="b" * 64, patch="0001-X.patch")
     assert expected[f"{site}/vllm/new.py"] == Expected("vllm", sha256="c" * 64, patch="0001-X.patch")
-    expected, _ = installed.expectations(prefix, site, sealed(patches=patches, editable=True))
-    assert expected[f"{site}/vllm/a.py"] == Expected("vllm", sha256=toy.sha256(b"as released"))
-    assert f"{site}/vllm/new.py" not in expected
 
 
 def test_of_two_packages_with_one_file_the_last_by_name_owns_it(prefix, site):

@@ -22,7 +22,7 @@ from verlock.errors import (
 )
 from verlock.sources import git_commit, source_wheel
 from verlock.system import gpu, uv
-from verlock.variant import receipt
+from verlock.variant import checkouts, receipt
 from verlock.variant.chosen import choose
 
 Usage = namedtuple("Usage", "total used free")
@@ -37,10 +37,10 @@ def test_the_driver_is_asked_for_only_where_there_is_a_gpu(monkeypatch):
     monkeypatch.setattr(preflight, "system", lambda recipe: None)
     monkeypatch.setattr(preflight, "disk", lambda chosen: None)
     monkeypatch.setattr(gpu, "driver", lambda: None)
-    preflight.run(choose("vllm073"), editable=False)
+    preflight.run(choose("vllm073"), editable={})
     monkeypatch.setattr(gpu, "driver", lambda: "470.82")
     with pytest.raises(DriverTooOld, match=r"470\.82"):
-        preflight.run(choose("vllm073"), editable=False)
+        preflight.run(choose("vllm073"), editable={})
 
 
 @pytest.mark.parametrize("part", ["system", "disk"])
@@ -49,7 +49,7 @@ def test_each_part_is_asked(monkeypatch, part):
     for name in ("system", "disk"):
         monkeypatch.setattr(preflight, name, lambda about, name=name: asked.append(name))
     monkeypatch.setattr(gpu, "driver", lambda: None)
-    preflight.run(choose("vllm073"), editable=False)
+    preflight.run(choose("vllm073"), editable={})
     assert part in asked
 
 
@@ -94,13 +94,13 @@ class TestSources:
         monkeypatch.setattr(git_commit, "store", lambda source: pytest.fail("a source was fetched"))
 
     def test_what_is_in_order(self, clone, monkeypatch):
-        assert preflight.sources(choose("vllm073"), editable=False) is None
+        assert preflight.sources(choose("vllm073"), editable={}) is None
 
     @pytest.mark.parametrize("text", ["{", "[]", '{"patches": []}', '{"patches": [{"touches": []}], "wheel": null}'])
     def test_a_broken_sources_json(self, clone, text):
         (clone / "locks/vllm073/sources.json").write_text(text)
         with pytest.raises(LockError, match="is not a lock of sources"):
-            preflight.sources(choose("vllm073"), editable=False)
+            preflight.sources(choose("vllm073"), editable={})
 
     def test_no_sources_json(self, clone):
         for name, error, said in (
@@ -109,32 +109,32 @@ class TestSources:
         ):
             (clone / f"locks/{name}/sources.json").unlink()
             with pytest.raises(error, match=said):
-                preflight.sources(choose(name), editable=False)
+                preflight.sources(choose(name), editable={})
 
     def test_a_source_without_a_wheel_in_the_lock(self, clone):
         path = clone / "locks/v1/sources.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "wheel": None}))
         with pytest.raises(LockError, match="names no wheel"):
-            preflight.sources(choose("v1"), editable=False)
+            preflight.sources(choose("v1"), editable={})
 
     def test_a_missing_patch_file(self, clone):
         (patch,) = (clone / "recipes/vllm073").glob("**/*.patch")
         patch.unlink()
         with pytest.raises(PatchRejected, match="there is no"):
-            preflight.sources(choose("vllm073"), editable=False)
+            preflight.sources(choose("vllm073"), editable={})
 
     def test_an_edited_patch_file(self, clone):
         (patch,) = (clone / "recipes/vllm073").glob("**/*.patch")
         patch.write_text("A line more.\n" + patch.read_text())
         with pytest.raises(StaleLock):
-            preflight.sources(choose("vllm073"), editable=False)
+            preflight.sources(choose("vllm073"), editable={})
 
     def test_no_git(self, clone, monkeypatch, tmp_path):
         monkeypatch.setenv("PATH", str(tmp_path))
         with pytest.raises(ToolMissing):
-            preflight.sources(choose("vllm073"), editable=False)
+            preflight.sources(choose("vllm073"), editable={})
 
-    @pytest.mark.parametrize(("there", "editable", "asked"), [(True, False, 0), (True, True, 1), (False, False, 1)])
+    @pytest.mark.parametrize(("there", "editable", "asked"), [(True, "", 0), (True, "verl", 1), (False, "", 1)])
     def test_the_commit_is_fetched_now_where_it_will_be_needed(
         self, clone, monkeypatch, tmp_path, there, editable, asked
     ):
@@ -142,7 +142,9 @@ class TestSources:
         fetched = []
         monkeypatch.setattr(source_wheel, "cached", lambda recipe, locked: wheel)
         monkeypatch.setattr(git_commit, "store", fetched.append)
-        assert preflight.sources(choose("v1"), editable=editable) == wheel
+        chosen = choose("v1")
+        wanted = {editable: checkouts.find(chosen, editable)} if editable else {}
+        assert preflight.sources(chosen, editable=wanted) == wheel
         assert len(fetched) == asked
 
 
@@ -273,7 +275,7 @@ def test_the_gpus_are_asked_only_where_the_recipe_names_kernels(monkeypatch):
     monkeypatch.setattr(gpu, "driver", lambda: "1000.1")
     monkeypatch.setattr(gpu, "names_and_capabilities", lambda: [T4])
     chosen = choose("vllm073")
-    preflight.run(chosen, editable=False)
+    preflight.run(chosen, editable={})
     vars(chosen)["recipe"] = with_kernels("9.0")
     with pytest.raises(GpuUnsupported):
-        preflight.run(chosen, editable=False)
+        preflight.run(chosen, editable={})

@@ -10,6 +10,7 @@ from verlock.proving.kept_parts import Kept
 from verlock.proving.passes import FULL, VERL, Pass, over_nodes
 from verlock.smoke import gates
 from verlock.smoke.gates import Gate
+from verlock.sources import editable
 from verlock.system.gpu import Gpus
 from verlock.variant import certificate
 from verlock.variant.chosen import choose
@@ -198,7 +199,6 @@ def test_a_red_comparison_or_a_sabotage_is_never_written(scratch):
         ({"base": {"kind": "host", "version": "3.10.13"}}, False),
         ({"base": {"kind": "conda", "version": "3.10.14"}}, False),
         ({"patches": []}, False),
-        ({"editable": True}, False),
         ({"source": {"commit": "abc"}}, False),
         ({"site_wheels": {"flash-attn": {"file": "a.whl", "version": "2.7.4", "sha256": "a" * 64}}}, False),
     ],
@@ -230,3 +230,17 @@ def test_kept_parts_come_back_as_they_were_kept_and_only_under_their_identity(sc
     kept.clear()
     assert kept.read() == {}
     assert list((scratch / "vllm073").iterdir()) == []
+
+
+def test_it_is_bound_to_the_edits_there_are_when_it_is_made(monkeypatch, tmp_path):
+    """By the commit and the files that differ from it; where the checkout lies is no matter."""
+    entry = {"checkout": str(tmp_path), "commit": "c" * 40, "tree": "d" * 40, "differs": {}}
+    found = {"verl/a.py": "e" * 64}
+    monkeypatch.setattr(editable, "differences", lambda where, commit: dict(found))
+    bound = certify.identity(choose("vllm073"), GPU, {**SEALED, "editable": {"verl": entry}})
+    assert bound["receipt"]["editable"] == {"verl": {"commit": "c" * 40, "tree": "d" * 40, "differs": found}}
+    found["verl/b.py"] = ""
+    assert certify.identity(choose("vllm073"), GPU, {**SEALED, "editable": {"verl": entry}}) != bound
+    parts = launched()
+    path = certify.write(choose("vllm073"), bound, parts, [])
+    assert path.name.endswith("x1-editable-verl.json")

@@ -88,6 +88,15 @@ def test_all_gpus_it_was_proven_on_are_named(proven):
     assert row("vllm073").note == "conda base, verl's step with an sdpa stand-in for flash-attn"
 
 
+def test_what_ran_with_edits_is_shown_only_where_nothing_else_is(proven):
+    edited = {"editable": {"verl": {"commit": "c", "differs": {"a.py": "0"}}}}
+    base = {"base": {"kind": "host", "version": "3.10.13"}, "missing": []}
+    proven("vllm073", "now", gpu="NVIDIA H200", receipt={**base, **edited})
+    assert row("vllm073").note == "host base, editable verl, 1 file edited"
+    proven("vllm073", "now", gpu="NVIDIA L4", base="host")
+    assert row("vllm073").note == "host base" and "L4" in row("vllm073").gpus
+
+
 def test_a_host_base_is_said(proven):
     proven("vllm073", "now", base="host")
     assert row("vllm073").note == "host base"

@@ -252,13 +252,13 @@ def test_a_clone_to_work_in(mirrored, tmp_path, upstream):
     assert git(tmp_path / "work", "rev-parse", "HEAD") == mirrored.commit
     assert git(tmp_path / "work", "status", "--porcelain") == ""
     assert git(tmp_path / "work", "remote", "get-url", "origin") == UNREACHABLE
-    assert git_commit.descends(tmp_path / "work", mirrored)
+    assert git_commit.descends(tmp_path / "work", mirrored.commit)
     (tmp_path / "work/run.sh").write_text("mine\n")
     git(tmp_path / "work", "commit", "-qam", "mine")
-    assert git_commit.descends(tmp_path / "work", mirrored)
+    assert git_commit.descends(tmp_path / "work", mirrored.commit)
     git(upstream, "checkout", "-q", "HEAD~2")
-    assert not git_commit.descends(upstream, mirrored)  # the commit before
-    assert not git_commit.descends(tmp_path, mirrored)
+    assert not git_commit.descends(upstream, mirrored.commit)  # the commit before
+    assert not git_commit.descends(tmp_path, mirrored.commit)
 
 
 def test_no_git(source, monkeypatch):

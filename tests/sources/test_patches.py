@@ -285,16 +285,17 @@ def test_show(toy, site, tmp_path, monkeypatch, capsys):
     assert "upstream  433c4a49230a470f13657f06e7612cde86e4fb40" in out
     chosen.site.parent.mkdir(parents=True)
     shutil.copytree(site, chosen.site)
-    monkeypatch.setattr(receipt, "read", lambda _: {"source": None})
+    monkeypatch.setattr(receipt, "read", lambda _: {"editable": {}})
     for state in ("[not applied]", "[applied]"):
         patches.show(chosen)
         assert f"0001-Toy.patch  {state}" in capsys.readouterr().out
         patches.apply(made, chosen.site, locked)
     # an editable install
-    monkeypatch.setattr(receipt, "read", lambda _: {"source": {"checkout": str(site)}})
+    package = made.patch[0].package
+    monkeypatch.setattr(receipt, "read", lambda _: {"editable": {package: {"checkout": str(site)}}})
     patches.show(chosen)
     assert "[not applied]" in (out := capsys.readouterr().out)
-    assert f"in {site}" in out
+    assert f", {site}" in out
 
 
 def test_show_gives_the_link_of_a_patch_without_an_upstream_commit(tmp_path, monkeypatch, capsys):

@@ -7,7 +7,6 @@ import importlib.util
 import json
 import os
 import shutil
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -277,51 +276,6 @@ def test_the_lock_names_it_all(toy, tools, tmp_path, monkeypatch):
         assert hashlib.sha256(wheel.read("toy/__init__.py")).hexdigest() == touched["after"]
     (chosen.locks / lockfiles.SOURCES).write_text(json.dumps(locked))
     assert lockfiles.sources(chosen.locks) == locked
-
-
-@pytest.fixture
-def environment(tmp_path):
-    """An environment for editable installs: a real one, without pip."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "envs/toy"], check=True)
-    return tmp_path / "envs/toy/bin/python"
-
-
-def test_editable(toy, tools, environment, tmp_path, monkeypatch):
-    install = uv.run
-
-    def also_install(arguments, **keywords):
-        if "--target" in arguments:
-            return install(arguments, **keywords)
-        with zipfile.ZipFile(arguments[-1]) as wheel:
-            return wheel.extractall(source_wheel._site_packages(environment))
-
-    monkeypatch.setattr(uv, "run", also_install)
-    checkout = source_wheel.editable(toy, environment, tools, {})
-    assert checkout == tmp_path / "envs/toy-toy"
-    ask = "import toy, toy.kernels; print(toy.__file__, toy.SIZE)"
-    done = subprocess.run([environment, "-c", ask], capture_output=True, text=True, check=True, cwd="/")
-    assert done.stdout.split() == [str(checkout / "toy/__init__.py"), "8"]
-    assert (checkout / "toy/_C.abi3.so").read_bytes().startswith(b"\x7fELF")
-    assert git(checkout, "diff", "--stat").startswith("toy/__init__.py")
-    (info,) = source_wheel._site_packages(environment).glob("toy-*.dist-info")
-    assert json.loads((info / "direct_url.json").read_text()) == {
-        "dir_info": {"editable": True},
-        "url": checkout.as_uri(),
-    }
-    sha256, size = record.entry((info / "direct_url.json").read_bytes())
-    assert f"{info.name}/direct_url.json,{sha256},{size}\n" in (info / record.NAME).read_text()
-
-    (checkout / "toy/__init__.py").write_text("SIZE = 'mine'\n")
-    assert source_wheel.editable(toy, environment, tools, {}) == checkout
-    assert (checkout / "toy/__init__.py").read_text() == "SIZE = 'mine'\n"  # never taken away
-
-
-def test_editable_leaves_a_foreign_folder_alone(toy, tools, environment, tmp_path):
-    (tmp_path / "envs/toy-toy").mkdir()
-    (tmp_path / "envs/toy-toy/thesis.tex").touch()
-    with pytest.raises(BuildError, match="is not a checkout of"):
-        source_wheel.editable(toy, environment, tools, {})
-    assert [path.name for path in (tmp_path / "envs/toy-toy").iterdir()] == ["thesis.tex"]
 
 
 def test_the_source_is_asked_for_before_the_download(toy, tools, monkeypatch):

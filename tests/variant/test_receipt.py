@@ -133,3 +133,14 @@ def test_the_fingerprint_of_names_that_are_no_text(prefix):
     before = receipt.fingerprint(prefix)
     Path(os.fsdecode(os.fsencode(prefix) + b"/lib/\xff\n.py")).write_bytes(b"")
     assert receipt.fingerprint(prefix) != before
+
+
+def test_what_is_editable_is_read_from_older_receipts_too(prefix):
+    """They said only that something was: it was the recipe's source."""
+    assert receipt.editable(receipt.raw(prefix / "nowhere")) == ()
+    for found, wanted in [(False, ()), (True, ("vllm",)), ({"verl": {}}, ("verl",))]:
+        receipt.write(prefix, {**sealed(prefix), "editable": found, "source": {"package": "vllm"}})
+        assert receipt.editable(receipt.raw(prefix)) == wanted
+        if found is True:
+            with pytest.raises(NotSealed, match="another verlock"):
+                receipt.read(prefix)

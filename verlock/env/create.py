@@ -31,6 +31,7 @@ from verlock.variant.chosen import Chosen
 if TYPE_CHECKING:
     from verlock.env.installed import Recorded
     from verlock.env.verify import Damage
+    from verlock.variant.checkouts import Checkout
 
 SiteWheels = Mapping[str, Mapping[str, str]]  # artefact -> the receipt's entry: file, version, sha256
 
@@ -41,7 +42,7 @@ class Options:
 
     base: str = "auto"  # conda, host or auto
     strict: bool = False
-    editable: bool = False
+    editable: tuple[str, ...] | None = None  # packages to install from checkouts; None: those that are so already
     site_wheels: Mapping[str, Path] | None = None  # package -> wheel of the user's own; None: those that are there
 
 
@@ -56,6 +57,7 @@ class Making:
     wheels: dict[str, tuple[Path, str]] = field(default_factory=dict)  # from outside the index: file, sha256
     missing: dict[str, str] = field(default_factory=dict)  # artefact -> why
     site_wheels: SiteWheels = field(default_factory=dict)
+    editable: Mapping[str, Checkout] = field(default_factory=dict)  # package -> the commit of its checkout
     built: Path | None = None  # the wheel of the recipe's source, where cache or mirror has it
     source: dict[str, Any] | None = None  # what was built from a git commit
     listed: dict[str, Recorded] = field(default_factory=dict)  # the RECORDs of what is installed
@@ -79,6 +81,8 @@ def make(chosen: Chosen, options: Options) -> None:
         from verlock.env import site_wheels
 
         own = site_wheels.keep(chosen, options.site_wheels)
+    if options.editable:
+        _checkouts(chosen, options.editable)  # what is not known is refused, also where there is nothing to do
     prefix.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(prefix.parent, os.W_OK):
         sealed, verb = _of_others(chosen, options, own), "up to date"
@@ -102,7 +106,9 @@ def _present(chosen: Chosen, options: Options, own: SiteWheels | None) -> dict[s
         sealed = receipt.read(chosen.prefix)
     except NotSealed:
         return None
-    same = sealed["digest"] == chosen.digest and sealed["editable"] == options.editable
+    same = sealed["digest"] == chosen.digest
+    if options.editable is not None:
+        same = same and sealed["editable"].keys() == set(options.editable)
     if own is not None:
         same = same and _sha256(own) == _sha256(sealed["site_wheels"])
     return sealed if same and options.base in ("auto", sealed["base"]["kind"]) else None
@@ -114,7 +120,8 @@ def _sha256(site_wheels: SiteWheels) -> dict[str, str]:
 
 def _untouched(prefix: Path, sealed: dict[str, Any]) -> bool:
     starts = (prefix / "bin/python").exists()  # a link to the host's, which may be gone by now, is the same link still
-    return starts and receipt.fingerprint(prefix) == str(sealed["fingerprint"])
+    there = all(os.path.isdir(each["checkout"]) for each in sealed["editable"].values())  # noqa: PTH112
+    return starts and there and receipt.fingerprint(prefix) == str(sealed["fingerprint"])
 
 
 def _of_others(chosen: Chosen, options: Options, own: SiteWheels | None) -> dict[str, Any]:
@@ -183,6 +190,8 @@ def _make(chosen: Chosen, options: Options, own: SiteWheels | None, present: dic
         if not missing or not missing - _fetched(making).missing.keys():
             return present  # whole, and as complete as it can be now
     making.site_wheels = site_wheels.remembered(chosen) if own is None else own
+    editable = receipt.editable(receipt.raw(chosen.prefix)) if options.editable is None else options.editable
+    making.editable = _checkouts(chosen, editable)
     console.say(f"{chosen.name}: {summary}\n  {chosen.prefix}, Python {chosen.python}, digest {chosen.digest[:12]}")
     first, *rest = STEPS
     _take(making, first)
@@ -190,6 +199,15 @@ def _make(chosen: Chosen, options: Options, own: SiteWheels | None, present: dic
         for name in rest:
             _take(making, name)
     return making.receipt
+
+
+def _checkouts(chosen: Chosen, packages: Collection[str]) -> dict[str, Checkout]:
+    """The commit of each package that is to be editable. Raises CheckoutUnknown."""
+    if not packages:
+        return {}
+    from verlock.variant import checkouts
+
+    return {package: checkouts.find(chosen, package) for package in sorted(packages)}
 
 
 def _take(making: Making, name: str) -> None:
@@ -202,7 +220,7 @@ def _preflight(making: Making, step: console.Step) -> None:
 
     for folder in ("artefacts", "wheels", "sources"):
         clear_drafts(paths.cache_dir() / folder)
-    making.built = preflight.run(making.chosen, making.options.editable)
+    making.built = preflight.run(making.chosen, making.editable)
 
 
 def _base(making: Making, step: console.Step) -> None:
@@ -266,9 +284,6 @@ def _wheels(making: Making, step: console.Step, again: Collection[str] = ()) -> 
     walked = receipt.walk(chosen.site)
     for folder, package in installed.folders_of_wheels(chosen.site, walked, making.listed).items():
         making.folders[str(Path(folder).relative_to(chosen.prefix))] = package
-    if making.source and making.options.editable:
-        making.source["checkout"] = str(_editable(making))
-        making.listed = installed.recorded(chosen.site)
 
 
 def _source(making: Making) -> None:
@@ -288,16 +303,11 @@ def _source(making: Making) -> None:
     making.source = {"package": source.package, "commit": source.commit, "tree": source.tree, "wheel": locked}
 
 
-def _editable(making: Making) -> Path:
-    from verlock.sources import source_wheel
-
-    chosen = making.chosen
-    locked = chosen.sources["wheel"]
-    return source_wheel.editable(chosen.recipe, chosen.interpreter, chosen.pip_layer().build_requirements, locked)
-
-
 def _patches(making: Making, step: console.Step) -> None:
-    """Patch the installed files; a source build has taken its patches in already, and its wheel's sha256 says so."""
+    """Patch the installed files; a source build has taken its patches in already, and its wheel's sha256 says so.
+
+    Then what is to be editable gives way to its checkout, which has patches of its own.
+    """
     from verlock.sources import patches
 
     chosen = making.chosen
@@ -310,6 +320,21 @@ def _patches(making: Making, step: console.Step) -> None:
             else patches.apply(chosen.recipe, chosen.site, locked)
         )
     step.detail = f"{len(making.patches)} applied" if making.patches else "none"
+    if making.editable:
+        step.detail += f"; editable: {', '.join(making.editable)}"
+        _make_editable(making)
+
+
+def _make_editable(making: Making) -> None:
+    from verlock.env import installed
+    from verlock.sources import editable
+
+    chosen = making.chosen
+    for package, checkout in making.editable.items():
+        editable.install(chosen.recipe, chosen.site, checkout, editable.place(chosen.prefix, package))
+    making.patches = [each for each in making.patches if each["package"] not in making.editable]
+    making.folders = {each: name for each, name in making.folders.items() if (chosen.prefix / each).is_dir()}
+    making.listed = installed.recorded(chosen.site)
 
 
 def _check(making: Making, step: console.Step) -> None:
@@ -321,7 +346,7 @@ def _check(making: Making, step: console.Step) -> None:
     if spoilt := verify.packages_of(damage) & making.receipt["packages"].keys():
         _say_healing(damage)
         healing.prepare(making.chosen, making.receipt, damage)
-        _wheels(making, step, again=spoilt)
+        _wheels(making, step, again=spoilt | making.editable.keys())
         _patches(making, step)
         making.receipt = _receipt(making)
         damage, step.detail = _tried(making)
@@ -341,7 +366,7 @@ def _tried(making: Making) -> tuple[list[Damage], str]:
     from verlock.env import import_check, verify
 
     chosen = making.chosen
-    ran = receipt.Ran.of(making.base, making.missing, making.site_wheels)
+    ran = receipt.Ran.of(making.base, making.missing, making.site_wheels, making.editable)
     with ThreadPoolExecutor(1) as beside:
         hashing = beside.submit(verify.examine, chosen, making.receipt, making.listed)
         said = ""
@@ -384,10 +409,24 @@ def _receipt(making: Making) -> dict[str, Any]:
         "overrides": [each.model_dump() for each in chosen.recipe.override],
         "patches": making.patches,
         "source": making.source,
-        "editable": making.options.editable,
+        "editable": _editable_entries(making),
         "files": making.owned,
         "folders": making.folders,
     }
+
+
+def _editable_entries(making: Making) -> dict[str, dict[str, Any]]:
+    """What the receipt says of each checkout, and of its edits as they are now."""
+    if not making.editable:
+        return {}
+    from verlock.sources import editable
+
+    found = {}
+    for package, each in making.editable.items():
+        where = editable.place(making.chosen.prefix, package)
+        differs = editable.differences(where, each.commit)
+        found[package] = {"checkout": str(where), "commit": each.commit, "tree": each.tree, "differs": differs}
+    return found
 
 
 def _seal(making: Making, step: console.Step) -> None:
@@ -412,6 +451,10 @@ def _report(chosen: Chosen, sealed: dict[str, Any], verb: str, seconds: float) -
     console.say(f"{chosen.name} is {verb}: {prefix} (base: {base['kind']}, Python {base['version']}, {seconds:.1f} s)")
     for line in receipt.said(sealed["site_wheels"]):
         console.say(f"  {line}")
+    for package, entry in (sealed.get("editable") or {}).items():
+        console.say(
+            f"  editable: {package} is {entry['checkout']}{_example(chosen, package) if verb == 'ready' else ''}"
+        )
     for each in sealed.get("overrides") or []:
         console.say(f"  set aside: {each['requirer']} asks for {each['requirement']}")
     for package, reason in sealed["missing"].items():
@@ -424,6 +467,11 @@ def _report(chosen: Chosen, sealed: dict[str, Any], verb: str, seconds: float) -
         conda = base["kind"] == "conda"
         how = shlex.join(["conda", "activate", str(prefix)] if conda else ["source", f"{prefix}/bin/activate"])
         console.say(f"  {how}")
+
+
+def _example(chosen: Chosen, package: str) -> str:
+    example = _checkouts(chosen, [package])[package].example
+    return f", with {example} to begin with" if example else ""
 
 
 def _say_how_to_complete(chosen: Chosen, sealed: dict[str, Any]) -> None:

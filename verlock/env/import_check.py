@@ -27,11 +27,12 @@ from verlock.variant.receipt import Ran
 # vLLM with all its symbols resolved, but for extension modules of other Pythons, which this one never loads. Objects that link
 # the driver itself (libcuda.so.1) can only be tried where there is one.
 _LOAD = """
-import ctypes, glob, os, sysconfig
+import ctypes, glob, importlib.util, os, sysconfig
 import torch
+vllm = importlib.util.find_spec("vllm").submodule_search_locations[0]  # an editable one is outside the environment
 site, own = sysconfig.get_paths()["purelib"], sysconfig.get_config_var("EXT_SUFFIX")
 loaded = 0
-for path in sorted(glob.glob(f"{site}/vllm/**/*.so", recursive=True) + glob.glob(f"{site}/flash_attn_2_cuda*.so")):
+for path in sorted(glob.glob(f"{vllm}/**/*.so", recursive=True) + glob.glob(f"{site}/flash_attn_2_cuda*.so")):
     if ".cpython-" in os.path.basename(path) and not path.endswith(own):
         continue
     try:
@@ -103,18 +104,21 @@ def run(
         except CheckFailed as error:
             raise _of_site_wheel(chosen, error, site_wheels or {}) from None
         consistent.result()
+    editable = bool(
+        ran.editable
+    )  # whatever was proven, files may have changed since: tried every time, and proof of nothing
     rest = f"{files.sha256(chosen.interpreter.resolve())} {ran}"
     proof = paths.cache_dir() / "imports" / f"{chosen.digest}-{hashlib.sha256(rest.encode()).hexdigest()[:16]}"
-    if proof.exists():
+    if proof.exists() and not editable:
         return f"{loaded} compiled objects load; imports proven on this machine before"
-    if certificate := _certificate(chosen, ran):
+    if not editable and (certificate := _certificate(chosen, ran)):
         return f"{loaded} compiled objects load; imports proven by {certificate}"
     vllm, verl, torch = _ask(chosen, _IMPORT, "importing torch, vllm and what verl's trainer imports fails")
     got = {"vllm": vllm, "verl": verl}
     wanted = {"vllm": chosen.recipe.vllm.version, "verl": chosen.recipe.verl.version}
-    if got != wanted:
+    if any(got[name] != wanted[name] for name in wanted.keys() - set(ran.editable)):
         raise CheckFailed(f"the environment has {got}, the recipe names {wanted}", "lock again: `nox -s lock`")
-    if whole():
+    if whole() and not editable:
         proof.parent.mkdir(parents=True, exist_ok=True)
         proof.touch()
     return f"vllm {vllm}, verl {verl} and its trainer, torch {torch} import"
@@ -165,7 +169,7 @@ def _certificate(chosen: Chosen, ran: Ran) -> str | None:
         try:
             content = certificate.of(json.loads(path.read_text(encoding="utf-8")))
             sealed = content["receipt"]
-            shown = Ran.of(sealed["base"], sealed["missing"], sealed.get("site_wheels"))
+            shown = Ran.of(sealed["base"], sealed["missing"], sealed.get("site_wheels"), sealed.get("editable") or ())
             same = content["digest"] == chosen.digest and shown == ran
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
             continue

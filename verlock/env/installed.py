@@ -114,8 +114,7 @@ def expectations(
                 expected[where] = Expected(name, sha256=sha256)
             else:
                 expected.setdefault(where, Expected(name))  # RECORD itself: the receipt has its hash
-    # an editable checkout is there to be edited: its files are its user's
-    for patch in [] if sealed["editable"] else sealed["patches"]:
+    for patch in sealed["patches"]:
         for touched in patch["touches"]:
             expected[str(site / touched["path"])] = Expected(
                 patch["package"], sha256=touched["after"], patch=patch["file"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from packaging.version import Version
 
@@ -17,8 +18,11 @@ from verlock.variant import lockfiles, receipt
 from verlock.variant.chosen import Chosen
 from verlock.variant.recipe import Recipe
 
+if TYPE_CHECKING:
+    from verlock.variant.checkouts import Checkout
 
-def run(chosen: Chosen, editable: bool) -> Path | None:
+
+def run(chosen: Chosen, editable: Mapping[str, Checkout]) -> Path | None:
     """Check platform, C library, the conda layer's lock, disk, where there is a GPU it and its driver, and then `sources`.
 
     Returns what `sources` returns. Raises PlatformMismatch, LockError, DiskTooSmall, DriverTooOld, GpuUnsupported, and what
@@ -35,12 +39,12 @@ def run(chosen: Chosen, editable: bool) -> Path | None:
     return sources(chosen, editable)
 
 
-def sources(chosen: Chosen, editable: bool) -> Path | None:
-    """Check the patches against the lock, and have the git source that the variant is built from, if any.
+def sources(chosen: Chosen, editable: Mapping[str, Checkout]) -> Path | None:
+    """Check the patches against the lock, and have the git sources that the variant is built from, or that are to be edited.
 
     Args:
         chosen: which environment.
-        editable: whether a checkout of the source is asked for.
+        editable: package -> commit, of what is asked for as a checkout.
 
     Returns:
         The wheel of the source, where cache or mirror has it already.
@@ -49,19 +53,23 @@ def sources(chosen: Chosen, editable: bool) -> Path | None:
         LockError: sources.json is broken, or names no wheel for the source.
         StaleLock: source or patches changed after the lock was made.
         PatchRejected: a patch file is missing or broken.
-        ToolMissing: there is no git. For a source also what `git_commit.store` raises.
+        ToolMissing: there is no git.
+        CheckoutRefused: something else lies where a checkout belongs. For a source also what `git_commit.store` raises.
     """
     recipe, locked = chosen.recipe, chosen.sources
-    if not recipe.patch and recipe.source is None:
+    if not recipe.patch and recipe.source is None and not editable:
         return None
+    from verlock.sources import editable as checkouts
     from verlock.sources import git_apply, git_commit, patches, source_wheel
 
     git_apply.git()
     patches.as_locked(recipe, locked)
+    for package, checkout in editable.items():
+        checkouts.ready(checkout, checkouts.place(chosen.prefix, package))
     if recipe.source is None:
         return None
     wheel = source_wheel.cached(recipe, locked["wheel"])
-    if wheel is None or editable:
+    if wheel is None:
         git_commit.store(recipe.source)
     return wheel
 

@@ -6,7 +6,6 @@ can be rebuilt without the user's path. The receipt, and whatever tells of the e
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -86,11 +85,7 @@ def remembered(chosen: Chosen) -> dict[str, dict[str, str]]:
     Raises:
         RecipeError, SiteWheelRefused: one of them is gone from the cache, or fits no longer.
     """
-    try:
-        sealed = json.loads((chosen.prefix / receipt.NAME).read_text(encoding="utf-8"))
-        found: dict[str, dict[str, str]] = dict(sealed.get("site_wheels", {}))
-    except (OSError, ValueError, AttributeError):
-        return {}
+    found: dict[str, dict[str, str]] = dict(receipt.raw(chosen.prefix).get("site_wheels") or {})
     for package, entry in found.items():
         path = wheel_store.cached(entry["file"], entry["sha256"])
         if path is None:

@@ -8,7 +8,8 @@ to be what its source compiles to.
 What cannot be seen from here, and so is not looked at: the system outside the prefix (its libraries and loader, the driver, and
 under `base: host` the standard library with its byte code, of which only the interpreter's own file is hashed); the user's
 own places that Python and shell read (`~/.local`, PYTHONPATH, LD_LIBRARY_PATH); files in `__pycache__` that are no byte code
-of this Python (numba keeps its machine code there); an editable checkout; and whoever can write verlock's cache and the receipt.
+of this Python (numba keeps its machine code there); what the .gitignore of an editable checkout names (of its other files it is
+said which differ from the commit); and whoever can write verlock's cache and the receipt.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 
 from verlock import console, errors
 from verlock.env import byte_code, hashing, installed, prefix_folder
+from verlock.sources import editable
 from verlock.variant import lockfiles, receipt
 from verlock.variant.chosen import Chosen
 
@@ -98,6 +100,9 @@ def examine(
     else:
         found += _against_lock(chosen, sealed)
     found += _packages(sealed, listed)
+    for package, entry in (sealed["editable"] or {}).items():
+        if not Path(entry["checkout"]).is_dir():
+            found.append(Damage("file missing", package, entry["checkout"], wanted="its checkout"))
     found += _conda_packages(sealed, prefix)
     expected, unreadable = installed.expectations(prefix, chosen.site, sealed, listed)
     for path, reason in unreadable.items():
@@ -162,8 +167,10 @@ def run(chosen: Chosen, *, as_json: bool, strict: bool) -> int:
     sealed = receipt.read(prefix)
     if any(item.kind != "receipt stale" for item in damage):
         receipt.distrust(prefix)  # so that `create` looks closer, even where size and time tell nothing
+    edits = _edits(sealed)
     if as_json:
         report = {"prefix": str(prefix), **{key: sealed[key] for key in ("digest", "missing", "site_wheels")}}
+        report["editable"] = edits
         print(json.dumps({**report, "damage": [asdict(item) for item in damage]}, indent=1))
     raise_for(sealed["variant"], prefix, damage)
     for line in receipt.said(sealed["site_wheels"]):
@@ -175,12 +182,19 @@ def run(chosen: Chosen, *, as_json: bool, strict: bool) -> int:
                 f"make it reachable, and run `nox -s env-{sealed['variant']}` again",
             )
         console.warn(f"incomplete: {package} is missing ({reason})")
-    if sealed["editable"]:
-        console.warn(f"editable: the files of {sealed['source']['checkout']} are yours and were not looked at")
+    if edits:
+        for line in editable.said(sealed["editable"], edits):
+            console.warn(line)
     console.say(
         f"{chosen.name} is what its lock says: {len(sealed['packages'])} packages, digest {sealed['digest'][:12]}"
     )
     return 0
+
+
+def _edits(sealed: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """What differs now in each editable checkout that is there: package -> path -> sha256. Raises CheckoutRefused."""
+    there = {package: each for package, each in sealed["editable"].items() if Path(each["checkout"]).is_dir()}
+    return {package: editable.differences(Path(each["checkout"]), each["commit"]) for package, each in there.items()}
 
 
 def raise_for(variant: str, prefix: Path, damage: list[Damage], most: int = 20) -> None:

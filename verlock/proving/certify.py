@@ -9,6 +9,7 @@ from typing import Any
 from verlock import __version__
 from verlock.proving.passes import FULL, VERL, Part, over_nodes
 from verlock.smoke import gates
+from verlock.sources import editable
 from verlock.system import files
 from verlock.variant import certificate
 from verlock.variant.chosen import Chosen
@@ -97,7 +98,8 @@ def write(
         "runs": [*runs, *across],
         **({} if nodes > 1 else {"verl": _run(parts[VERL])}),
     }
-    name = certificate.file_name(gpu_name(parts), count, bound["python"], chosen.first_python)
+    edited = bound["receipt"]["editable"] or ()
+    name = certificate.file_name(gpu_name(parts), count, bound["python"], chosen.first_python, edited)
     path = certificate.folder(chosen.name, nodes) / name
     files.write_whole(path, json.dumps(certificate.statement(data), indent=1) + "\n")
     return path
@@ -117,6 +119,16 @@ def _run(part: dict[str, Any]) -> dict[str, Any]:
 
 def _receipt(sealed: dict[str, Any]) -> dict[str, Any]:
     """The part of a receipt that is the same on every machine and day: no paths, and only the names of what is missing."""
-    kept = {key: sealed.get(key) for key in ("patches", "source", "editable")}
+    kept = {key: sealed.get(key) for key in ("patches", "source")}
+    kept["editable"] = _editable(sealed) or False
     base = {key: value for key, value in sealed["base"].items() if key in ("kind", "version")}
     return {**kept, "base": base, "missing": sorted(sealed["missing"]), "site_wheels": sealed["site_wheels"]}
+
+
+def _editable(sealed: dict[str, Any]) -> dict[str, Any]:
+    """The editable packages: their commit, and which files differ from it now, each with its sha256. Raises CheckoutRefused."""
+    found = {}
+    for package, each in (sealed.get("editable") or {}).items():
+        differs = editable.differences(Path(each["checkout"]), each["commit"])
+        found[package] = {"commit": each["commit"], "tree": each["tree"], "differs": differs}
+    return found

@@ -55,6 +55,8 @@ def _row(chosen: Chosen, certificates: list[dict[str, Any]]) -> Row:
               if (each["digest"], each["python"]) == (current, python)]  # fmt: skip
     if not certificates:
         return Row(variant, python, current, NEVER, note=", ".join(beside))
+    # what ran with edits proves those edits: it is shown only where nothing else is
+    certificates = [each for each in certificates if not each["receipt"].get("editable")] or certificates
     valid = [each for each in certificates if each["digest"] == current]
     shown = valid or certificates[:1]
     gpus = ", ".join(dict.fromkeys(map(_where, shown)))
@@ -83,6 +85,9 @@ def _notes(proof: dict[str, Any]) -> list[str]:
     found = [f"{proof['receipt']['base']['kind']} base"]
     if proof["standin"]:
         found.append("verl's step with an sdpa stand-in for flash-attn")
+    for package, entry in (proof["receipt"].get("editable") or {}).items():
+        changed = len(entry["differs"])
+        found.append(f"editable {package}, {changed} file{'' if changed == 1 else 's'} edited")
     for package, entry in proof["receipt"].get("site_wheels", {}).items():
         partial = kernels.kernels_said(proof.get("flash_attn", {})) if package == "flash-attn" else ""
         version = entry["version"].partition("+")[0]

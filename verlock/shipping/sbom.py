@@ -129,7 +129,7 @@ def _bom(found: Found) -> Bom:
         "digest": sealed["digest"],
         "base": f"{sealed['base']['kind']} {sealed['base']['version']}",
     }
-    about |= {"editable": "yes"} if sealed["editable"] else {}
+    about |= {f"editable:{package}": each["commit"] for package, each in sealed["editable"].items()}
     about |= {f"missing:{package}": reason for package, reason in sealed["missing"].items()}
     root.properties = _properties(about)
     bom = Bom()
@@ -234,13 +234,13 @@ def _metadata(package: installed.Recorded) -> Message:
 def _origin(found: Found, name: str) -> tuple[str, str, str]:
     """The sha256 and name of the file a distribution came from, and a word on what that is where it is not from the index."""
     recipe, sealed = found.chosen.recipe, found.sealed
+    if name in sealed["editable"]:
+        return "", "", f"an editable checkout of commit {sealed['editable'][name]['commit']}"
     if name in sealed["site_wheels"]:
         own = sealed["site_wheels"][name]
         return own["sha256"], own["file"], "a site wheel, the user's own"
     if recipe.source and lockfiles.normalise(recipe.source.package) == name:
         wheel = found.chosen.sources["wheel"]
-        if sealed["editable"]:
-            return "", "", f"an editable checkout of commit {recipe.source.commit}"
         return wheel["sha256"], wheel["filename"], f"built from commit {recipe.source.commit}"
     for artefact in recipe.artefact:
         file = artefact.file_for(recipe.torch, found.chosen.python)

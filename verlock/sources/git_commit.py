@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from verlock import paths
 from verlock.errors import (
@@ -26,7 +26,10 @@ from verlock.errors import (
 from verlock.system import addresses, process
 
 if TYPE_CHECKING:
-    from verlock.variant.recipe import Source
+    from verlock.variant.checkouts import Checkout
+    from verlock.variant.recipe import Source as RecipeSource
+
+    Source: TypeAlias = RecipeSource | Checkout
 
 _REF = "refs/verlock/source"
 _NO_ANSWER = re.compile(
@@ -97,10 +100,32 @@ def clone(source: Source, into: Path) -> None:
         draft.rename(into)
 
 
-def descends(checkout: Path, source: Source) -> bool:
-    """Whether `checkout` is a git checkout whose HEAD is the source's commit, or was made on top of it."""
+def descends(checkout: Path, commit: str) -> bool:
+    """Whether `checkout` is a git checkout whose HEAD is this commit, or was made on top of it."""
     git = _Git(checkout / ".git")
-    return (checkout / ".git").is_dir() and git.try_run("merge-base", "--is-ancestor", source.commit, "HEAD") is None
+    return (checkout / ".git").is_dir() and git.try_run("merge-base", "--is-ancestor", commit, "HEAD") is None
+
+
+def tracked(checkout: Path, commit: str) -> frozenset[str]:
+    """The paths of the files in a commit that `checkout` holds."""
+    return frozenset(_Git(checkout / ".git").run("ls-tree", "-r", "-z", "--name-only", commit).split("\0"))
+
+
+def changed(checkout: Path, commit: str) -> list[str] | None:
+    """Files in `checkout` that are not as in a commit, or not in it, sorted; those that a .gitignore names are left out.
+
+    The checkout's own index is neither read nor written, so nothing that its user told git hides a change. None where
+    `checkout` is no git checkout that holds the commit.
+    """
+    if not (checkout / ".git").is_dir():
+        return None
+    with tempfile.TemporaryDirectory(prefix="verlock-index-") as folder:
+        git = _Git(checkout / ".git", {"GIT_WORK_TREE": str(checkout), "GIT_INDEX_FILE": f"{folder}/index"})
+        if git.try_run("read-tree", commit) is not None:
+            return None
+        found = git.run("diff", "--name-only", "--no-renames", "--no-ext-diff", "--ignore-submodules", "-z").split("\0")
+        found += git.run("ls-files", "--others", "--exclude-per-directory=.gitignore", "-z").split("\0")
+    return sorted({name for name in found if name})
 
 
 def _fetch(source: Source, path: Path) -> None:

@@ -107,14 +107,19 @@ def states(recipe: Recipe, root: Path, locked: dict[str, Any]) -> list[PatchStat
 def show(chosen: Chosen) -> int:
     """Print what `verlock patches` shows: each patch, why, where upstream fixed it, and its state in the prefix. Returns 0."""
     recipe = chosen.recipe
-    root, where = chosen.site, str(chosen.prefix)
+    found: dict[str, PatchState] = {}
     try:
-        if checkout := (receipt.read(chosen.prefix)["source"] or {}).get("checkout"):
-            root, where = Path(checkout), checkout
-        found = {state.patch.file: state for state in states(recipe, root, chosen.sources)}
+        editable = receipt.read(chosen.prefix)["editable"]
+        where = [str(chosen.prefix), *(each["checkout"] for each in editable.values())]
+        for root, packages in {
+            chosen.site: {patch.package for patch in recipe.patch} - editable.keys(),
+            **{Path(each["checkout"]): {package} for package, each in editable.items()},
+        }.items():
+            there = states(recipe, root, chosen.sources)
+            found |= {each.patch.file: each for each in there if each.patch.package in packages}
     except NotSealed:
-        found, where = {}, f"{where}, which is not built"
-    print(f"{recipe.name}: {recipe.summary}\nin {where}")
+        where = [f"{chosen.prefix}, which is not built"]
+    print(f"{recipe.name}: {recipe.summary}\nin {', '.join(where)}")
     for file in read(recipe):
         patch, state = file.patch, found.get(file.patch.file)
         print(f"\n{patch.file}" + (f"  [{state.outcome.value}]" if state else ""))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 import subprocess
 import zipfile
 from dataclasses import dataclass
@@ -122,53 +121,6 @@ def lock(chosen: Chosen) -> dict[str, Any]:
             "inputs": inputs(recipe),
         },
     }
-
-
-def editable(recipe: Recipe, python_exe: Path, build_requirements: Path, locked: dict[str, Any]) -> Path:
-    """Install a git checkout of the source, patched and with the same objects, for people who work on the package itself.
-
-    It lies beside the environment (`envs/v1-vllm` for `envs/v1`), so that rebuilding the environment never deletes work. The
-    files of an existing checkout are left as they are, with a warning for each patch that is not applied.
-
-    Args:
-        recipe, python_exe, build_requirements: as for `wheel`; the environment of `python_exe` gets the package.
-        locked: `wheel` of sources.json.
-
-    Returns:
-        The checkout.
-
-    Raises:
-        BuildError: the folder exists and holds something else. Other errors as for `wheel`.
-    """
-    source = recipe.source
-    assert source is not None
-    prefix = python_exe.parent.parent
-    checkout = prefix.with_name(f"{prefix.name}-{source.package}")
-    if checkout.exists() and not git_commit.descends(checkout, source):
-        raise BuildError(
-            f"{checkout} exists, but is not a checkout of {source.commit[:12]}",
-            "move it away; a checkout that holds the commit would be used as it is",
-        )
-    git_commit.store(source)
-    donor = wheel_store.precompiled(source.precompiled, recipe.python[0])
-    with wheel_store.scratch("editable") as work, console.step("build", f"editable {checkout}"):
-        if not checkout.exists():
-            # renamed once it is patched, so that a killed run leaves no half-made checkout
-            draft = checkout.with_name(f".{checkout.name}.draft")
-            shutil.rmtree(draft, ignore_errors=True)
-            git_commit.clone(source, draft)
-            patches.measure(recipe, draft, into=draft)
-            draft.rename(checkout)
-        dist = work / "dist"
-        shop = _Workshop(python_exe, build_requirements, donor, work)
-        _setup(source, shop, checkout, "editable_wheel", "--dist-dir", str(dist))
-        made = next(dist.glob("*.whl"))
-        uv.run(["pip", "install", "--python", str(python_exe), "--no-deps", "--no-cache", "--reinstall", str(made)])
-        _mark_editable(_site_packages(python_exe), source, checkout)
-    for state in patches.states(recipe, checkout, {"patches": []}):
-        if state.outcome is not patches.Outcome.APPLIED:
-            console.warn(f"{checkout}: {state.patch.file} is {state.outcome.value}")
-    return checkout
 
 
 def inputs(recipe: Recipe) -> str:
@@ -333,24 +285,3 @@ def _environment_of(chosen: Chosen, prefix: Path) -> Path:
     python_exe = prefix / "bin" / "python"
     uv.sync(python_exe, chosen.pip_layer())
     return python_exe
-
-
-# Editable installs ---------------------------------------------------------------------------------
-
-
-def _site_packages(python_exe: Path) -> Path:
-    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    done = subprocess.run([python_exe, "-I", "-c", code], capture_output=True, text=True, check=True)
-    return Path(done.stdout.strip())
-
-
-def _mark_editable(site: Path, source: Source, checkout: Path) -> None:
-    """Write into direct_url.json where the checkout is, as pip does, not which scratch file was installed."""
-    folder = next(site.glob(f"{source.package}-{source.version}.dist-info"))
-    data = json.dumps({"dir_info": {"editable": True}, "url": checkout.as_uri()}).encode()
-    files.write_whole(folder / "direct_url.json", data)
-    listing = folder / record.NAME
-    name = f"{folder.name}/direct_url.json"
-    sha256, size = record.entry(data)
-    lines = [line for line in listing.read_text(encoding="utf-8").splitlines() if not line.startswith(f"{name},")]
-    files.write_whole(listing, "".join(f"{line}\n" for line in [*lines, f"{name},{sha256},{size}"]))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ SHAPE = {
     "receipt": {
         "base": {"kind": str, "version": str},
         "missing": [str],
+        "editable": (None, bool, {EACH: {"commit": str, "differs": {EACH: str}}}),
         "site_wheels": (None, {EACH: {"version": str, "sha256": str}}),
     },
 }
@@ -46,10 +48,11 @@ def slug(gpu: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-").removeprefix("nvidia-")
 
 
-def file_name(gpu: str, count: int, python: str, default_python: str) -> str:
-    """The certificate's file name: "NVIDIA H100 80GB HBM3", 1 -> h100-80gb-hbm3x1.json."""
+def file_name(gpu: str, count: int, python: str, default_python: str, editable: Iterable[str] = ()) -> str:
+    """The certificate's file name: "NVIDIA H100 80GB HBM3", 1 -> h100-80gb-hbm3x1.json; one with edits never replaces another."""
     suffix = "" if python == default_python else f"-py{python.replace('.', '')}"
-    return f"{slug(gpu)}x{count}{suffix}.json"
+    edited = "".join(f"-editable-{package}" for package in sorted(editable))
+    return f"{slug(gpu)}x{count}{suffix}{edited}.json"
 
 
 def folder(variant: str, nodes: int = 1) -> Path:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ SHAPE = {
     "overrides": (None, [dict.fromkeys(("requirer", "requirement", "reason", "link"), str)]),
     "patches": [{"file": str, "touches": [dict.fromkeys(("path", "before", "after"), str)]}],
     "source": (None, dict),
-    "editable": bool,
+    # False, or package -> its checkout; `differs` is what its user had changed when the environment was made
+    "editable": (bool, {EACH: {**dict.fromkeys(("checkout", "commit", "tree"), str), "differs": {EACH: str}}}),
     "files": {EACH: str},
     "folders": (None, {EACH: str}),
 }
@@ -48,7 +49,7 @@ def read(prefix: Path) -> dict[str, Any]:
         receipt: dict[str, Any] = json.loads((prefix / NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise NotSealed(f"{prefix} is not a finished environment", "make it with `nox -s env-<variant>`") from None
-    if not fits(receipt, SHAPE) or receipt.get("schema") != SCHEMA:
+    if not fits(receipt, SHAPE) or receipt.get("schema") != SCHEMA or receipt["editable"] is True:
         raise NotSealed(f"{prefix} was made by another verlock", "make it again with `nox -s env-<variant>`")
     if os.path.realpath(receipt["prefix"]) != os.path.realpath(prefix):
         raise NotSealed(
@@ -56,7 +57,24 @@ def read(prefix: Path) -> dict[str, Any]:
             "make it again where it is to be (VERLOCK_ENVS names the folder)",
         )
     receipt["site_wheels"] = receipt.get("site_wheels") or {}  # a receipt of before there were any
+    receipt["editable"] = receipt["editable"] or {}
     return receipt
+
+
+def raw(prefix: Path) -> dict[str, Any]:
+    """What stands in a receipt, whichever verlock wrote it and wherever it is; empty where there is none that can be read."""
+    found = None
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads((prefix / NAME).read_text(encoding="utf-8"))
+    return found if isinstance(found, dict) else {}
+
+
+def editable(sealed: Mapping[str, Any]) -> tuple[str, ...]:
+    """The packages that a receipt, as `raw` gives it, says to be editable; an older one says so of the recipe's source alone."""
+    found = sealed.get("editable")
+    if found is True:
+        return (str(sealed["source"]["package"]),)
+    return tuple(sorted(found)) if isinstance(found, dict) else ()
 
 
 def write(prefix: Path, receipt: dict[str, Any]) -> None:
@@ -75,14 +93,19 @@ class Ran:
     interpreter: str
     missing: tuple[str, ...]
     site_wheels: tuple[str, ...] = ()  # each as "package sha256"
+    editable: tuple[str, ...] = field(default=(), repr=False)  # packages; of such a one nothing is proven for the next
 
     @classmethod
     def of(
-        cls, base: Mapping[str, Any], missing: Iterable[str], site_wheels: Mapping[str, Mapping[str, str]] | None = None
+        cls,
+        base: Mapping[str, Any],
+        missing: Iterable[str],
+        site_wheels: Mapping[str, Mapping[str, str]] | None = None,
+        editable: Iterable[str] = (),
     ) -> Ran:
-        """Of the entries `base` (kind, version), `missing` (names) and `site_wheels` of a receipt or certificate."""
+        """Of the entries `base` (kind, version), `missing`, `site_wheels` and `editable` of a receipt or certificate."""
         own = sorted(f"{package} {entry['sha256']}" for package, entry in (site_wheels or {}).items())
-        return cls(str(base["kind"]), str(base["version"]), tuple(sorted(missing)), tuple(own))
+        return cls(str(base["kind"]), str(base["version"]), tuple(sorted(missing)), tuple(own), tuple(sorted(editable)))
 
 
 def said(site_wheels: Mapping[str, Mapping[str, str]]) -> list[str]:
