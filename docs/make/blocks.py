@@ -14,9 +14,9 @@ DOCS = paths.ROOT / "docs"
 BLOCKS: dict[str, Callable[[], str]] = {
     "commands": commands.all_commands,
     "sessions": commands.sessions,
-    "exit codes": errors.table,
+    "exit codes": errors.table_of_codes,
     "messages": errors.messages,
-    "variables": variables.table,
+    "variables": variables.table_of_variables,
     "kept out": variables.kept_out,
     "status": variants.status_table,
     "limits": variants.limits,

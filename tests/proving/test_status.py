@@ -146,11 +146,13 @@ def test_the_table_is_printed(proven, capsys):
     assert "| `vllm073` |" in capsys.readouterr().out
 
 
-def test_limits_are_listed_with_their_source(proven, tmp_path):
+def test_limits_are_told_with_their_source_and_the_table_links_to_them(proven, tmp_path):
+    assert "limits.md#vllm073" not in status.as_markdown()
     (tmp_path / "vllm073").mkdir()
     (tmp_path / "vllm073/limits.toml").write_text('[[limit]]\nsays = "No MLA."\nseen = "https://a"\n')
-    _, _, limits = status.as_markdown().partition("\n\nKnown limits:\n\n")
-    assert "- `vllm073`: No MLA. ([seen](https://a))" in limits.splitlines()
+    assert [(each.says, each.link) for each in status.limits_of("vllm073")] == [("No MLA.", "[seen](https://a)")]
+    assert "[limits](docs/limits.md#vllm073)" in status.as_markdown()
+    assert "[limits](limits.md#vllm073)" in status.as_markdown("limits.md")
     (tmp_path / "vllm073/limits.toml").write_text('[[limit]]\nsays = "No MLA."\n')
     with pytest.raises(RecipeError, match="each"):
         status.as_markdown()
@@ -170,5 +172,5 @@ def test_what_a_variant_sets_aside_is_among_its_limits(clone, edit):
         f'{recipe.read_text()}\n[[override]]\nrequirer = "verl"\nrequirement = "numpy<2"\nreason = "It works."\n'
         'link = "https://example.org/1"\n'
     )
-    line = "- `vllm073`: set aside, verl asks for numpy<2: It works. ([seen](https://example.org/1))"
-    assert line in status.as_markdown().splitlines()
+    aside = certificate.Limit("Set aside, verl asks for numpy<2: It works.", "[seen](https://example.org/1)")
+    assert status.limits_of("vllm073")[0] == aside and "docs/limits.md#vllm073" in status.as_markdown()

@@ -108,8 +108,8 @@ def show(*, markdown: bool = False, write_readme: bool = False) -> int:
     return 0
 
 
-def as_markdown() -> str:
-    """The README's table, and below it what is known not to work in each engine build."""
+def as_markdown(limits: str = "docs/limits.md") -> str:
+    """The README's table; a variant with known limits has a link to them, on the page `limits`."""
     lines = [
         "| variant | vLLM | engine | verl | Python | state | proven on | note |",
         "|---|---|---|---|---|---|---|---|",
@@ -123,6 +123,7 @@ def as_markdown() -> str:
         pythons = row.python if row.python != loaded.python[0] else ", ".join(loaded.python)
         proven = f"{row.gpus}, {row.date}" if row.gpus else ""
         engine = f"{loaded.vllm.engine}{', patched' if loaded.patch else ''}"
+        known = f"[limits]({limits}#{row.variant})" if limits_of(row.variant) else ""
         cells = (
             f"`{row.variant}`",
             loaded.vllm.version,
@@ -131,24 +132,23 @@ def as_markdown() -> str:
             pythons,
             row.state,
             proven,
-            row.note,
+            "; ".join(filter(None, (row.note, known))),
         )
         lines.append(f"| {' | '.join(cells)} |")
-    known = [line for name in names() for line in [*_set_aside(name), *_limits(name)]]
-    return "\n".join([*lines, *(["", "Known limits:", "", *known] if known else [])])
+    return "\n".join(lines)
 
 
-def _limits(name: str) -> list[str]:
-    return [f"- `{name}`: {limit.says} ({limit.link})" for limit in certificate.limits(name)]
+def limits_of(name: str) -> list[certificate.Limit]:
+    """What is known not to work with a variant, or was not tried; first the requirements that its recipe sets aside.
 
-
-def _set_aside(name: str) -> list[str]:
-    """The requirements that a variant sets aside, a line each; none where its recipe is not valid."""
+    Raises RecipeError where limits.toml is broken.
+    """
     try:
         overrides = choose(name).recipe.override
     except VerlockError:
-        return []
-    return [f"- `{name}`: set aside, {each.said}: {each.reason} ([seen]({each.link}))" for each in overrides]
+        overrides = []
+    aside = [certificate.Limit(f"Set aside, {each.said}: {each.reason}", f"[seen]({each.link})") for each in overrides]
+    return [*aside, *certificate.limits(name)]
 
 
 def in_readme(text: str) -> str:
