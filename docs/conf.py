@@ -5,11 +5,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from verlock import __version__  # noqa: E402
+from verlock import __version__
 
 project = "verlock"
 author = "the verlock authors"
-copyright = f"2026, {author}"  # noqa: A001 (Sphinx's name)
+copyright = f"2026, {author}"
 release = version = __version__
 
 extensions = ["myst_parser"]

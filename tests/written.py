@@ -45,14 +45,14 @@ def inline(page: Path, generated: bool = True) -> list[str]:
 def lines(code: str) -> Iterator[str]:
     """The command lines of shell code: without comments, continued lines joined; what stands in `$(...)` is a line too."""
     for line in code.replace("\\\n", " ").splitlines():
-        for inner in re.findall(r"\$\(([^()]*)\)", line):
-            yield inner
+        yield from re.findall(r"\$\(([^()]*)\)", line)
         yield from re.sub(r"\$\([^()]*\)", "INNER", line).split("&&")
 
 
 def words(line: str) -> list[str]:
     """The words of a command line, without variables before it and without what stands behind `>` or `|`."""
-    lexer = shlex.shlex(line, posix=True, punctuation_chars="><|")
+    named = re.sub(r"<(\w+)>", lambda found: found[1].upper(), line)  # `<variant>` is VARIANT
+    lexer = shlex.shlex(named, posix=True, punctuation_chars="><|")
     lexer.whitespace_split = True
     found = list(lexer)
     ends = [found.index(mark) for mark in (">", "|", ">>") if mark in found]
@@ -62,16 +62,20 @@ def words(line: str) -> list[str]:
     return found
 
 
-def commands(page: Path) -> Iterator[list[str]]:
-    """Every command line on a page that starts nox or verlock, as words."""
-    whole = FENCE.sub("", text(page))
-    indented = re.findall(r"^    ((?:nox|bash) .*?)(?:   .*)?$", whole, re.MULTILINE) if page.suffix == ".md" else []
-    codes = [code for code, _ in shell_blocks(page)] + indented + inline(page)
-    for code in codes:
+def commands(page: Path) -> Iterator[tuple[list[str], bool]]:
+    """Every command line on a page that starts nox or verlock, as words, and whether it is to be run as it stands.
+
+    In a sentence `nox -s verify` may just be the name of something; what `…` or `...` shortens is none.
+    """
+    sentences = FENCE.sub("", text(page))
+    indented = (
+        re.findall(r"^    ((?:nox|bash) .*?)(?:   .*)?$", sentences, re.MULTILINE) if page.suffix == ".md" else []
+    )
+    codes = [(code, True) for code, _ in shell_blocks(page)] + [(code, False) for code in indented + inline(page)]
+    for code, whole in codes:
         for line in lines(code):
-            if not re.search(r"\bnox -s|-m verlock|^verlock ", line) or "…" in line:
-                continue
-            yield words(line)
+            if re.search(r"\bnox -s|-m verlock", line) and not re.search(r"…|\.\.\.", line):
+                yield words(line), whole
 
 
 def slug(heading: str) -> str:

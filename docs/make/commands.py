@@ -22,9 +22,7 @@ class Session:
 
 def parsers() -> dict[str, tuple[argparse.ArgumentParser, str]]:
     """Every command with its parser and its line of help, in the order of `verlock --help`."""
-    (commands,) = [
-        action for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction)
-    ]
+    (commands,) = [action for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction)]
     helps = {each.dest: each.help or "" for each in commands._choices_actions}
     return {name: (parser, helps[name]) for name, parser in commands.choices.items()}
 
@@ -73,7 +71,15 @@ def all_commands() -> str:
 
 
 def _section(name: str, parser: argparse.ArgumentParser, says: str, session: str) -> str:
-    lines = [f"### {name}", "", sentence(words(parser.description or says)), "", "```text", start(parser, session), "```"]
+    lines = [
+        f"### {name}",
+        "",
+        sentence(words(parser.description or says)),
+        "",
+        "```text",
+        start(parser, session),
+        "```",
+    ]
     rows = [
         (_shown(action), sentence(words(action.help or _plain(action))))
         for action in parser._actions
@@ -86,7 +92,7 @@ def _section(name: str, parser: argparse.ArgumentParser, says: str, session: str
 
 def start(parser: argparse.ArgumentParser, session: str) -> str:
     """The line that starts a command: through nox where there is a session for it, else with the tools' own Python."""
-    parser.color = False  # type: ignore[attr-defined] (from CPython 3.14 on)
+    parser.__dict__["color"] = False  # CPython 3.14 colours what it says, on a terminal
     usage = parser.format_usage().removeprefix("usage: ").split()
     arguments = [word for word in usage[2:] if word != "[-h]"]
     if not session:
@@ -101,10 +107,14 @@ def _in_session(action: argparse.Action, session: str) -> bool:
 
 
 def _shown(action: argparse.Action) -> str:
-    value = action.metavar or ("{" + ",".join(map(str, action.choices)) + "}" if action.choices else action.dest.upper())
+    value = action.metavar or (
+        "{" + ",".join(map(str, action.choices)) + "}" if action.choices else action.dest.upper()
+    )
     if not action.option_strings:
         return code(str(action.metavar or action.dest))
-    takes = {0: "", "?": f" [{value}]", "*": f" [{value} ...]", "+": f" {value} ..."}.get(action.nargs or "", f" {value}")
+    takes = {0: "", "?": f" [{value}]", "*": f" [{value} ...]", "+": f" {value} ..."}.get(
+        action.nargs or "", f" {value}"
+    )
     return ", ".join(code(f"{option}{takes}") for option in action.option_strings)
 
 

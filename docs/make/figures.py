@@ -44,10 +44,12 @@ def _launches(proof: dict[str, Any]) -> list[dict[str, Any]]:
 
 def proof() -> str:
     """A table of gates 3, 4, 6 and 11 for every launch of every certificate."""
-    rows = []
-    for variant, proof in _certificates():
-        for run in _launches(proof):
-            rows.append((code(variant), _launch(run), *(_gate(run, ident) for ident in ("3", "4", "6", "11"))))
+    gates = ("3", "4", "6", "11")
+    rows = [
+        (code(variant), _launch(run), *(_gate(run, ident) for ident in gates))
+        for variant, proof in _certificates()
+        for run in _launches(proof)
+    ]
     head = ("variant", "launch", "gate 3: before training", "gate 4: weight sync", "gate 6: sleep", "gate 11: sampler")
     return table(head, rows)
 
@@ -56,12 +58,16 @@ def launches() -> str:
     """A table of how long each launch took, in seconds."""
     found = list(_certificates())
     kinds = list(dict.fromkeys(_launch(run) for _, proof in found for run in _launches(proof)))
-    rows = []
+    rows, machines = [], []
     for variant, proof in found:
         took = {_launch(run): f"{run['seconds']:.0f}" for run in _launches(proof)}
-        machine = f"{proof['gpu']['count']} x {proof['gpu']['name']}, driver {proof['gpu']['driver']}, {proof['date'][:10]}"
-        rows.append((code(variant), *(took.get(kind, "") for kind in kinds), f"{proof['verl']['seconds']:.0f}", machine))
-    return table(("variant", *kinds, "verl's steps", "on"), rows)
+        gpu = proof["gpu"]
+        machines.append(f"{gpu['count']} x {gpu['name']}, driver {gpu['driver']}, {proof['date'][:10]}")
+        rows.append((code(variant), *(took.get(kind, "") for kind in kinds), f"{proof['verl']['seconds']:.0f}"))
+    head = ("variant", *kinds, "verl's steps")
+    if len(set(machines)) == 1:
+        return f"{table(head, rows)}\n\nAll on {machines[0]}."
+    return table((*head, "on"), [(*row, machine) for row, machine in zip(rows, machines, strict=True)])
 
 
 def verl_steps() -> str:
@@ -97,7 +103,9 @@ def _broken(runs: list[dict[str, Any]]) -> str:
         red = [each["id"] for each in run["gates"] if each["verdict"] == "fail"]
         if gate and red:
             of_sound = sound.get(mode.gate, {}).get("value", "")
-            rows.append((code(run["sabotage"]), words(mode.breaks), ", ".join(red), of_sound, gate["value"], gate["bound"]))
+            rows.append(
+                (code(run["sabotage"]), words(mode.breaks), ", ".join(red), of_sound, gate["value"], gate["bound"])
+            )
     return table(("sabotage", "what is broken", "red gates", "sound", "broken", "bound"), rows)
 
 
@@ -106,12 +114,18 @@ def create() -> str:
     found = json.loads((_BENCHMARKS / "create.json").read_text(encoding="utf-8"))
     seconds = {name: statistics.median(each) for name, each in found["seconds"].items()}
     rows = [
-        (each["ours"], f"{seconds[each['ours']]:.2f}", each["peer"], f"{seconds[each['peer']]:.2f}", f"{each['ratio']:.2f}")
+        (
+            each["ours"],
+            f"{seconds[each['ours']]:.2f}",
+            each["peer"],
+            f"{seconds[each['peer']]:.2f}",
+            f"{each['ratio']:.2f}",
+        )
         for each in found["ratios"]
     ]
     machine = found["machine"]
-    head = ("verlock", "s", "beside", "s", "ratio")
-    return f"{table(head, rows)}\n\nMedians, on {machine['cores']} cores ({machine['processor']}), Python {machine['python'].split()[0]}."
+    where = f"{machine['cores']} cores ({machine['processor']}), Python {machine['python'].split()[0]}"
+    return f"{table(('verlock', 's', 'beside', 's', 'ratio'), rows)}\n\nMedians, on {where}."
 
 
 def lock_times() -> str:
@@ -138,5 +152,3 @@ def rollouts() -> str:
         images = [f"![{each.stem.replace('-', ' ')}](../{each.relative_to(paths.ROOT)})" for each in plots]
         parts.append("\n\n".join([text, *images]))
     return "\n\n".join(parts)
-
-

@@ -19,7 +19,8 @@ FILE = paths.ROOT / "docs" / "variables.toml"
 
 def known() -> dict[str, Any]:
     """docs/variables.toml: `group`s of variables, and `internal` ones, which are not for users."""
-    return tomllib.loads(FILE.read_text(encoding="utf-8"))
+    found: dict[str, Any] = tomllib.loads(FILE.read_text(encoding="utf-8"))
+    return found
 
 
 def table_of_variables() -> str:

@@ -6,8 +6,6 @@ import re
 from collections import defaultdict
 from urllib.parse import urlsplit
 
-from packaging.version import Version
-
 from docs.make.markdown import code, table, words
 from verlock.proving import status
 from verlock.shipping import launch
@@ -20,7 +18,7 @@ _PACKAGES = ("transformers", "ray", "tensordict", "numpy")  # those that a train
 
 def ordered() -> list[Chosen]:
     """Every variant with its first Python, by its version of vLLM."""
-    return sorted(map(choose, names()), key=lambda chosen: Version(chosen.recipe.vllm.version))
+    return [choose(name) for name in status.by_version()]
 
 
 def status_table() -> str:
@@ -54,9 +52,16 @@ def _section(chosen: Chosen) -> str:
         ("Digest", ", ".join(f"{code(each.digest[:12])} (Python {each.python})" for each in chosen.pythons())),
         ("vLLM", f"{recipe.vllm.version}, engine {recipe.vllm.engine}"),
         ("verl", f"{recipe.verl.version}. {recipe.verl.reason}"),
-        ("torch", f"{_version(chosen, 'torch')}, CUDA {recipe.cuda.version}, NVIDIA driver {recipe.cuda.min_driver} or newer"),
+        (
+            "torch",
+            f"{_version(chosen, 'torch')}, CUDA {recipe.cuda.version}, NVIDIA driver {recipe.cuda.min_driver} or newer",
+        ),
         ("System", f"glibc {recipe.platform.glibc} or newer, {recipe.platform.disk / 1e9:.0f} GB of disk"),
-        *([("GPUs", f"compute capability {', '.join(recipe.torch.capabilities)}")] if recipe.torch.capabilities else []),
+        *(
+            [("GPUs", f"compute capability {', '.join(recipe.torch.capabilities)}")]
+            if recipe.torch.capabilities
+            else []
+        ),
         ("Cut-off", f"{recipe.cutoff.date}. {recipe.cutoff.reason}"),
         *([("Commit", f"{code(recipe.source.commit[:12])}. {recipe.source.reason}")] if recipe.source else []),
         *(("Set aside", f"{each.said}. {each.reason} ([seen]({each.link}))") for each in recipe.override),
@@ -69,8 +74,16 @@ def _section(chosen: Chosen) -> str:
 
 
 def _artefact(chosen: Chosen, recipe: Recipe) -> str:
-    fits = [each.python for each in chosen.pythons() if any(art.file_for(recipe.torch, each.python) for art in recipe.artefact)]
-    return f"A release wheel is locked for Python {', '.join(fits)}." if fits else "No release wheel is known for this torch."
+    fits = [
+        each.python
+        for each in chosen.pythons()
+        if any(art.file_for(recipe.torch, each.python) for art in recipe.artefact)
+    ]
+    return (
+        f"A release wheel is locked for Python {', '.join(fits)}."
+        if fits
+        else "No release wheel is known for this torch."
+    )
 
 
 def _patch(patch: Patch) -> tuple[str, str, str]:
@@ -91,8 +104,20 @@ def training() -> str:
 def _training(chosen: Chosen) -> str:
     recipe = chosen.recipe
     say = f"nox -s run -- {chosen.name}"
-    lines = [f"### {chosen.name}", "", f"verl {recipe.verl.version}, vLLM {recipe.vllm.version} ({recipe.vllm.engine}).", ""]
-    lines += ["```bash", f"{say} python -m verl.trainer.main_ppo YOUR_OPTIONS $({say} --flags)", "```", "", "The flags:", ""]
+    lines = [
+        f"### {chosen.name}",
+        "",
+        f"verl {recipe.verl.version}, vLLM {recipe.vllm.version} ({recipe.vllm.engine}).",
+        "",
+    ]
+    lines += [
+        "```bash",
+        f"{say} python -m verl.trainer.main_ppo YOUR_OPTIONS $({say} --flags)",
+        "```",
+        "",
+        "The flags:",
+        "",
+    ]
     lines += ["```text", *launch.flags(chosen, 1, 8), "```"]
     if recipe.verl.flags_reason:
         lines += ["", recipe.verl.flags_reason]
@@ -103,8 +128,8 @@ def _training(chosen: Chosen) -> str:
 
 
 def upgrading() -> str:
-    """A table of what changes from pair to pair, a line for each variant."""
-    head = ("variant", "vLLM", "engine", "verl", "torch, CUDA", "oldest driver", *_PACKAGES, "flags")
+    """A table of what changes from pair to pair, a line for each variant; its flags are counted, with a link to them."""
+    head = ("variant", "vLLM", "engine", "verl", "torch", "CUDA", "oldest driver", *_PACKAGES, "flags")
     return table(head, map(_pair, ordered()))
 
 
@@ -112,13 +137,14 @@ def _pair(chosen: Chosen) -> tuple[str, ...]:
     recipe = chosen.recipe
     return (
         code(chosen.name),
-        recipe.vllm.version,
+        f"commit {recipe.source.commit[:8]}" if recipe.source else recipe.vllm.version,
         recipe.vllm.engine,
         recipe.verl.version,
-        f"{_version(chosen, 'torch')}, {recipe.cuda.version}",
+        _version(chosen, "torch").partition("+")[0],
+        recipe.cuda.version,
         recipe.cuda.min_driver,
         *(_version(chosen, package) for package in _PACKAGES),
-        " ".join(code(each.rpartition(".")[2]) for each in recipe.verl.flags),
+        f"[{len(recipe.verl.flags)}](training.md#{chosen.name})" if recipe.verl.flags else "none",
     )
 
 

@@ -41,7 +41,7 @@ def row(variant, python="3.10"):
 
 def test_no_certificate_is_never(proven):
     assert {each.state for each in status.rows()} == {"never"}
-    assert [each.variant for each in status.rows()] == names()
+    assert [each.variant for each in status.rows()] == status.by_version()
     assert row("vllm073").digest == choose("vllm073").digest
 
 
@@ -116,6 +116,14 @@ def test_a_variant_without_a_lock_or_with_a_wrong_recipe_has_a_row_that_says_so(
     assert found["vllm072"].state == "never"
     assert "recipes/vllm072/recipe.toml" in found["vllm072"].note
     assert "| `vllm072` | | | | | never | | " in status.as_markdown()
+
+
+def test_variants_come_by_their_version_of_vllm_and_broken_ones_last(clone, edit):
+    assert status.by_version()[:5] == ["vllm070", "vllm071", "vllm072", "vllm073", "v1"]
+    assert sorted(status.by_version()) == names()
+    (clone / "recipes/vllm072/recipe.toml").write_text("nonsense")
+    edit(clone / "recipes/vllm070/recipe.toml", 'version = "0.7.0"', 'version = "latest"')
+    assert status.by_version()[:2] == ["vllm071", "vllm073"] and status.by_version()[-2:] == ["vllm070", "vllm072"]
 
 
 def test_the_readmes_table_is_replaced_between_its_markers(proven):

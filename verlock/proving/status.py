@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
+
+from packaging.version import Version
 
 from verlock import paths
 from verlock.errors import VerlockError
@@ -32,7 +35,7 @@ class Row:
 def rows() -> list[Row]:
     """A row for every variant, and one more for each other Python that has a certificate."""
     found = []
-    for name in names():
+    for name in by_version():
         certificates = certificate.read(name)
         try:
             first, *others = choose(name).valid().pythons()
@@ -43,6 +46,15 @@ def rows() -> list[Row]:
         shown = (first, *(each for each in others if each.python in proven))
         found += [_row(chosen, [each for each in certificates if each["python"] == chosen.python]) for chosen in shown]
     return found
+
+
+def by_version() -> list[str]:
+    """The variants by their version of vLLM; those whose recipe does not say it come last."""
+    known: dict[str, Version] = {}
+    for name in names():
+        with contextlib.suppress(VerlockError, KeyError, TypeError, ValueError):
+            known[name] = Version(choose(name).data["vllm"]["version"])
+    return [*sorted(known, key=lambda name: known[name]), *(name for name in names() if name not in known)]
 
 
 def _row(chosen: Chosen, certificates: list[dict[str, Any]]) -> Row:
