@@ -82,7 +82,7 @@ def test_verl_takes_the_options_of_the_training_command(reader):
         "enforce_eager: false",
         "free_cache_engine: false",
         "n_gpus_per_node: 8",
-        "n: 5",
+        "'n': 5",
     ):
         assert line in shown.stdout.lower(), line
     wrong = reader(f"{code.rstrip().replace('total_epochs', 'total_epoch')} --cfg job")
