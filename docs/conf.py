@@ -14,6 +14,7 @@ release = version = __version__
 
 extensions = ["myst_parser"]
 exclude_patterns = ["make"]
+smartquotes = False  # `--` is an option
 myst_heading_anchors = 3  # `page.md#heading`, as on GitHub
 myst_enable_extensions = ["deflist"]
 

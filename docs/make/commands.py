@@ -112,9 +112,8 @@ def _shown(action: argparse.Action) -> str:
     )
     if not action.option_strings:
         return code(str(action.metavar or action.dest))
-    takes = {0: "", "?": f" [{value}]", "*": f" [{value} ...]", "+": f" {value} ..."}.get(
-        action.nargs or "", f" {value}"
-    )
+    several = {0: "", "?": f" [{value}]", "*": f" [{value} ...]", "+": f" {value} ..."}
+    takes = f" {value}" if action.nargs is None else several[action.nargs]
     return ", ".join(code(f"{option}{takes}") for option in action.option_strings)
 
 

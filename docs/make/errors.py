@@ -49,9 +49,12 @@ def messages() -> str:
 
 def _section(kind: type[errors.VerlockError], said: list[tuple[str, str]]) -> str:
     lines = [f"### {kind.exit_code} {kind.__name__}", "", words(" ".join((kind.__doc__ or "").split()))]
-    shown = [(problem, remedy) for problem, remedy in dict.fromkeys(said) if _tells(problem)]
-    if shown:
-        rows = [(words(problem), words(remedy) if _tells(remedy) else "") for problem, remedy in shown]
+    remedies: dict[str, list[str]] = {}
+    for problem, remedy in dict.fromkeys(said):
+        if _tells(problem):
+            remedies.setdefault(problem, []).extend([remedy] if _tells(remedy) else [])
+    if remedies:
+        rows = [(words(problem), words("; or: ".join(each))) for problem, each in remedies.items()]
         lines += ["", table(("it says", "what to do"), rows)]
     return "\n".join(lines)
 

@@ -25,7 +25,8 @@ def words(text: str) -> str:
 def sentence(text: str) -> str:
     """With a capital letter and a full stop, as help texts and messages of the program do not have them."""
     text = text.strip()
-    text = text[:1].upper() + text[1:]
+    if re.match(r"[a-z]+ ", text):  # no file's name, nor a choice with what it means behind a colon
+        text = text[0].upper() + text[1:]
     return text if text.endswith((".", "!", "?", ":")) else f"{text}."
 
 
