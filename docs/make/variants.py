@@ -111,6 +111,7 @@ def _training(chosen: Chosen) -> str:
         "",
     ]
     lines += [
+        "<!-- needs a GPU -->",
         "```bash",
         f"{say} python -m verl.trainer.main_ppo YOUR_OPTIONS $({say} --flags)",
         "```",

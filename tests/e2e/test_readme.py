@@ -1,4 +1,4 @@
-"""The README as a newcomer reads it: its shell code is run as written, in a fresh clone and with an empty home."""
+"""The README and the pages as a newcomer reads them: their shell code is run as written, in a fresh clone, with an empty home."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from verlock.variant.chosen import choose
 README = paths.ROOT / "README.md"
 BLOCKS = list(written.shell_blocks(README))
 GPU = "needs a GPU"
+NEEDS = (GPU, "needs a CUDA compiler", "needs a Ray", "needs minutes and the package index")  # what is not run here
+PAGES = [page for page in sorted((paths.ROOT / "docs").glob("*.md")) if any(written.shell_blocks(page))]
 VARIANT = "vllm073"
 
 
@@ -87,6 +89,17 @@ def test_verl_takes_the_options_of_the_training_command(reader):
         assert line in shown.stdout.lower(), line
     wrong = reader(f"{code.rstrip().replace('total_epochs', 'total_epoch')} --cfg job")
     assert wrong.returncode != 0 and "total_epoch" in wrong.stderr
+
+
+@pytest.mark.slow  # after the first: in its environment, and one more for another Python
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_code_of_the_pages_runs_as_it_stands(reader, page):
+    for code, above in written.shell_blocks(page):
+        if above:
+            assert above in NEEDS, above
+            continue
+        done = reader(code)
+        assert done.returncode == 0, f"{code}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
 
 
 @pytest.mark.slow  # after the first: without its environment there is nothing to prove
