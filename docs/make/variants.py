@@ -138,7 +138,7 @@ def _pair(chosen: Chosen) -> tuple[str, ...]:
     recipe = chosen.recipe
     return (
         code(chosen.name),
-        f"commit {recipe.source.commit[:8]}" if recipe.source else recipe.vllm.version,
+        status.vllm_said(recipe),
         recipe.vllm.engine,
         recipe.verl.version,
         _version(chosen, "torch").partition("+")[0],

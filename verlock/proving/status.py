@@ -14,6 +14,7 @@ from verlock.proving import bench_results
 from verlock.smoke import gates, kernels
 from verlock.variant import certificate
 from verlock.variant.chosen import Chosen, choose, names
+from verlock.variant.recipe import Recipe
 
 CERTIFIED, STALE, NEVER = "certified", "stale", "never"
 BEGIN, END = "<!-- status: begin, written by `verlock status --readme` -->", "<!-- status: end -->"
@@ -138,7 +139,7 @@ def as_markdown(limits: str = "docs/limits.md") -> str:
         known = f"[limits]({limits}#{row.variant})" if limits_of(row.variant) else ""
         cells = (
             f"`{row.variant}`",
-            loaded.vllm.version,
+            vllm_said(loaded),
             engine,
             loaded.verl.version,
             pythons,
@@ -148,6 +149,11 @@ def as_markdown(limits: str = "docs/limits.md") -> str:
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def vllm_said(recipe: Recipe) -> str:
+    """A recipe's vLLM for a table: its release, or the commit that it is built from."""
+    return f"commit {recipe.source.commit[:8]}" if recipe.source else recipe.vllm.version
 
 
 def limits_of(name: str) -> list[certificate.Limit]:
