@@ -123,6 +123,8 @@ def create() -> str:
         )
         for each in found["ratios"]
     ]
+    told = {name for each in found["ratios"] for name in (each["ours"], each["peer"])}
+    rows += [(name, f"{seconds[name]:.2f}", "", "", "") for name in seconds if name not in told]
     machine = found["machine"]
     where = f"{machine['cores']} cores ({machine['processor']}), Python {machine['python'].split()[0]}"
     return f"{table(('verlock', 's', 'beside', 's', 'ratio'), rows)}\n\nMedians, on {where}."
