@@ -5,7 +5,7 @@
   proof on your GPU         smoke-VARIANT, bench-rollout, status
   what is locked, and why   lock, diff, why, find, compare
   for other tools           export, sbom, audit
-  work on verlock           tests, faults, coverage, lint
+  work on verlock           tests, faults, coverage, lint, docs
 
 Options follow `--`: nox -s env-vllm073 -- --python 3.12 --base conda --strict
 """
@@ -307,3 +307,13 @@ def lint(session: nox.Session) -> None:
     module(session, "lint", "ruff", "format", "--check", ".")
     module(session, "lint", "mypy")
     module(session, "lint", "verlock", "lock", "--check")
+
+
+@nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """Write the generated parts of docs/ and make web pages of it, in .nox/docs"""
+    if sys.version_info < (3, 11):
+        session.error("the documentation is built with CPython 3.11 or newer: start nox on such a one")
+    module(session, "docs", "docs.make", *session.posargs)
+    if not session.posargs:
+        module(session, "docs", "sphinx", "--fail-on-warning", "--keep-going", "--fresh-env", "-q", "docs", ".nox/docs")

@@ -153,6 +153,7 @@ def test_a_long_summary_is_cut_to_the_width_of_the_list(load, clone, edit):
         ("coverage", "tools-tests"),
         ("lint", "tools-lint"),
         ("bench-rollout", "tools-bench"),
+        pytest.param("docs", "tools-docs", marks=pytest.mark.skipif(sys.version_info < (3, 11), reason="Sphinx's")),
     ],
 )
 def test_a_session_makes_the_set_of_tools_that_it_needs_and_no_other(load, clone, monkeypatch, session, folder):
@@ -160,7 +161,7 @@ def test_a_session_makes_the_set_of_tools_that_it_needs_and_no_other(load, clone
     monkeypatch.setattr(module, "attended", lambda command: made.ran.append(command) or 0)
     made = Session()
     sessions[session][0](made)
-    locks = {"tools": "requirements", "tools-tests": "tests", "tools-lint": "lint", "tools-bench": "bench"}
+    locks = {"tools": "requirements", **{f"tools-{name}": name for name in ("tests", "lint", "bench", "docs")}}
     assert [path.name for path in (clone / ".nox").iterdir() if path.is_dir()] == [folder]
     assert made.ran[1][-1] == str(clone / f"locks/tools/{locks[folder]}.txt")
     assert {Path(command[0]) for command in made.ran[1:]} == {clone / ".nox" / folder / "bin/python"}

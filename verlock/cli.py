@@ -86,7 +86,7 @@ def _environment_commands(commands: Commands) -> None:
     verify = commands.add_parser("verify", help="compare every installed file with its lock",
                                  description="Compare every file of an environment with its lock. What is outside its folder "
                                              "is not seen: the system's libraries, the driver, the host's standard library, "
-                                             "and what PYTHONPATH and the like name. The README says more.")  # fmt: skip
+                                             "and what PYTHONPATH and the like name. docs/verify.md says more.")  # fmt: skip
     _variant(verify)
     verify.add_argument("--strict", action="store_true", help="a missing optional artefact is an error too")
     verify.add_argument("--json", action="store_true", help="print all differences as JSON")

@@ -297,9 +297,9 @@ class TestArtefacts:
             create._fetched(create.Making(making.chosen, Options(strict=True)))
 
 
-def test_the_readme_names_the_steps_in_their_order():
+def test_the_documentation_names_the_steps_in_their_order():
     """Its sentence tells each step by one word, with what it does in brackets."""
-    text = " ".join((paths.ROOT / "README.md").read_text(encoding="utf-8").split())
+    text = " ".join((paths.ROOT / "docs/how-it-works.md").read_text(encoding="utf-8").split())
     (told,) = re.findall(r"goes from a lock to a sealed environment in (\w+) steps, each checked: (.+?)\. ", text)
     number, sentence = told
     steps = [part.split()[-1] for part in re.sub(r" \([^)]*\)", "", sentence).split(",")]

@@ -1,4 +1,4 @@
-"""The table of what is proven: certified, stale, never; on the screen, as Markdown, and in the README."""
+"""The table of what is proven: certified, stale, partial, never; on the screen, as Markdown, and in the README."""
 
 import json
 import re
@@ -8,6 +8,10 @@ import pytest
 from verlock import paths
 from verlock.errors import RecipeError
 from verlock.proving import status
+from verlock.proving.kept_parts import Kept
+from verlock.proving.passes import FULL, Pass
+from verlock.smoke import gates
+from verlock.system.gpu import Gpus
 from verlock.variant import certificate
 from verlock.variant.chosen import choose, names
 
@@ -41,7 +45,7 @@ def row(variant, python="3.10"):
 
 def test_no_certificate_is_never(proven):
     assert {each.state for each in status.rows()} == {"never"}
-    assert [each.variant for each in status.rows()] == names()
+    assert [each.variant for each in status.rows()] == status.by_version()
     assert row("vllm073").digest == choose("vllm073").digest
 
 
@@ -67,6 +71,22 @@ def test_a_pass_over_nodes_is_told_in_the_note_and_proves_nothing_by_itself(prov
     proven("vllm073", "then", count=2, nodes=2, layouts=["2 ranks on 2 GPUs of 2 nodes"])
     (path.parent / path.name).rename(path.parent / "2-nodes" / path.name)  # of an older lock
     assert row("vllm073").note == "conda base"
+
+
+def green(part):
+    return Pass(part.mode, part.tp, "", [gates.Gate("1", "imports", "all", "all", gates.PASS)], 50.0)
+
+
+def test_launches_that_are_kept_make_it_partial_and_the_note_says_what_is_left(proven, tmp_path):
+    machine = Gpus(H100, 1, 81559, "580.159.04")
+    identity = {"digest": choose("vllm073").digest, "python": "3.10", "gpu": H100}
+    first, *left = FULL
+    for digest, part in (("another", left[0]), (identity["digest"], first)):
+        Kept("vllm073", {**identity, "digest": digest}).keep(part, machine, [green(part)])
+    said = "1 of 6 launches are green; left: " + ", ".join(part.name for part in left)
+    assert (row("vllm073").state, row("vllm073").gpus, row("vllm073").note) == ("partial", "H100 80GB HBM3", said)
+    proven("vllm073", "then")
+    assert row("vllm073").state == "stale"
 
 
 def test_a_changed_lock_makes_it_stale(proven):
@@ -141,6 +161,14 @@ def test_a_variant_without_a_lock_or_with_a_wrong_recipe_has_a_row_that_says_so(
     assert "| `vllm072` | | | | | never | | " in status.as_markdown()
 
 
+def test_variants_come_by_their_version_of_vllm_and_broken_ones_last(clone, edit):
+    assert status.by_version()[:5] == ["vllm070", "vllm071", "vllm072", "vllm073", "v1"]
+    assert sorted(status.by_version()) == names()
+    (clone / "recipes/vllm072/recipe.toml").write_text("nonsense")
+    edit(clone / "recipes/vllm070/recipe.toml", 'version = "0.7.0"', 'version = "latest"')
+    assert status.by_version()[:2] == ["vllm071", "vllm073"] and status.by_version()[-2:] == ["vllm070", "vllm072"]
+
+
 def test_the_readmes_table_is_replaced_between_its_markers(proven):
     proven("vllm073", "now")
     text = status.in_readme(f"# verlock\n{status.BEGIN}\nold\n{status.END}\nrest\n")
@@ -169,11 +197,13 @@ def test_the_table_is_printed(proven, capsys):
     assert "| `vllm073` |" in capsys.readouterr().out
 
 
-def test_limits_are_listed_with_their_source(proven, tmp_path):
+def test_limits_are_told_with_their_source_and_the_table_links_to_them(proven, tmp_path):
+    assert "limits.md#vllm073" not in status.as_markdown()
     (tmp_path / "vllm073").mkdir()
     (tmp_path / "vllm073/limits.toml").write_text('[[limit]]\nsays = "No MLA."\nseen = "https://a"\n')
-    _, _, limits = status.as_markdown().partition("\n\nKnown limits:\n\n")
-    assert "- `vllm073`: No MLA. ([seen](https://a))" in limits.splitlines()
+    assert [(each.says, each.link) for each in status.limits_of("vllm073")] == [("No MLA.", "[seen](https://a)")]
+    assert "[limits](docs/limits.md#vllm073)" in status.as_markdown()
+    assert "[limits](limits.md#vllm073)" in status.as_markdown("limits.md")
     (tmp_path / "vllm073/limits.toml").write_text('[[limit]]\nsays = "No MLA."\n')
     with pytest.raises(RecipeError, match="each"):
         status.as_markdown()
@@ -193,5 +223,5 @@ def test_what_a_variant_sets_aside_is_among_its_limits(clone, edit):
         f'{recipe.read_text()}\n[[override]]\nrequirer = "verl"\nrequirement = "numpy<2"\nreason = "It works."\n'
         'link = "https://example.org/1"\n'
     )
-    line = "- `vllm073`: set aside, verl asks for numpy<2: It works. ([seen](https://example.org/1))"
-    assert line in status.as_markdown().splitlines()
+    aside = certificate.Limit("Set aside, verl asks for numpy<2: It works.", "[seen](https://example.org/1)")
+    assert status.limits_of("vllm073")[0] == aside and "docs/limits.md#vllm073" in status.as_markdown()

@@ -434,7 +434,7 @@ def _seal(making: Making, step: console.Step) -> None:
     receipt.write(making.chosen.prefix, making.receipt)
 
 
-# The walk, in its order: what the screen shows, what the receipt names, and what the README tells (a test compares).
+# The walk, in its order: what the screen shows, what the receipt names, and what docs/how-it-works.md tells (a test compares).
 STEPS: dict[str, Callable[[Making, console.Step], None]] = {
     "preflight": _preflight,
     "base": _base,

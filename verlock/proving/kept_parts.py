@@ -32,6 +32,17 @@ def entry(machine: Gpus, run: Pass) -> dict[str, Any]:
     }
 
 
+def begun(variant: str, digest: str, python: str) -> dict[Part, dict[str, Any]]:
+    """The most parts of a full pass that are kept under one identity at this digest and Python; empty where there are none."""
+    found: list[dict[Part, dict[str, Any]]] = [{}]
+    for path in sorted((paths.CERTIFICATES / variant / "parts").glob("*.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            identity = json.loads(path.read_text(encoding="utf-8"))["identity"]
+            if (identity["digest"], identity["python"]) == (digest, python):
+                found.append(Kept(variant, identity).read())
+    return max(found, key=len)
+
+
 class Kept:
     """The parts of one variant that were proven under one identity."""
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from dataclasses import dataclass, replace
 from typing import Any
+
+from packaging.version import Version
 
 from verlock import paths
 from verlock.errors import VerlockError
-from verlock.proving import bench_results
+from verlock.proving import bench_results, kept_parts
+from verlock.proving.passes import FULL
 from verlock.smoke import gates, kernels
 from verlock.variant import certificate
 from verlock.variant.chosen import Chosen, choose, names
+from verlock.variant.recipe import Recipe
 
-CERTIFIED, STALE, NEVER = "certified", "stale", "never"
+CERTIFIED, STALE, PARTIAL, NEVER = "certified", "stale", "partial", "never"
 BEGIN, END = "<!-- status: begin, written by `verlock status --readme` -->", "<!-- status: end -->"
 
 
@@ -32,7 +37,7 @@ class Row:
 def rows() -> list[Row]:
     """A row for every variant, and one more for each other Python that has a certificate."""
     found = []
-    for name in names():
+    for name in by_version():
         certificates = certificate.read(name)
         try:
             first, *others = choose(name).valid().pythons()
@@ -45,6 +50,15 @@ def rows() -> list[Row]:
     return found
 
 
+def by_version() -> list[str]:
+    """The variants by their version of vLLM; those whose recipe does not say it come last."""
+    known: dict[str, Version] = {}
+    for name in names():
+        with contextlib.suppress(VerlockError, KeyError, TypeError, ValueError):
+            known[name] = Version(choose(name).data["vllm"]["version"])
+    return [*sorted(known, key=lambda name: known[name]), *(name for name in names() if name not in known)]
+
+
 def _row(chosen: Chosen, certificates: list[dict[str, Any]]) -> Row:
     variant, python = chosen.name, chosen.python
     try:
@@ -54,7 +68,7 @@ def _row(chosen: Chosen, certificates: list[dict[str, Any]]) -> Row:
     beside = [_of_nodes(each) for each in certificate.over_nodes(variant)
               if (each["digest"], each["python"]) == (current, python)]  # fmt: skip
     if not certificates:
-        return Row(variant, python, current, NEVER, note=", ".join(beside))
+        return _begun(Row(variant, python, current, NEVER, note=", ".join(beside)))
     # what ran with edits proves those edits: it is shown only where nothing else is
     certificates = [each for each in certificates if not each["receipt"].get("editable")] or certificates
     valid = [each for each in certificates if each["digest"] == current]
@@ -64,6 +78,18 @@ def _row(chosen: Chosen, certificates: list[dict[str, Any]]) -> Row:
     return Row(
         variant, python, current, CERTIFIED if valid else STALE, gpus, str(shown[0]["date"])[:10], ", ".join(notes)
     )
+
+
+def _begun(row: Row) -> Row:
+    """The row of a variant without a certificate, with what is kept of a full pass, if anything is."""
+    parts = kept_parts.begun(row.variant, row.digest, row.python)
+    if not parts:
+        return row
+    left = ", ".join(part.name for part in FULL if part not in parts)
+    latest = max(parts.values(), key=lambda each: each["date"])
+    gpu = latest["identity"]["gpu"].removeprefix("NVIDIA ")
+    notes = [f"{len(parts)} of {len(FULL)} launches are green; left: {left}", *([row.note] if row.note else [])]
+    return replace(row, state=PARTIAL, gpus=gpu, date=latest["date"][:10], note=", ".join(notes))
 
 
 def _where(proof: dict[str, Any]) -> str:
@@ -111,7 +137,7 @@ def show(*, markdown: bool = False, write_readme: bool = False) -> int:
     table = Table()
     for column in ("variant", "python", "digest", "state", "proven on", "date", "note"):
         table.add_column(column, no_wrap=column != "note")
-    colours = {CERTIFIED: "green", STALE: "yellow", NEVER: "dim"}
+    colours = {CERTIFIED: "green", STALE: "yellow", PARTIAL: "yellow", NEVER: "dim"}
     for row in rows():
         cells = [escape(each) for each in (row.gpus, row.date, row.note)]
         table.add_row(row.variant, row.python, row.digest[:12], f"[{colours[row.state]}]{row.state}[/]", *cells)
@@ -122,8 +148,8 @@ def show(*, markdown: bool = False, write_readme: bool = False) -> int:
     return 0
 
 
-def as_markdown() -> str:
-    """The README's table, and below it what is known not to work in each engine build."""
+def as_markdown(limits: str = "docs/limits.md") -> str:
+    """The README's table; a variant with known limits has a link to them, on the page `limits`."""
     lines = [
         "| variant | vLLM | engine | verl | Python | state | proven on | note |",
         "|---|---|---|---|---|---|---|---|",
@@ -137,32 +163,37 @@ def as_markdown() -> str:
         pythons = row.python if row.python != loaded.python[0] else ", ".join(loaded.python)
         proven = f"{row.gpus}, {row.date}" if row.gpus else ""
         engine = f"{loaded.vllm.engine}{', patched' if loaded.patch else ''}"
+        known = f"[limits]({limits}#{row.variant})" if limits_of(row.variant) else ""
         cells = (
             f"`{row.variant}`",
-            loaded.vllm.version,
+            vllm_said(loaded),
             engine,
             loaded.verl.version,
             pythons,
             row.state,
             proven,
-            row.note,
+            "; ".join(filter(None, (row.note, known))),
         )
         lines.append(f"| {' | '.join(cells)} |")
-    known = [line for name in names() for line in [*_set_aside(name), *_limits(name)]]
-    return "\n".join([*lines, *(["", "Known limits:", "", *known] if known else [])])
+    return "\n".join(lines)
 
 
-def _limits(name: str) -> list[str]:
-    return [f"- `{name}`: {limit.says} ({limit.link})" for limit in certificate.limits(name)]
+def vllm_said(recipe: Recipe) -> str:
+    """A recipe's vLLM for a table: its release, or the commit that it is built from."""
+    return f"commit {recipe.source.commit[:8]}" if recipe.source else recipe.vllm.version
 
 
-def _set_aside(name: str) -> list[str]:
-    """The requirements that a variant sets aside, a line each; none where its recipe is not valid."""
+def limits_of(name: str) -> list[certificate.Limit]:
+    """What is known not to work with a variant, or was not tried; first the requirements that its recipe sets aside.
+
+    Raises RecipeError where limits.toml is broken.
+    """
     try:
         overrides = choose(name).recipe.override
     except VerlockError:
-        return []
-    return [f"- `{name}`: set aside, {each.said}: {each.reason} ([seen]({each.link}))" for each in overrides]
+        overrides = []
+    aside = [certificate.Limit(f"Set aside, {each.said}: {each.reason}", f"[seen]({each.link})") for each in overrides]
+    return [*aside, *certificate.limits(name)]
 
 
 def in_readme(text: str) -> str:

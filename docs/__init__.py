@@ -1,0 +1,1 @@
+"""The documentation: pages in Markdown, and in `make/` what writes their generated parts."""
