@@ -16,7 +16,6 @@ from verlock.variant import certificate
 from verlock.variant.chosen import choose
 
 _BENCHMARKS = paths.ROOT / "benchmarks" / "results"
-_PLOTS = (".svg", ".png")
 
 
 def _certificates() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -150,7 +149,7 @@ def rollouts() -> str:
     parts = []
     for path in tables:
         text = re.sub(r"^(#+) ", r"##\1 ", path.read_text(encoding="utf-8"), flags=re.MULTILINE).strip()
-        plots = [each for each in sorted(path.parent.iterdir()) if each.suffix in _PLOTS]
+        plots = sorted(path.parent.glob("*.svg"))
         images = [f"![{each.stem.replace('-', ' ')}](../{each.relative_to(paths.ROOT)})" for each in plots]
         parts.append("\n\n".join([text, *images]))
     return "\n\n".join(parts)

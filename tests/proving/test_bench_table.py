@@ -43,9 +43,9 @@ def test_only_cells_that_differ_in_one_thing_are_compared(card):
     benchdata.write(card, benchdata.part("v1", "graphs", "7b", "n8", [12.0] * 5))
     found = {row[2]: (row[3][:4], row[5]) for row in rows(card) if " / " in row[2] and row[1] == "`n1`"}
     assert found == {
-        "vllm073 eager / vllm073 graphs": ("1.36", "1.37 (7B, another card)"),
+        "vllm073 eager / vllm073 graphs": ("1.36", "1.37 (7B, another card): more than what was seen here"),
         "vllm073 eager / v1 eager": ("1.67", ""),
-        "vllm073 graphs / v1 graphs": ("2.00", "1.5 (7B, another card)"),
+        "vllm073 graphs / v1 graphs": ("2.00", "1.5 (7B, another card): less than what was seen here"),
         "v1 eager / v1 graphs": ("1.64", ""),
     }
 

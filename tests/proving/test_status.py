@@ -74,7 +74,7 @@ def test_a_pass_over_nodes_is_told_in_the_note_and_proves_nothing_by_itself(prov
 
 
 def green(part):
-    return Pass(part.mode, part.tp, "", [gates.Gate("1", "imports", "all", "all", gates.PASS)], 50.0)
+    return Pass(part.mode, part.tp, "", [gates.Gate("1", gates.PASS, "all", "all")], 50.0)
 
 
 def test_launches_that_are_kept_make_it_partial_and_the_note_says_what_is_left(proven, tmp_path):

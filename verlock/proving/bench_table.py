@@ -11,7 +11,7 @@ from verlock import console, paths
 from verlock.bench import jobs
 from verlock.bench.jobs import JOBS
 from verlock.proving import bench_figures, bench_results
-from verlock.proving.bench_figures import order, rate, timed, times_floor
+from verlock.proving.bench_figures import Ratio, order, rate, timed, times_floor
 from verlock.proving.bench_results import Series
 from verlock.system import files
 
@@ -31,6 +31,10 @@ NOTES = {
     "Compared": (
         "",
         "The median of all pairs' ratios, and where it lies with that confidence (Hodges and Lehmann's estimate, exact).",
+    ),
+    "Rollouts": (
+        "",
+        "The document speaks of bursts of V0 for n > 1: *max / median* of those rows is how much longer their slowest iteration was.",
     ),
     COSTS: ("", f"Each is the least of three. Published by others: {'; '.join(PUBLISHED)}."),
 }
@@ -132,17 +136,21 @@ def _compared(known: Sequence[Series]) -> Iterator[str]:
             note = "" if one_sitting(one, other) else ", not in one sitting"
             yield (
                 f"| {one.shape} | `{one.job}` | {one.engine} / {other.engine} | {found}{note} | "
-                f"{len(one.seconds)}, {len(other.seconds)} | {_claimed(one, other)} |"
+                f"{len(one.seconds)}, {len(other.seconds)} | {_claimed(one, other, found)} |"
             )
 
 
-def _claimed(one: Series, other: Series) -> str:
+def _claimed(one: Series, other: Series, found: Ratio) -> str:
+    """What the document claims of such a pair, and whether that lies where the ratio was found to lie."""
     engines = str(one.parts[0].get("engine")), str(other.parts[0].get("engine"))
     if one.variant == other.variant:
         claim = CLAIMED.get((engines[0], other.mode))
     else:
         claim = CLAIMED.get(engines) if one.mode == "graphs" else None
-    return f"{claim} (7B, another card)" if claim else ""
+    if not claim:
+        return ""
+    seen = "more than" if claim > found.high else "less than" if claim < found.low else "within"
+    return f"{claim} (7B, another card): {seen} what was seen here"
 
 
 def one_sitting(*cells: Series) -> bool:
