@@ -180,7 +180,7 @@ def _make(chosen: Chosen, options: Options, own: SiteWheels | None, present: dic
         present = _inspected(chosen, present)
     if present is not None:
         missing = present["missing"].keys()
-        if not missing or not missing - _fetched(making).missing.keys():
+        if not missing or not missing - fetched(making).missing.keys():
             return present  # whole, and as complete as it can be now
     making.site_wheels = site_wheels.remembered(chosen) if own is None else own
     console.say(f"{chosen.name}: {summary}\n  {chosen.prefix}, Python {chosen.python}, digest {chosen.digest[:12]}")
@@ -213,12 +213,12 @@ def _base(making: Making, step: console.Step) -> None:
 
 
 def _artefacts(making: Making, step: console.Step) -> None:
-    _fetched(making, lambda text: setattr(step, "detail", text))
+    fetched(making, lambda text: setattr(step, "detail", text))
     found = [f"{name} {'site wheel' if name in making.site_wheels else 'verified'}" for name in making.wheels]
     step.detail = ", ".join([*found, *(f"{name} MISSING" for name in making.missing)]) or "none"
 
 
-def _fetched(making: Making, tell: Callable[[str], None] = lambda text: None) -> Making:
+def fetched(making: Making, tell: Callable[[str], None] = lambda text: None) -> Making:
     """Note file and sha256 of each artefact: the site wheel's, else what can be fetched or is cached; or why there is none."""
     from verlock.env import artefacts
     from verlock.sources import wheel_store

@@ -41,7 +41,9 @@ def listing(folder: Path) -> tuple[str, dict[str, Any]]:
         if (folder / name).is_file():
             try:
                 content: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
-                if all({"path", "size", "sha256"} <= each.keys() and _inside(each["path"]) for each in content["files"]):
+                if all(
+                    {"path", "size", "sha256"} <= each.keys() and _inside(each["path"]) for each in content["files"]
+                ):
                     return name, content
             except (ValueError, KeyError, TypeError, AttributeError):
                 pass
@@ -67,7 +69,7 @@ def differences(folder: Path) -> list[tuple[str, str]]:
 def _same(path: Path, wanted: dict[str, Any]) -> bool:
     if path.is_symlink() or not path.is_file() or path.stat().st_size != wanted["size"]:
         return False
-    return sha256(path) == wanted["sha256"]
+    return sha256(path) == str(wanted["sha256"])
 
 
 def sha256(path: Path) -> str:
@@ -113,7 +115,7 @@ class _Joined:
 
 
 def join(folder: Path, to: Path) -> None:
-    """Put a bundle together again from its parts. Raises Refused where a part is missing or altered; run again, it begins again."""
+    """Put a bundle together again from its parts, from the beginning. Raises Refused where one is missing or altered."""
     name, content = listing(folder)
     if name != PARTS:
         raise Refused(f"{folder} is not in parts")
@@ -212,7 +214,10 @@ def _tools(folder: Path, into: Path) -> Path:
         raise Refused(f"{folder}/tools has no pip: copy the bundle here again")
     makers = {
         tools: ("requirements.txt", [str(tools / "bin/python"), "-m", "pip", "install", "--quiet"]),
-        front: ("front.txt", [str(tools / "bin/uv"), "pip", "install", "--quiet", "--offline", "--python", str(front / "bin/python")]),
+        front: (
+            "front.txt",
+            [str(tools / "bin/uv"), "pip", "install", "--quiet", "--offline", "--python", str(front / "bin/python")],
+        ),
     }
     for place, (name, command) in makers.items():
         # what noxfile.py writes and looks for
@@ -224,7 +229,9 @@ def _tools(folder: Path, into: Path) -> Path:
         print(f"installing {name} of verlock's tools into {place} (once)", file=sys.stderr, flush=True)
         # without pip, whose module Debian leaves out of its Python: that of the bundle is run from its wheel
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(place)], check=True)
-        done = subprocess.run([*command, *index, "-r", str(locks / name)], env={**variables, "PYTHONPATH": str(pip)}, check=False)
+        done = subprocess.run(
+            [*command, *index, "-r", str(locks / name)], env={**variables, "PYTHONPATH": str(pip)}, check=False
+        )
         if done.returncode:
             raise Refused(f"the tools cannot be installed; `{folder}/verlock verify` says whether the bundle is whole")
         stamp.write_text(wanted)

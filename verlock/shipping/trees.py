@@ -61,11 +61,11 @@ def add(archive: tarfile.TarFile, path: Path, name: str, content: bytes | None =
 
 
 def commit() -> str:
-    """The commit that this clone is at, in hex. Raises BundleRefused where it is no clone, or where something is not committed."""
+    """The commit that this clone is at, in hex. Raises BundleRefused for no clone, and where something is not committed."""
     at = _git("rev-parse", "--verify", "HEAD").strip()
     if changed := _git("status", "--porcelain").splitlines():
         raise BundleRefused(
-            f"{paths.ROOT} holds {len(changed)} change{'s' if len(changed) > 1 else ''} that are in no commit, such as {changed[0][3:]}",
+            f"{paths.ROOT} has changes that are in no commit ({len(changed)}), such as {changed[0][3:]}",
             "a bundle carries the repository at its commit: commit them, or move them away",
         )
     return at
@@ -116,11 +116,21 @@ def source(wanted: Source, scratch: Path, out: Path) -> None:
             check=False,
         )
         if done.returncode:
-            raise BundleRefused(f"git {arguments[0]} fails in {store}: {done.stderr.strip()}", f"remove {store}, and run again")
+            raise BundleRefused(
+                f"git {arguments[0]} fails in {store}: {done.stderr.strip()}", f"remove {store}, and run again"
+            )
         return done.stdout
 
     listed = git("rev-list", "--objects", "--no-object-names", wanted.commit)
-    options = ("--quiet", "--threads=1", "--window=0", "--depth=0", "--no-reuse-delta", "--no-reuse-object", "--compression=0")
+    options = (
+        "--quiet",
+        "--threads=1",
+        "--window=0",
+        "--depth=0",
+        "--no-reuse-delta",
+        "--no-reuse-object",
+        "--compression=0",
+    )
     config = ("-c", "pack.writeReverseIndex=false")
     git(*config, "pack-objects", *options, str(packs / "pack"), listed=listed)
     for name in ("HEAD", "config", "shallow"):
@@ -180,7 +190,9 @@ def interpreter(host: HostPython) -> Interpreter:
 
 def _is_pythons(name: str) -> bool:
     top, _, rest = name.partition("/")
-    return not name.endswith((".a", ".pyc")) and (top in ("lib", "include") or (top == "bin" and rest.startswith("python")))
+    return not name.endswith((".a", ".pyc")) and (
+        top in ("lib", "include") or (top == "bin" and rest.startswith("python"))
+    )
 
 
 def _files(root: Path, skip: Iterable[str] = ()) -> list[str]:

@@ -113,7 +113,7 @@ def of_tools(lock: Path, python: str, glibc: str) -> list[Wanted]:
     index_file = root() / f"tools-{known[:32]}.json"
     if index_file.exists():
         return [Wanted(**each) for each in json.loads(index_file.read_text(encoding="utf-8"))]
-    pins = [pin for pin in lockfiles.pins(lock) if _applies(pin.marker, python)]
+    pins = [pin for pin in lockfiles.pins(lock, forked=True) if _applies(pin.marker, python)]
     with loopback_index.serve() as index:
         index.prefetch([pin.name for pin in pins])
         ranks = wheel_tags.supported(python, glibc)
