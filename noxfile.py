@@ -265,6 +265,12 @@ def bundle(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def relocate(session: nox.Session) -> None:
+    """Pack a built environment into one archive, to be unpacked anywhere: -- VARIANT --to TAR"""
+    verlock(session, "relocate")
+
+
+@nox.session(default=False)
 def export(session: nox.Session) -> None:
     """Write a lock for other tools: -- VARIANT --to pylock|requirements|conda-lock|rattler"""
     verlock(session, "export")

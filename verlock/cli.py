@@ -299,6 +299,13 @@ def _bundle_command(commands: Commands) -> None:
     bundle.add_argument("--prune", action="store_true", help="only drop from the wheel store what no lock names")
     bundle.set_defaults(run=_bundle)
 
+    relocate = commands.add_parser(
+        "relocate", help="pack a built environment into one archive, to be unpacked anywhere"
+    )
+    _variant(relocate)
+    relocate.add_argument("--to", type=Path, required=True, metavar="TAR", help="the archive")
+    relocate.set_defaults(run=_relocate)
+
 
 def _output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="write to FILE instead of standard output")
@@ -555,6 +562,13 @@ def _bundle(arguments: argparse.Namespace) -> int:
         tools_for=arguments.tools_for or ["{}.{}".format(*sys.version_info)],
     )
     return bundle.run(arguments.variants, arguments.python, arguments.to, options, part_size)
+
+
+def _relocate(arguments: argparse.Namespace) -> int:
+    from verlock.env import python_choice
+    from verlock.shipping import relocate
+
+    return relocate.run(python_choice.built(arguments.variant, arguments.python), arguments.to)
 
 
 def _list(arguments: argparse.Namespace) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import re
@@ -255,10 +254,7 @@ def _in_parts(contents: Contents, to: Path, size: int) -> dict[str, Any]:
     (to / f"{manifest.PARTS}{_DRAFT}").touch()
     parts = _Parts(to, size)
     with tarfile.open(fileobj=parts, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_BLOCK) as archive:  # type: ignore[call-overload]
-        entry = tarfile.TarInfo(manifest.NAME)
-        text = manifest.text(contents.manifest()).encode()
-        entry.size, entry.mtime = len(text), trees.EPOCH
-        archive.addfile(entry, io.BytesIO(text))
+        trees.add_text(archive, manifest.NAME, manifest.text(contents.manifest()))
         for item in sorted(contents.items.values(), key=lambda item: item.path):
             trees.add(archive, item.source, item.path)
     parts.close()

@@ -5,6 +5,7 @@ Plain tar: entries sorted, no owners, one time for all, and of the modes only wh
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -42,8 +43,6 @@ def write(out: Path, root: Path, names: Iterable[str], changed: dict[str, bytes]
 
 def add(archive: tarfile.TarFile, path: Path, name: str, content: bytes | None = None) -> None:
     """Add one file or link under a name, with other content than its own where that is given."""
-    import io
-
     entry = tarfile.TarInfo(name)
     entry.mtime = EPOCH
     if path.is_symlink():
@@ -55,6 +54,14 @@ def add(archive: tarfile.TarFile, path: Path, name: str, content: bytes | None =
     entry.size = status.st_size if content is None else len(content)
     with io.BytesIO(content) if content is not None else path.open("rb") as file:
         archive.addfile(entry, file)
+
+
+def add_text(archive: tarfile.TarFile, name: str, text: str, *, program: bool = False) -> None:
+    """Add a file with this text under a name."""
+    data = text.encode()
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mtime, entry.mode = len(data), EPOCH, 0o755 if program else 0o644
+    archive.addfile(entry, io.BytesIO(data))
 
 
 # the repository ---------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ SHAPE = {
     "editable": bool,
     "files": {EACH: str},
     "folders": (None, {EACH: str}),
+    "moved": (None, [dict.fromkeys(("from", "to", "when"), str)]),
 }
 
 
