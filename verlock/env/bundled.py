@@ -16,7 +16,7 @@ from typing import Any
 from verlock import console, paths
 from verlock.errors import BundleRefused, IntegrityError, NoBase
 from verlock.system import files, host_python
-from verlock.variant import manifest
+from verlock.variant import manifest, record
 from verlock.variant.chosen import Chosen, choose
 
 
@@ -69,6 +69,21 @@ def use(bundle: Path, variant: str, python: str | None, *, offline: bool) -> Tak
     for package, reason in entry["missing"].items():
         console.warn(f"{package} is not in the bundle: {reason}")
     return Taken(named, entry["base"], {package: bundle / path for package, path in entry["site_wheels"].items()})
+
+
+def as_from_an_index(site: Path) -> None:
+    """Make the packages in a site-packages what they are when they come from an index.
+
+    Of a wheel in a folder uv notes the time of the file (`uv_cache.json`), which tells nothing to whoever uses the environment,
+    and would make each one different. What was named by its path (`direct_url.json`) is so everywhere, and stays.
+    """
+    for note in site.glob("*.dist-info/uv_cache.json"):
+        if not (note.parent / "direct_url.json").exists():
+            listing = note.parent / record.NAME
+            rows = listing.read_text(encoding="utf-8").splitlines(keepends=True)
+            own = f"{note.parent.name}/{note.name},"
+            files.write_whole(listing, "".join(row for row in rows if not row.startswith(own)))
+            note.unlink()
 
 
 def _in_order(variant: str, there: dict[str, Any]) -> list[str]:

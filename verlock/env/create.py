@@ -259,16 +259,27 @@ def _wheels(making: Making, step: console.Step, again: Collection[str] = ()) -> 
             _source(making)
         layer = chosen.pip_layer(making.wheels)
         uv.sync(chosen.interpreter, layer, again=again)
-        making.listed = installed.recorded(chosen.site)
+        making.listed = _listed(chosen)
         if lost := installed.overruled(chosen.site, making.listed):
             uv.sync(chosen.interpreter, layer, again=lost)
-            making.listed = installed.recorded(chosen.site)
+            making.listed = _listed(chosen)
     walked = receipt.walk(chosen.site)
     for folder, package in installed.folders_of_wheels(chosen.site, walked, making.listed).items():
         making.folders[str(Path(folder).relative_to(chosen.prefix))] = package
     if making.source and making.options.editable:
         making.source["checkout"] = str(_editable(making))
         making.listed = installed.recorded(chosen.site)
+
+
+def _listed(chosen: Chosen) -> dict[str, Recorded]:
+    """The RECORDs of what is installed; they do not tell whether it came out of a bundle."""
+    from verlock.env import installed
+
+    if paths.bundle_dir():
+        from verlock.env import bundled
+
+        bundled.as_from_an_index(chosen.site)
+    return installed.recorded(chosen.site)
 
 
 def _source(making: Making) -> None:

@@ -97,7 +97,14 @@ def cached_or_fetched(arguments: list[str], stdin: str = "") -> None:
         except VerlockError:
             continue
         return
-    run([*arguments, *last], stdin=stdin)
+    try:
+        run([*arguments, *last], stdin=stdin)
+    except VerlockError as error:
+        if not bundle:
+            raise
+        raise type(error)(
+            error.problem, f"`nox -s bundle -- --verify {bundle}` says whether the bundle is whole"
+        ) from None
 
 
 def make_venv(interpreter: Path, prefix: Path, prompt: str) -> None:
