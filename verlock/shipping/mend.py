@@ -1,5 +1,5 @@
 #!/bin/sh
-""":'
+""":"
 # An environment of verlock that was unpacked here from an archive (`verlock relocate`). Run this once: it mends what names the
 # place where the environment was made. Nothing else is needed. It begins as a shell script, which starts it again with the
 # Python of the environment, and is the same file as verlock/shipping/mend.py but for the next two lines.
