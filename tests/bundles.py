@@ -29,11 +29,18 @@ class Carrying(toy.Project):
         tools.mkdir()
         sha256 = index.release(FRONT, "1.0", "2025-01-01")
         (tools / "front.txt").write_text(f"{FRONT}==1.0 --hash=sha256:{sha256}\n")
+        self.relist()
+        (self.root / ".gitignore").write_text("__pycache__/\n/envs/\n/.nox/\n")
+        toysource.git(self.root, "init", "--quiet")
+        self.commit()
+
+    def relist(self) -> None:
+        """Put all wheels on the index, and write files.json of what is locked by now."""
         entries = []
-        for wheel in sorted((folder / "wheels").glob("*.whl")):
+        for wheel in sorted((self.folder / "wheels").glob("*.whl")):
             name, version = wheel.name.split("-")[:2]
             data = wheel.read_bytes()
-            index.files.setdefault(name, {})[wheel.name] = (data, "2025-01-01")
+            self.index.files.setdefault(name, {})[wheel.name] = (data, "2025-01-01")
             entry = {"package": name, "version": version, "filename": wheel.name, "size": len(data)}
             entries.append({**entry, "sha256": toy.sha256(data), "uploaded": "2025-01-01T00:00:00Z"})
         locked = {
@@ -41,9 +48,6 @@ class Carrying(toy.Project):
             "build-requirements.txt": {"sha256": self._sha256("build-requirements.txt"), "files": []},
         }
         (self.locks / "files.json").write_text(json.dumps(locked))
-        (self.root / ".gitignore").write_text("__pycache__/\n/envs/\n/.nox/\n")
-        toysource.git(self.root, "init", "--quiet")
-        self.commit()
 
     def _sha256(self, name: str) -> str:
         return toy.sha256((self.locks / name).read_bytes())

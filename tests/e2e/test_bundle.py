@@ -8,9 +8,12 @@ import subprocess
 from pathlib import Path
 
 import bundles
+import channel
 import pytest
 import scene as scenes
 import toy
+
+from verlock.system import host_python
 
 pytestmark = pytest.mark.skipif(toy.compiler() is None, reason="no C compiler to make the toy's shared objects with")
 
@@ -191,6 +194,32 @@ def test_what_is_not_committed_and_a_folder_with_other_files_are_refused(project
     finally:
         (project.root / "new.txt").unlink()
     assert not (tmp_path / "bundle/manifest.json").exists()
+
+
+def test_the_conda_layer_is_carried_and_no_channel_is_asked(tmp_path):
+    if host_python.find(toy.MINOR) is None:
+        pytest.skip(f"no CPython {toy.MINOR} outside a virtual environment")
+    folder = channel.build(tmp_path / "channel", toy.MINOR)
+    with bundles.carrying(tmp_path / "project") as project:
+        project.conda_lock(channel.URL, folder)
+        project.relist()
+        project.commit()
+        project.bundle(tmp_path / "bundle", "--base", "conda", VERLOCK_CONDA_MIRROR=str(folder))
+        folder.rename(tmp_path / "gone")
+        names = [path for path in bundles.contents(tmp_path / "bundle") if path.startswith(("conda/", "python/"))]
+        assert len(names) == 4 and all(name.startswith(("conda/linux-64/python-", "conda/noarch/")) for name in names)
+        said = project.create_from(tmp_path / "bundle")
+        assert project.receipt()["base"]["kind"] == "conda", said
+        project.verify()
+        for name in names:
+            path = tmp_path / "bundle" / name
+            good = path.read_bytes()
+            path.write_bytes(good[:-1] + b"x")
+            assert f"altered: {name}" in project.checked(tmp_path / "bundle", code=71)
+            path.write_bytes(good)
+        path.write_bytes(good[:-1] + b"x")
+        shutil.rmtree(project.prefix)
+        assert path.name in project.create_from(tmp_path / "bundle", "--base", "conda", code=25)
 
 
 def test_a_site_wheel_is_carried_and_taken(project, tmp_path):
