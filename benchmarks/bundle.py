@@ -3,7 +3,7 @@
     python benchmarks/bundle.py [vllm073] [--runs 3] [--folder FOLDER]
 
 Run it with the Python of verlock's tools, in a clone with nothing uncommitted, with an index or the wheel store at hand. Needs a
-host CPython of the variant's version, and room in FOLDER for the bundle, a copy of it, and an environment with uv's cache. The two
+host CPython of the variant's version, and room in FOLDER for the bundle, a copy of it, and an environment with caches. The two
 sides of each pair take turns; every environment is made with empty caches. Prints a Markdown table: medians, and the ratio.
 """
 
@@ -129,7 +129,8 @@ def main() -> None:
     ):
         print(f"| {what} | {middle[name]:.1f} s | {middle[peer]:.1f} s | {middle[name] / middle[peer]:.2f} |")
     print(
-        f"\nNot in it: {middle['check']:.1f} s for hashing and importing. Load: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores."
+        f"\nNot in it: {middle['check']:.1f} s for hashing and importing."
+        f" Load: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores."
     )
     print(f"Each: {taken}")
 

@@ -185,6 +185,21 @@ def test_a_full_disk_half_way_loses_nothing_and_the_next_run_goes_on(tmp_path):
             pytest.skip(f"mounting is not allowed here: {error}")
 
 
+def test_the_starter_refuses_what_it_cannot_do_and_touches_nothing(bundle, tmp_path):
+    before = bundles.contents(bundle)
+    done = bundles.started(bundle, "env", "vllm073", cwd=tmp_path)
+    assert done.returncode == 73 and "this bundle has toy, and not vllm073" in done.stderr
+    done = bundles.started(bundle, "env", "toy", cwd=bundle)
+    assert done.returncode == 73 and "is within the bundle" in done.stderr
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.tex").write_text("my own")
+    done = bundles.started(bundle, "env", "toy", "--into", str(tmp_path / "mine"), cwd=tmp_path)
+    assert done.returncode == 73 and "was not unpacked from this bundle" in done.stderr
+    done = bundles.started(bundle, "join", "--to", str(tmp_path / "joined"))
+    assert done.returncode == 73 and "not in parts" in done.stderr
+    assert bundles.contents(bundle) == before and not (tmp_path / "joined").exists()
+
+
 def test_what_is_not_committed_and_a_folder_with_other_files_are_refused(project, tmp_path):
     (tmp_path / "thesis.tex").write_text("my own")
     assert "holds other files" in project.bundle(tmp_path, code=73)

@@ -66,8 +66,8 @@ def use(bundle: Path, variant: str, python: str | None, *, offline: bool) -> Tak
         _source(bundle, entry["source"], content)
     if entry["python"]:
         os.environ[host_python.VARIABLE] = str(_interpreter(bundle, entry["python"], chosen))
-    for package, reason in entry["missing"].items():
-        console.warn(f"{package} is not in the bundle: {reason}")
+    for package in entry["missing"]:
+        console.warn(f"{package} is not in the bundle")
     return Taken(named, entry["base"], {package: bundle / path for package, path in entry["site_wheels"].items()})
 
 
@@ -130,6 +130,8 @@ def _unpack(archive: Path, place: Path) -> None:
     draft = files.draft_of(place)
     try:
         with tarfile.open(archive) as file:
+            # hashed, but from Python 3.14 on no link leads out of an archive unless that is said
+            file.extraction_filter = getattr(tarfile, "tar_filter", None)
             file.extractall(draft)
         (inner,) = draft.iterdir()
         if not place.exists():

@@ -159,7 +159,7 @@ def _artefacts(contents: Contents, chosen: Chosen, options: Options) -> dict[str
             contents.add(f"{manifest.ARTEFACTS}/{artefacts.filename(f'/{path.name}')}", path, chosen.name)
     for package, reason in making.missing.items():
         console.warn(f"{chosen.name}: {package} is not in the bundle: {reason}")
-    return {"site_wheels": carried, "missing": making.missing}
+    return {"site_wheels": carried, "missing": sorted(making.missing)}
 
 
 def _source(contents: Contents, chosen: Chosen) -> str | None:

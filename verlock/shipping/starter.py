@@ -5,8 +5,8 @@
     DIR/verlock verify                                    is the bundle whole? names what is missing, altered or extra
     DIR/verlock join --to FOLDER                          of a bundle in parts: put it together again
 
-`env` unpacks verlock itself into FOLDER (default: `verlock` in the current folder), installs its tools and nox there, and makes
-the environment in FOLDER/envs, or where VERLOCK_ENVS says. The environment's Python may stand in VERLOCK_ENVS too.
+`env` unpacks verlock itself into FOLDER (default: `verlock-` and its commit, in the current folder), installs its tools and nox
+there, and makes the environment in FOLDER/envs, or where VERLOCK_ENVS says. The interpreter goes there too.
 """
 
 # verlock copies this file into every bundle; verlock/shipping/starter.py in its clone. It imports the standard library alone.
@@ -145,8 +145,8 @@ def join(folder: Path, to: Path) -> None:
 # env --------------------------------------------------------------------------------------------------
 
 
-def env(folder: Path, into: Path, variant: str, options: list[str]) -> int:
-    """Unpack verlock and its tools into `into`, and run its `create`. Returns the exit code. Raises Refused."""
+def env(folder: Path, into: Path | None, variant: str, options: list[str]) -> int:
+    """Unpack verlock and its tools into `into` (or its default), and run its `create`. Returns the exit code. Raises Refused."""
     name, manifest = listing(folder)
     if name == PARTS:
         raise Refused(f"this bundle is in parts; put it together first: {folder}/verlock join --to FOLDER")
@@ -157,6 +157,11 @@ def env(folder: Path, into: Path, variant: str, options: list[str]) -> int:
         raise Refused(
             f"this bundle has verlock's tools for CPython {', '.join(manifest['tools'])}, and this is {minor}: "
             f"start it with such a one, as python{manifest['tools'][0]} {folder}/verlock env {variant}"
+        )
+    into = (into or Path(f"verlock-{manifest['commit'][:8]}")).absolute()
+    if folder in (into, *into.parents):
+        raise Refused(
+            f"{into} is within the bundle, which would not be whole any more: stand elsewhere, or name a folder with --into"
         )
     _clone(folder, into, manifest)
     tools = _tools(folder, into)
@@ -179,6 +184,7 @@ def _clone(folder: Path, into: Path, manifest: dict[str, Any]) -> None:
     with tarfile.open(archive) as file:
         if not all(_inside(member.name.rstrip("/")) for member in file if member.type != tarfile.XGLTYPE):
             raise Refused(f"{archive} holds a file that leads out of it")
+        file.extraction_filter = getattr(tarfile, "tar_filter", None)
         file.extractall(draft)
     (draft / ".nox").mkdir()
     (draft / ".nox" / "commit").write_text(manifest["commit"])
@@ -245,7 +251,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     make = commands.add_parser("env", help="make an environment", add_help=False)
     make.add_argument("variant")
-    make.add_argument("--into", type=Path, default=Path("verlock"), metavar="FOLDER")
+    make.add_argument("--into", type=Path, metavar="FOLDER")
     commands.add_parser("verify", help="is the bundle whole?")
     joining = commands.add_parser("join", help="put a bundle in parts together again")
     joining.add_argument("--to", type=Path, required=True, metavar="FOLDER")
@@ -254,7 +260,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"unknown: {' '.join(options)}")
     try:
         if given.command == "env":
-            return env(folder, given.into.absolute(), given.variant, options)
+            return env(folder, given.into, given.variant, options)
         if given.command == "join":
             join(folder, given.to)
             print(f"the bundle is in {given.to}", file=sys.stderr)

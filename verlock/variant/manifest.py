@@ -28,9 +28,10 @@ _TAKEN = {
     "python": (None, {"file": str, "version": str, "sha256": str}),  # of a base that is the host's
     "source": (None, str),  # the archive of a git source
     "site_wheels": {EACH: str},  # package -> path in the bundle
-    "missing": {EACH: str},  # artefact -> why it is not in the bundle
+    "missing": [str],  # artefacts that are not in the bundle; why would differ from one machine to another
 }
 SHAPE = {
+    "schema": int,
     "commit": str,
     "repository": str,
     "tools": [str],  # the Pythons that verlock's tools are there for
@@ -49,7 +50,7 @@ def read(bundle: Path) -> dict[str, Any]:
         raise BundleRefused(f"{bundle} is no finished bundle", f"it has no {NAME}, which is written last") from None
     except (ValueError, UnicodeDecodeError):
         content = {}
-    if content.get("schema") != SCHEMA or not fits(content, SHAPE):
+    if not fits(content, SHAPE) or content["schema"] != SCHEMA:
         raise BundleRefused(f"{bundle / NAME} is damaged, or another verlock's", "copy the bundle here again")
     return content
 
