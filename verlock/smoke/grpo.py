@@ -40,6 +40,8 @@ BATCH = 8
 STEPS = 3
 # AdamW's first step moves every weight by about this much: on a CPU this moved the logprobs of earlier samples by 0.8 nats.
 LEARNING_RATE = 1e-4
+# By default eight processes each, which all import verl, and each takes one of Ray's CPUs.
+ONE_EACH = ("reward.num_workers=1", "transfer_queue.backend.SimpleStorage.num_data_storage_units=1")
 WORKERS = "workers/fsdp_workers.py"
 ROLLOUT = "workers/rollout/vllm_rollout/vllm_rollout_spmd.py"
 SENDER = "workers/rollout/vllm_rollout/vllm_rollout.py"  # where verl's engine is a server
@@ -73,11 +75,13 @@ class Verl:
         package: its folder.
         serves: its engine is a server in another process (from 0.7 on).
         reward: where its configuration has the reward function.
+        falls_back: it has code of its own for where flash-attn is not installed (0.9), and wants no stand-in.
     """
 
     package: Path
     serves: bool = False
     reward: str = "custom_reward_function"
+    falls_back: bool = False
 
     @classmethod
     def installed(cls) -> Verl:
@@ -88,10 +92,12 @@ class Verl:
         package = Path(spec.origin).parent
         whole = package / "trainer/config/_generated_ppo_trainer.yaml"
         nested = whole.exists() and re.search(r"^  custom_reward_function:", whole.read_text(encoding="utf-8"), re.M)
+        padding = package / "utils/attention_utils.py"
         return cls(
             package,
             serves=not (package / ROLLOUT).exists(),
             reward="reward.custom_reward_function" if nested else "custom_reward_function",
+            falls_back=padding.exists() and "except ImportError" in padding.read_text(encoding="utf-8"),
         )
 
 
@@ -117,6 +123,7 @@ def overrides(config: dict[str, Any], standin: bool, verl: Verl) -> list[str]:
         "actor_rollout_ref.model.enable_gradient_checkpointing=False",
         f"actor_rollout_ref.model.use_remove_padding={not standin}",
         *(_served(config, standin) if verl.serves else ()),
+        *(ONE_EACH if verl.reward.startswith("reward.") else ()),
         f"{actor}.ppo_mini_batch_size={BATCH}",
         f"{actor}.ppo_micro_batch_size_per_gpu=4",
         f"{actor}.use_kl_loss=True",
@@ -215,7 +222,7 @@ def overlaid(verl: Verl, folder: Path, standin: bool, skip_sync: bool) -> Path:
     texts = _serving(verl, folder, skip_sync) if verl.serves else _in_process(verl, folder, standin, skip_sync)
     into = folder / "overlay"
     overlay.make(verl.package, texts, into)
-    if standin:
+    if standin and not verl.falls_back:  # transformers 5 takes a flash_attn that no distribution owns for an error
         (into / "flash_attn").mkdir()
         (into / "flash_attn" / "__init__.py").write_text(STANDIN.splitlines()[0] + "\n", encoding="utf-8")
         (into / "flash_attn" / "bert_padding.py").write_text(STANDIN, encoding="utf-8")
