@@ -116,6 +116,17 @@ def sealed_files(project) -> dict[str, str]:
     return found
 
 
+def test_a_damaged_interpreter_of_an_environment_is_unpacked_again(project, bundle):
+    project.create_from(bundle)
+    program = Path(project.receipt()["base"]["from"])
+    good = program.read_bytes()
+    program.write_bytes(good[:-1] + b"x")
+    assert program.name in project.verify(code=46)
+    project.create_from(bundle)
+    assert program.read_bytes() == good
+    project.verify()
+
+
 @pytest.mark.parametrize(
     ("kind", "code"), [("wheels/torch", 26), ("python/cpython", 25)]
 )  # 26: uv finds the zip broken

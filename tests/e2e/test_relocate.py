@@ -93,6 +93,8 @@ def test_on_the_host_s_python_it_brings_that_along(tmp_path):
     loaded = host_python.probe(Path(sealed["base"]["from"]))
     assert loaded and (loaded.libpython is None or loaded.libpython.is_relative_to(new))
     assert "mended already" in mended(tar, new)
+    said = project.create()
+    assert "wheels" not in said and "is ready" in said, "it is looked at once, and not made again"
     assert "up to date" in project.create()
     # and once more, from there
     again = packed(project)

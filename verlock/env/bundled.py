@@ -100,11 +100,11 @@ def _source(bundle: Path, name: str, content: dict[str, Any]) -> None:
     _unpack(_whole(bundle / name, wanted), store)
 
 
-def _interpreter(bundle: Path, entry: dict[str, str], chosen: Chosen) -> Path:
+def _interpreter(bundle: Path, entry: dict[str, Any], chosen: Chosen) -> Path:
     """The program of the bundle's interpreter, unpacked beside the environments. Raises NoBase where it does not run here."""
     place = paths.envs_dir() / ".python" / f"cpython-{entry['version']}-{entry['sha256'][:12]}"
     program = place / "bin" / f"python{chosen.python}"
-    if not program.exists():
+    if any(files.sha256_if_there(place / name) != sha256 for name, sha256 in entry["programs"].items()):
         with console.step("python", f"CPython {entry['version']} out of the bundle"):
             _unpack(_whole(bundle / entry["file"], entry["sha256"]), place)
     found = host_python.probe(program)
@@ -125,16 +125,23 @@ def _whole(archive: Path, wanted: str) -> Path:
 
 
 def _unpack(archive: Path, place: Path) -> None:
-    """Unpack an archive of one folder to `place`, whole or not at all. What it holds was hashed."""
+    """Unpack an archive of one folder to `place`, whole or not at all; what is there is replaced. What it holds was hashed."""
     place.parent.mkdir(parents=True, exist_ok=True)
     draft = files.draft_of(place)
+    with files.alone(place.with_name(f".{place.name}.lock"), str(place)):
+        _replaced(archive, draft, place)
+
+
+def _replaced(archive: Path, draft: Path, place: Path) -> None:
     try:
         with tarfile.open(archive) as file:
             # hashed, but from Python 3.14 on no link leads out of an archive unless that is said
             file.extraction_filter = getattr(tarfile, "tar_filter", None)
             file.extractall(draft)
         (inner,) = draft.iterdir()
-        if not place.exists():
-            inner.rename(place)
+        files.empty_trash(place)
+        if place.exists():
+            files.discard(place)
+        inner.rename(place)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -174,14 +174,15 @@ def _source(contents: Contents, chosen: Chosen) -> str | None:
     return path
 
 
-def _interpreter(contents: Contents, chosen: Chosen, host: host_python.HostPython) -> dict[str, str]:
+def _interpreter(contents: Contents, chosen: Chosen, host: host_python.HostPython) -> dict[str, Any]:
     tree = trees.interpreter(host)
     path = f"{manifest.PYTHON}/cpython-{tree.version}.tar"
     archive = contents.scratch / Path(path).name
     if not archive.exists():
         trees.write(archive, tree.root, tree.names, tree.changed, top=f"cpython-{tree.version}/")
     contents.add(path, archive, chosen.name)
-    return {"file": path, "version": tree.version, "sha256": contents.items[path].sha256}
+    about = {"file": path, "version": tree.version, "sha256": contents.items[path].sha256}
+    return {**about, "programs": tree.programs()}
 
 
 def _conda(contents: Contents, chosen: Chosen) -> None:

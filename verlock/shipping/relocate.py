@@ -6,7 +6,6 @@ and a script that mends at the new place what names the old one (`mend.py`). Byt
 
 from __future__ import annotations
 
-import hashlib
 import json
 import mmap
 import tarfile
@@ -104,8 +103,7 @@ def _pack(archive: tarfile.TarFile, tree: Interpreter, sealed: dict[str, Any]) -
             raise RelocateRefused(
                 f"{path} belongs to the interpreter and is not within {tree.root}", "use the conda base"
             )
-        data = tree.changed.get(name)
-        listed[name] = files.sha256(tree.root / name) if data is None else hashlib.sha256(data).hexdigest()
+        listed[name] = tree.sha256(name)
     to = f".python/cpython-{tree.version}-{next(iter(listed.values()))[:12]}"
     for name in tree.names:
         trees.add(archive, tree.root / name, f"{to}/{name}", tree.changed.get(name))

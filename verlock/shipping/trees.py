@@ -5,6 +5,7 @@ Plain tar: entries sorted, no owners, one time for all, and of the modes only wh
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 from verlock import paths
 from verlock.errors import BundleRefused
 from verlock.sources import git_apply, git_commit
-from verlock.system import process
+from verlock.system import files, process
 from verlock.system.host_python import HostPython
 from verlock.variant.recipe import Source
 
@@ -165,6 +166,16 @@ class Interpreter:
     version: str
     names: tuple[str, ...]
     changed: dict[str, bytes]
+
+    def sha256(self, name: str) -> str:
+        """The hex sha256 that a file of `names` has in the archive."""
+        data = self.changed.get(name)
+        return files.sha256(self.root / name) if data is None else hashlib.sha256(data).hexdigest()
+
+    def programs(self) -> dict[str, str]:
+        """The sha256 of Python's own programs and libraries, by their names; links are left out."""
+        own = [name for name in self.names if name.startswith(("bin/python", "lib/libpython"))]
+        return {name: self.sha256(name) for name in own if not (self.root / name).is_symlink()}
 
 
 def interpreter(host: HostPython) -> Interpreter:

@@ -25,7 +25,8 @@ WHEELS, ARTEFACTS, SITE, CONDA, PYTHON, SOURCES, TOOLS = (
 _TAKEN = {
     "digest": str,
     "base": str,  # conda or host
-    "python": (None, {"file": str, "version": str, "sha256": str}),  # of a base that is the host's
+    # of a base that is the host's: the archive, and the sha256 of the program and its library by their paths in it
+    "python": (None, {"file": str, "version": str, "sha256": str, "programs": {EACH: str}}),
     "source": (None, str),  # the archive of a git source
     "site_wheels": {EACH: str},  # package -> path in the bundle
     "missing": [str],  # artefacts that are not in the bundle; why would differ from one machine to another
