@@ -12,7 +12,7 @@ import os
 from contextlib import contextmanager
 
 import torch
-from transformers import AutoTokenizer, DynamicCache, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from verlock.smoke.rollout import Generated
 from verlock.smoke.shards import shards_of
@@ -29,20 +29,23 @@ def distribution(scores, how):
 
 
 class RehearsalEngine:
-    def __init__(self, *, model, tensor_parallel_size, enforce_eager, fail="", **llm):
+    @staticmethod
+    def architectures():
+        return {"Qwen2ForCausalLM", "LlamaForCausalLM", "BertModel"}
+
+    def __init__(self, *, model, tokenizer, tensor_parallel_size, enforce_eager, fail="", loses_bits=False, **llm):
         if fail:
             raise RuntimeError(fail)
         self.kind = "V1" if os.environ.get("VLLM_USE_V1") == "1" else "V0"
         self.rank, self.tp = int(os.environ["RANK"]), tensor_parallel_size
-        self.model = Qwen2ForCausalLM.from_pretrained(
-            model, torch_dtype=torch.float32, attn_implementation="sdpa"
-        ).eval()
-        self.tokenizer = len(AutoTokenizer.from_pretrained(model))
+        self.model = AutoModelForCausalLM.from_pretrained(model, torch_dtype=torch.float32).eval()
+        self.tokenizer = len(AutoTokenizer.from_pretrained(tokenizer))
         self.vocabulary = self.model.config.vocab_size
         self.cache = {}
         self.graphs = not enforce_eager
         self.replayed = 0
         self.asleep = self.stale = False
+        self.loses_bits = loses_bits
 
     @torch.no_grad()
     def generate(self, prompts, request):
@@ -100,8 +103,11 @@ class RehearsalEngine:
         self.asleep = True
         self.cache.clear()
 
+    @torch.no_grad()
     def wake(self):
         self.asleep = False
+        if self.loses_bits:
+            next(iter(self.model.parameters()))[0, 0] += 1e-6
 
     def memory(self, per_process):
         return 1.5 if self.asleep else 25.0

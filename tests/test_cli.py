@@ -13,6 +13,7 @@ from verlock import cli, paths
 from verlock.env import create, python_choice
 from verlock.errors import DriverTooOld, NetworkError
 from verlock.locking import lock_writer, loopback_index
+from verlock.proving import smoke_run
 from verlock.system import host_python
 from verlock.variant import lockfiles, recipe
 from verlock.variant.chosen import choose
@@ -90,6 +91,11 @@ def test_not_built(clone, capsys):
     "line",
     [
         *([], ["creat"], ["create"], ["create", "vllm073", "--base", "x"], ["verify", "a", "b"]),
+        ["smoke", "v1", "--model"],
+        *(
+            ["smoke", "v1", "--nnodes", "2", "--node-rank", "0", "--rendezvous", at]
+            for at in ("host", ":1", "host:0", "h:99999")
+        ),
         *(["smoke", "v1", option, count] for option in ("--ranks", "--tp") for count in ("0", "-1", "two")),
     ],
 )
@@ -97,6 +103,51 @@ def test_a_wrong_command_line(line):
     with pytest.raises(SystemExit) as caught:
         cli.main(line)
     assert caught.value.code == 2
+
+
+@pytest.mark.parametrize("other", ["--sabotage all", "--unpatched 0001", "--mode verl"])
+def test_a_users_own_model_does_not_go_with_what_is_about_the_tiny_one(other, capsys):
+    assert cli.main(["smoke", "v1", "--model", "/nowhere", *other.split()]) == 2
+    said = capsys.readouterr().err
+    assert "--model does not go together with " in said and other.split()[0] in said
+
+
+PLACE = ["--nnodes", "2", "--node-rank", "1", "--rendezvous", "node0:29500"]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (PLACE[:2], "go together"),
+        (PLACE[2:], "go together"),
+        ([*PLACE[:3], "2", *PLACE[4:]], "K from 0 to N - 1"),
+        (["--nnodes", "1", "--node-rank", "0", *PLACE[4:]], "N from 2 on"),
+        ([*PLACE, "--sabotage", "all"], "--nnodes does not go together with --sabotage"),
+        ([*PLACE, "--mode", "verl"], "--nnodes does not go together with --mode verl"),
+    ],
+)
+def test_what_says_no_place_among_nodes_is_a_wrong_command_line(line, says, capsys):
+    assert cli.main(["smoke", "v1", *line]) == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("at", "place"), [("node0:29500", ("node0", 29500)), ("[fd00::1]:29500", ("fd00::1", 29500))])
+def test_the_place_among_nodes_reaches_the_run(at, place, monkeypatch):
+    seen = []
+    monkeypatch.setattr(python_choice, "to_prove", lambda *arguments: "chosen")
+    monkeypatch.setattr(create, "make", lambda *arguments: None)
+    monkeypatch.setattr(smoke_run, "needs", lambda chosen: None)
+    monkeypatch.setattr(smoke_run, "run", lambda chosen, options: seen.append(options) or 0)
+    assert cli.main(["smoke", "v1", *PLACE[:5], at]) == 0
+    assert (seen[0].place.count, seen[0].place.rank, seen[0].place.host, seen[0].place.port) == (2, 1, *place)
+    assert cli.main(["smoke", "v1"]) == 0
+    assert seen[1].place is None and seen[1].leads and not seen[0].leads
+
+
+def test_a_model_that_is_not_there_is_refused_before_anything_else(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))  # without a GPU: the model is looked at first
+    assert cli.main(["smoke", "v1", "--model", str(tmp_path / "nowhere")]) == 55
+    assert "nowhere is no folder" in capsys.readouterr().err
 
 
 def test_verlock_base_from_the_environment(monkeypatch, capsys):

@@ -195,6 +195,10 @@ def _proof_commands(commands: Commands) -> None:
     smoke.add_argument("--unpatched", nargs="?", const=sabotage.ALL, default="", metavar="PATCH",
                        help="run without the patches, or the one whose file name begins so: what are they for?")  # fmt: skip
     smoke.add_argument("--no-verl", action="store_true", help="skip verl's own GRPO steps")
+    smoke.add_argument("--model", type=Path, metavar="PATH",
+                       help="run with a model of your own, a Hugging Face folder, as far as the gates can; writes a report, "
+                            "never a certificate")  # fmt: skip
+    _nodes(smoke)
     _site_wheel(smoke)
     smoke.add_argument("--json", type=Path, metavar="FILE", help="write the whole report to FILE")
     smoke.set_defaults(run=_smoke)
@@ -205,6 +209,19 @@ def _proof_commands(commands: Commands) -> None:
     status.add_argument("--markdown", action="store_true", help="print the README's table")
     status.add_argument("--readme", action="store_true", help="update the README's table")
     status.set_defaults(run=_status)
+
+
+def _nodes(smoke: argparse.ArgumentParser) -> None:
+    nodes = smoke.add_argument_group(
+        "a run that spans machines: start it on each of them, with a --node-rank of its own"
+    )
+    nodes.add_argument("--nnodes", type=_count, default=0, metavar="N", help="how many machines")
+    nodes.add_argument(
+        "--node-rank", type=int, metavar="K", help="which of them this is, from 0; node 0 writes the report"
+    )
+    nodes.add_argument(
+        "--rendezvous", type=_host_and_port, metavar="HOST:PORT", help="node 0's address and a free port of it"
+    )
 
 
 def _bench_command(commands: Commands) -> None:
@@ -321,6 +338,14 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"it must be a number from 1 on, not {text!r}")
     return int(text)
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    """HOST:PORT; an IPv6 address stands in brackets."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise argparse.ArgumentTypeError(f"it must be HOST:PORT, such as node0:29500, not {text!r}")
+    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def _site_wheel(parser: argparse.ArgumentParser) -> None:
@@ -454,13 +479,20 @@ def _patches(arguments: argparse.Namespace) -> int:
 
 
 def _smoke(arguments: argparse.Namespace) -> int:
+    if problem := _contradiction(arguments):
+        print(f"verlock smoke: {problem}", file=sys.stderr)
+        return 2
     from verlock.env import create, python_choice
-    from verlock.proving import smoke_run
+    from verlock.proving import own_model, smoke_run
+    from verlock.proving.nodes import Place
+    from verlock.proving.smoke_options import Options
 
+    place = Place(arguments.nnodes, arguments.node_rank, *arguments.rendezvous) if arguments.nnodes else None
+    model = own_model.at(arguments.model) if arguments.model else None
     chosen = python_choice.to_prove(arguments.variant, arguments.python)
     smoke_run.needs(chosen)  # first, so that no environment of 7 GB is made for nothing
     create.make(chosen, create.Options(site_wheels=_asked_site_wheels(arguments)))
-    options = smoke_run.Options(
+    options = Options(
         ranks=arguments.ranks,
         mode=arguments.mode,
         tp=arguments.tp,
@@ -468,9 +500,31 @@ def _smoke(arguments: argparse.Namespace) -> int:
         verl=not arguments.no_verl,
         again=arguments.again,
         unpatched=arguments.unpatched,
+        model=model,
         json_path=arguments.json,
+        place=place,
     )
     return smoke_run.run(chosen, options)
+
+
+def _contradiction(arguments: argparse.Namespace) -> str:
+    """Which options of `smoke` do not go together, in one sentence; empty where all do."""
+    if arguments.model:
+        others = {"--sabotage": arguments.sabotage, "--unpatched": arguments.unpatched}
+        others["--mode verl"] = arguments.mode == "verl"
+        if clash := [name for name, given in others.items() if given]:
+            return f"--model does not go together with {clash[0]}, which is about the tiny model"
+    place = (arguments.nnodes or None, arguments.node_rank, arguments.rendezvous)
+    if all(each is None for each in place):
+        return ""
+    if None in place or arguments.nnodes < 2 or not 0 <= arguments.node_rank < arguments.nnodes:
+        return (
+            "--nnodes N, --node-rank K and --rendezvous HOST:PORT go together, with N from 2 on and K from 0 to N - 1"
+        )
+    if arguments.sabotage or arguments.mode == "verl":
+        other = "--sabotage" if arguments.sabotage else "--mode verl"
+        return f"--nnodes does not go together with {other}, which takes one machine"
+    return ""
 
 
 def _bench(arguments: argparse.Namespace) -> int:

@@ -295,6 +295,24 @@ class BenchFailed(VerlockError):
     exit_code = 54
 
 
+class ModelRefused(VerlockError):
+    """`smoke --model`: there is no such model, it is not whole, or the environment cannot run it."""
+
+    exit_code = 55
+
+
+class NodesDiffer(VerlockError):
+    """The agents of a smoke run on several nodes do not mean the same run: says what is not the same."""
+
+    exit_code = 56
+
+
+class NodeMissing(VerlockError):
+    """An agent of a smoke run on several nodes did not come, or is gone."""
+
+    exit_code = 57
+
+
 # 60-69: files and folders --------------------------------------------------------------------------
 
 

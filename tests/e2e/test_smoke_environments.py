@@ -48,6 +48,9 @@ engine.generate([(1, 2)], rollout.Request(new=4, n=4))
 assert engine._llm.sampling.n == 4 and engine._llm.sampling.ignore_eos
 engine.generate([(1, 2)], rollout.Request(new=4, how=rollout.GREEDY, top=5))
 assert "replay" in vars(torch.cuda.CUDAGraph)
+assert {"Qwen2ForCausalLM", "LlamaForCausalLM"} < set(rollout.Vllm.architectures())
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, LlamaConfig
+assert MODEL_FOR_CAUSAL_LM_MAPPING[LlamaConfig].__name__ == "LlamaForCausalLM"
 print("ok")
 """
 
@@ -91,6 +94,17 @@ rollout = config.actor_rollout_ref.rollout
 # verl before 0.5.0 asserts this when its engine is built
 assert this.serves or rollout.enforce_eager or not rollout.free_cache_engine
 assert config.trainer.total_training_steps == 3 and config.trainer.n_gpus_per_node == 1
+try:
+    from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
+except ImportError:  # before verl 0.9
+    pass
+else:
+    from transformers import AutoTokenizer
+    from verlock.smoke import model
+    model.write_tokenizer(folder / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    built = create_continuous_token_builder(tokenizer, hf_model_type="qwen2")
+    assert "Qwen" in type(built).__name__ and built.build_initial_tokens([{"role": "user", "content": "w5 w6"}]) == [5, 6]
 grpo.prepare(folder)
 import pandas
 rows = pandas.read_parquet(folder / "train.parquet")

@@ -33,6 +33,14 @@ def kernel(folder, name, text, dim=64, type="bfloat16_t"):
     (folder / name).write_text(f'#include "x.h"\nnamespace A {{\n{text.format(dim=dim, type=type)}}}\n')
 
 
+def header(folder):
+    """What flash.h declares."""
+    of = "template<typename T, int Headdim, bool Is_causal> void "
+    names = ("run_mha_fwd_", "run_mha_fwd_splitkv_dispatch")
+    lines = [f"{of}{name}(Flash_fwd_params &params, cudaStream_t stream);" for name in names]
+    (folder / "flash.h").write_text("\n".join(["#pragma once", *lines, ""]))
+
+
 @pytest.fixture
 def nvcc(tmp_path, monkeypatch):
     """A CUDA_HOME whose nvcc says it is of this version."""
@@ -78,6 +86,7 @@ def test_kernels_that_are_not_asked_for_become_functions_that_throw(tmp_path):
     kernel(folder, "flash_fwd_hdim64_bf16_causal_sm80.cu", FORWARD)
     kernel(folder, "flash_fwd_hdim96_bf16_causal_sm80.cu", FORWARD, dim=96)
     kernel(folder, "flash_fwd_split_hdim64_fp16_causal_sm80.cu", SPLIT, type="half_t")
+    header(folder)
     before = (folder / "flash_fwd_hdim64_bf16_causal_sm80.cu").read_text()
     assert flash_attn_build.leave_out(tmp_path, Options(head_dims=(64,), dtypes=("bf16",))) == 2
     assert (folder / "flash_fwd_hdim64_bf16_causal_sm80.cu").read_text() == before
@@ -86,6 +95,17 @@ def test_kernels_that_are_not_asked_for_become_functions_that_throw(tmp_path):
     assert "template<> void run_mha_fwd_<cutlass::bfloat16_t, 96, true>(Flash_fwd_params &p, cudaStream_t s) {" in left
     split = (folder / "flash_fwd_split_hdim64_fp16_causal_sm80.cu").read_text()
     assert "template<> void run_mha_fwd_splitkv_dispatch<cutlass::half_t, 64, true>(" in split and "throw" in split
+    assert (
+        "template<typename T, int Headdim, bool Is_causal> void run_mha_fwd_(Flash_fwd_params &params, cudaStream_t stream);"
+        in left
+    )
+    assert "cutlass/" not in left and '"flash.h"' not in left, "these headers are what takes long"
+
+
+def test_a_kernel_that_the_header_does_not_declare_is_no_guess(tmp_path):
+    kernel(tmp_path / KERNELS, "flash_fwd_hdim96_bf16_causal_sm80.cu", FORWARD, dim=96)
+    with pytest.raises(BuildError, match=r"flash\.h does not declare run_mha_fwd_, which flash_fwd_hdim96"):
+        flash_attn_build.leave_out(tmp_path, Options(head_dims=(64,)))
 
 
 def test_with_all_kernels_no_file_changes(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from verlock import paths
 from verlock.proving import certify
 from verlock.proving.kept_parts import Kept
-from verlock.proving.passes import FULL, VERL, Pass
+from verlock.proving.passes import FULL, VERL, Pass, over_nodes
 from verlock.smoke import gates
 from verlock.smoke.gates import Gate
 from verlock.system.gpu import Gpus
@@ -146,6 +146,30 @@ def test_a_red_part_is_never_written(scratch, part):
     parts[part]["run"] = passed(part, verdict=gates.FAIL).as_dict()
     with pytest.raises(ValueError, match="only a full pass"):
         written(parts)
+    assert list(scratch.iterdir()) == []
+
+
+def spread(nodes=2, ranks=2):
+    """The launches of a pass over nodes."""
+    entry = {"driver": "580.159.04", "memory_mib": 81559, "date": "2025-05-01T10:00:00+00:00"}
+    return {
+        part: {**entry, "run": {**passed(part, gpus=ranks).as_dict(), "nodes": nodes}}
+        for part in over_nodes(nodes, ranks)
+    }
+
+
+def test_a_pass_over_nodes_says_how_many_and_lies_beside_those_of_one_machine(scratch):
+    path, data = written(spread(2, 4))
+    assert path == scratch / "vllm073" / "2-nodes" / "h100-80gb-hbm3x4.json"
+    assert (data["nodes"], data["layouts"], data["gpu"]["count"]) == (2, ["4 ranks on 4 GPUs of 2 nodes"], 4)
+    assert "verl" not in data and "standin" not in data, "verl's own steps are no part of it"
+    assert certificate.read("vllm073") == [] and certificate.over_nodes("vllm073") == [data]
+
+
+def test_launches_over_nodes_and_on_one_machine_do_not_add_up(scratch):
+    for parts in ({**launched(), **spread()}, dict(list(spread().items())[:2]), {**spread(2, 2), **spread(3, 3)}, {}):
+        with pytest.raises(ValueError, match="only a full pass"):
+            written(parts)
     assert list(scratch.iterdir()) == []
 
 

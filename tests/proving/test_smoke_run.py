@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 
 import pytest
 import toy
@@ -10,6 +11,8 @@ from verlock import paths
 from verlock.errors import (
     DriverTooOld,
     GateFailed,
+    ModelRefused,
+    NodesDiffer,
     NoGpu,
     NotSealed,
     ReceiptStale,
@@ -17,9 +20,9 @@ from verlock.errors import (
     SmokeHung,
     VerlockError,
 )
-from verlock.proving import launch_config, smoke_launch, smoke_run
+from verlock.proving import launch_config, nodes, own_model, smoke_launch, smoke_run
 from verlock.proving.passes import FULL, VERL, Part
-from verlock.proving.smoke_run import Options
+from verlock.proving.smoke_options import Options
 from verlock.smoke import gates
 from verlock.system.gpu import Gpus
 from verlock.variant import certificate, receipt
@@ -119,7 +122,7 @@ def inside(tmp_path, monkeypatch, nvidia_smi):
     def run(text=GREEN, red=(), metrics=TIMES, steps=SOUND, gpu=GPU, **how):
         told = {"RED": dict.fromkeys(red, "fail"), "METRICS": metrics, "STEPS": steps, "GPU": gpu}
         script.write_text("".join(f"{name} = {value!r}\n" for name, value in told.items()) + text)
-        return smoke_run.run(choose("vllm073"), Options(json_path=tmp_path / "report.json", **how))
+        return smoke_run.run(choose("vllm073"), Options(**{"json_path": tmp_path / "report.json", **how}))
 
     seal()
     run.seal = seal
@@ -477,3 +480,168 @@ def test_verl_is_told_the_memory_of_one_gpu_and_the_recipes_flags(tmp_path):
     chosen = choose("vllm073")
     told = launch_config.verl_configuration(chosen, Gpus(GPU, 2, 81920, "580.1"), tmp_path)
     assert (told["memory_gib"], told["flags"]) == (80.0, chosen.recipe.verl.flags)
+
+
+@pytest.fixture
+def llama(tmp_path):
+    folder = tmp_path / "Tiny-Llama"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    (folder / "model.safetensors").write_text("")
+    return own_model.at(folder)
+
+
+def test_a_users_own_model_gives_a_report_of_its_name_and_no_certificate(inside, llama, tmp_path, capsys):
+    assert inside(model=llama, json_path=None) == 0
+    assert certificates(inside) == kept(inside) == []
+    (path,) = (inside.certificates / "reports").iterdir()
+    assert path.name == "h100-80gb-hbm3x1-model-tiny-llama.json"
+    data = json.loads(path.read_text())
+    assert data["model"]["name"] == "Tiny-Llama" and set(data["model"]["left_out"]) == {"6", "10", "verl"}
+    ran = [(run["mode"], run["ranks"], run["tp"]) for run in data["runs"]]
+    gates_only = [(part.mode, part.ranks, part.tp) for part in FULL if part != VERL]
+    assert ran == [*gates_only, ("eager and graphs", 1, 1), ("eager and graphs", 2, 2)]
+    assert {run["model"] for run in data["runs"]} == {"Tiny-Llama"}
+    assert str(tmp_path) not in path.read_text()
+    told = capsys.readouterr()
+    assert "vllm073: graphs, Tiny-Llama, 2 ranks" in told.out
+    assert "with your own model, gate 10: weights are not compared" in told.err
+    assert "all green with Tiny-Llama; no certificate" in told.err
+
+
+def test_a_users_own_model_leaves_the_parts_of_a_pass_alone(inside, llama):
+    inside(ranks=1)
+    before = kept(inside)
+    inside(model=llama, ranks=1)
+    with pytest.raises(GateFailed, match="gate 5: because"):
+        inside(model=llama, ranks=1, red=["5"])
+    assert kept(inside) == before != []
+    assert inside.report()["model"]["name"] == "Tiny-Llama", "a red run has a report too"
+
+
+def test_a_users_own_model_that_the_environment_refuses_is_not_tried_again(inside, llama, tmp_path):
+    text = (
+        "from verlock.smoke.report import Refused, write_error\n"
+        'write_error(folder, 0, "imports", Refused("no such architecture", "take another"))\nsys.exit(1)\n'
+    )
+    with pytest.raises(ModelRefused, match="no such architecture\n  take another"):
+        inside(model=llama, text=text)
+    assert not list(tmp_path.glob("verlock-smoke-*")) and not list(inside.certificates.glob("*"))
+
+
+def test_the_launch_is_told_of_a_users_own_model(llama, tmp_path):
+    told = launch_config.configuration(choose("vllm073"), Gpus(GPU, 1, 81559, "580.1"), Part("eager"), tmp_path)
+    assert "own" not in told and "limits" not in told
+    told = own_model.launched_with(told, llama)
+    assert (told["model"], told["own"]) == (str(llama.folder), True)
+
+
+# over several nodes: two agents in two threads ------------------------------------------------------------
+
+
+@pytest.fixture
+def spread(inside, monkeypatch):
+    """The run of two agents; gives what each of them ended with."""
+    monkeypatch.setattr(nodes, "AGAIN", 0.05)
+
+    def run(other=None, **how):
+        port, found = nodes.free_port(), {}
+
+        def agent(rank, asked):
+            try:
+                found[rank] = inside(place=nodes.Place(2, rank, "127.0.0.1", port), **asked)
+            except VerlockError as error:
+                found[rank] = error
+
+        threads = [threading.Thread(target=agent, args=each) for each in ((0, how), (1, other or how))]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+        return found
+
+    return run
+
+
+def test_a_pass_over_two_nodes_is_a_certificate_of_its_own(spread, inside, capsys):
+    assert inside(ranks=1) == 0
+    before = kept(inside)
+    capsys.readouterr()
+    assert spread() == {0: 0, 1: 0}
+    assert certificates(inside) == [] and kept(inside) == before != []
+    (path,) = inside.certificates.glob("2-nodes/*")
+    assert path.name == "h100-80gb-hbm3x2.json"
+    (data,) = certificate.over_nodes("vllm073")
+    assert data["layouts"] == ["2 ranks on 2 GPUs of 2 nodes"] and data["nodes"] == 2
+    assert [(run["mode"], run["ranks"], run["tp"], run["nodes"]) for run in data["runs"]] == [
+        ("eager", 2, 2, 2),
+        ("graphs", 2, 2, 2),
+        ("eager", 2, 1, 2),
+        ("eager and graphs", 2, 2, 2),
+    ]
+    assert certificate.read("vllm073") == [], "it is no proof of one machine"
+    said = capsys.readouterr()
+    assert said.out.count("vllm073: eager, 2 ranks on 2 GPUs of 2 nodes, TP=1") == 1, "only node 0 shows tables"
+    assert "vllm073 is certified on 2 ranks on 2 GPUs of 2 nodes" in said.err
+    assert "all green; node 0 has the tables" in said.err
+    assert inside() == 0 and certificates(inside) == ["h100-80gb-hbm3x1.json"]
+
+
+def test_a_pass_over_nodes_that_is_not_whole_is_no_certificate(spread, inside):
+    assert spread(mode="eager") == {0: 0, 1: 0}
+    assert not list(inside.certificates.glob("*"))
+    assert {(run["mode"], run["tp"]) for run in inside.report()["runs"]} == {("eager", 2), ("eager", 1)}
+
+
+def test_agents_that_mean_other_runs_are_told_so_before_anything_starts(spread, tmp_path):
+    found = spread({"mode": "graphs", "ranks": 4}, mode="eager")
+    for error in found.values():
+        assert isinstance(error, NodesDiffer) and "--mode is graphs on node 1, and eager on node 0" in error.problem
+    assert not list(tmp_path.glob("verlock-smoke-*")), "nothing was started, and nothing is left"
+
+
+def test_more_ranks_than_gpus_on_a_node_are_refused(spread):
+    for error in spread(ranks=4).values():
+        assert isinstance(error, NoGpu)
+        assert "2 ranks on every node take as many GPUs on each, and this one has 1" in error.problem
+
+
+def test_a_rank_that_dies_on_another_node_is_a_red_gate_on_both(spread, inside):
+    text = (
+        "from verlock.smoke.report import write_error\n"
+        + GREEN
+        + '\nif "--node-rank=1" in sys.argv:\n    write_error(folder, 1, "gate 4", RuntimeError("boom"))\n    sys.exit(1)\n'
+    )
+    found = spread(text=text, mode="eager", tp=2)
+    for error in found.values():
+        assert isinstance(error, GateFailed) and "gate 4: rank 1 died: RuntimeError: boom" in error.problem
+    assert not list(inside.certificates.glob("*"))
+
+
+def test_a_node_that_crashes_is_named_on_both(spread):
+    text = GREEN + '\nif "--node-rank=1" in sys.argv:\n    print("no libcuda")\n    sys.exit(3)\n'
+    found = spread(text=text, mode="eager", tp=2)
+    for error in found.values():
+        assert isinstance(error, SmokeCrashed) and "node 1:\n" in error.problem and "no libcuda" in error.problem
+
+
+def test_ranks_on_several_nodes_talk_over_the_interface_that_leads_there(spread, inside, monkeypatch):
+    spread(red=["5"], mode="eager", tp=2)
+    for seen in inside.environments():
+        assert (seen["GLOO_SOCKET_IFNAME"], seen["NCCL_SOCKET_IFNAME"], seen["VLLM_HOST_IP"]) == (
+            "lo",
+            "lo",
+            "127.0.0.1",
+        )
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "ib0")
+    assert launch_config.between_nodes("127.0.0.1")["NCCL_SOCKET_IFNAME"] == "ib0"
+
+
+def test_the_launches_over_nodes_are_those_that_one_machine_cannot_make():
+    place = nodes.Place(2, 0, "node0", 29500)
+    assert Options(place=place).plan() == [Part("eager", 2, 2, 2), Part("graphs", 2, 2, 2), Part("eager", 2, 1, 2)]
+    assert Options(place=place, ranks=4, tp=2).plan() == [Part("eager", 4, 2, 2)]
+    assert Options(place=place, ranks=16, mode="graphs").plan() == [Part("graphs", 16, 16, 2)]
+    with pytest.raises(VerlockError, match="3 ranks do not make 2 equal nodes"):
+        Options(place=place, ranks=3).plan()
+    assert not set(Options(place=place).plan()) & set(FULL)

@@ -55,6 +55,20 @@ def test_a_certificate_of_todays_lock(proven):
     assert row("v1").state == "never"
 
 
+def test_a_pass_over_nodes_is_told_in_the_note_and_proves_nothing_by_itself(proven, tmp_path):
+    proven("vllm073", "now", count=2, nodes=2, layouts=["2 ranks on 2 GPUs of 2 nodes"])
+    (tmp_path / "vllm073" / "2-nodes").mkdir()
+    (path,) = (tmp_path / "vllm073").glob("*.json")
+    path.rename(path.parent / "2-nodes" / path.name)
+    said = "passed on 2 ranks on 2 GPUs of 2 nodes (H100 80GB HBM3, 2025-05-01)"
+    assert (row("vllm073").state, row("vllm073").note) == ("never", said)
+    proven("vllm073", "now")
+    assert (row("vllm073").state, row("vllm073").note) == ("certified", f"conda base, {said}")
+    proven("vllm073", "then", count=2, nodes=2, layouts=["2 ranks on 2 GPUs of 2 nodes"])
+    (path.parent / path.name).rename(path.parent / "2-nodes" / path.name)  # of an older lock
+    assert row("vllm073").note == "conda base"
+
+
 def test_a_changed_lock_makes_it_stale(proven):
     proven("vllm073", "then")
     assert row("vllm073").state == "stale"

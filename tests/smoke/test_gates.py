@@ -118,7 +118,7 @@ def test_prefix_cache():
     assert "would not show" in gates.prefix_cache(0.0016, [NEAR], [NEAR]).sentence
 
 
-def sleeping(per_process=False, sharers=1, **change):
+def sleeping(per_process=False, sharers=1, own=False, **change):
     return gates.sleeping(
         [
             {
@@ -134,6 +134,7 @@ def sleeping(per_process=False, sharers=1, **change):
         ],
         per_process=per_process,
         sharers=sharers,
+        own=own,
     )
 
 
@@ -156,6 +157,14 @@ def test_a_device_that_two_ranks_share_is_held_against_both():
     # a process's own figures have nothing of the other rank
     assert sleeping(per_process=True, sharers=2, **two).verdict == FAIL
     assert "per process" in sleeping(per_process=True, sharers=2).note
+
+
+def test_the_memory_of_a_users_own_model_is_told_without_a_verdict():
+    gate = sleeping(own=True, asleep=[25.4, 26.0, 27.0])
+    assert (gate.verdict, gate.bound) == (PASS, "memory: reported, no bound; all")
+    assert "asleep 26.00 of 24.4 GiB, growth 1.60" in gate.value
+    assert "did not survive" in sleeping(own=True, same=23).sentence
+    assert "no longer what they were before the engine slept" in sleeping(own=True, wrong=["wte.weight"]).sentence
 
 
 def batch(**change):
@@ -244,6 +253,34 @@ def rank(number, world=1, tp=1, **change):
 @pytest.mark.parametrize(("world", "tp"), [(1, 1), (2, 1), (2, 2), (4, 2)])
 def test_ranks_pass_in_every_layout(world, tp):
     assert gates.ranks_agree([rank(each, world, tp) for each in range(world)], tp, world).verdict == PASS
+
+
+def test_ranks_with_a_users_own_model_are_held_to_their_places_without_its_weights():
+    ranks = [rank(each, 2, 2, shards=None) for each in range(2)]
+    gate = gates.ranks_agree(ranks, 2, 2)
+    assert (gate.verdict, gate.bound) == (PASS, "each at its place, replicas agree")
+    assert gate.value.endswith("TP=2 DP=1, weights not compared")
+    assert "rank 1 has device 0" in gates.ranks_agree([ranks[0], {**ranks[1], "device": 0}], 2, 2).sentence
+
+
+def test_the_ranks_of_each_node_begin_at_its_first_gpu():
+    ranks = [
+        rank(each, 4, 2, **dict.fromkeys(("local_rank", "device", "current_device"), each % 2)) for each in range(4)
+    ]
+    gate = gates.ranks_agree(ranks, 2, 4, nodes=2)
+    assert gate.verdict == PASS and gate.value.startswith("4 ranks on 4 GPUs of 2 nodes, TP=2 DP=2")
+    assert gates.ranks_agree(ranks, 2, 4).verdict == FAIL, "on one node they would be local ranks 0 to 3"
+    ranks[3] |= {"current_device": 0}
+    assert "rank 3 has current_device 0, not 1" in gates.ranks_agree(ranks, 2, 4, nodes=2).sentence
+
+
+def test_a_red_environment_on_any_node_is_red_with_that_nodes_number():
+    green, red = gates.environment(FACTS, EXPECTED), gates.environment({**FACTS, "engine": "V0"}, EXPECTED)
+    assert gates.of_nodes([green] * 4, 2) == green
+    assert (
+        gates.of_nodes([green, green, green, red], 2).sentence == "on node 1: the live engine is V0, the recipe says V1"
+    )
+    assert gates.of_nodes([red, green], 2).sentence.startswith("on node 0: ")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from verlock.smoke import gates, grpo, model, overlay, report, rollout
+from verlock.smoke import gates, grpo, model, overlay, own_model, report, rollout
 
 
 def package(tmp_path):
@@ -185,6 +185,23 @@ def test_the_recipes_arguments_win_over_the_suites(tmp_path):
     assert rollout.arguments(tmp_path, tp=1, mode="eager", sleep_mode=True, extra={})["enforce_eager"] is True
 
 
+def test_a_tokenizer_is_the_models_own_where_it_has_one(tmp_path):
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    assert own_model.tokenizer(tmp_path, tmp_path / "scratch") == tmp_path / "scratch"
+    assert own_model.arguments(tmp_path, tmp_path / "scratch")["tokenizer"] == str(tmp_path / "scratch")
+    (tmp_path / "vocab.json").write_text("{}")
+    own_model.ensure_tokenizer(tmp_path, tmp_path / "scratch")
+    assert own_model.arguments(tmp_path, tmp_path / "scratch")["tokenizer"] == str(tmp_path)
+    assert not (tmp_path / "scratch").exists()
+
+
+def test_the_engine_has_room_for_the_largest_batch_of_any_model(tmp_path):
+    made = rollout.arguments(
+        tmp_path, tp=1, mode="eager", sleep_mode=True, extra=own_model.arguments(tmp_path, tmp_path)
+    )
+    assert made["num_gpu_blocks_override"] * own_model.BLOCK >= made["max_num_seqs"] * made["max_model_len"]
+
+
 GREEN = gates.greedy([{"positions": 4, "mutual": 4, "largest_id": 3, "tokenizer": 4}])
 
 
@@ -222,3 +239,10 @@ def test_an_error_note_holds_its_traceback(tmp_path):
     (note,) = report.errors(tmp_path)
     assert (note["rank"], note["phase"], note["error"]) == (3, "engine", "ValueError: no such rank")
     assert "test_inside.py" in note["traceback"]
+    assert "remedy" not in note
+
+
+def test_a_refusal_is_noted_in_its_own_words(tmp_path):
+    report.write_error(tmp_path, 0, "imports", report.Refused("no such model", "take another"))
+    (note,) = report.errors(tmp_path)
+    assert (note["error"], note["remedy"]) == ("no such model", "take another")

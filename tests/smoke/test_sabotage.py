@@ -151,7 +151,7 @@ class Trainer:
 
 class World:
     rank = local_rank = 0
-    size = tp = gpus = 1
+    size = tp = gpus = nodes = 1
 
     def gather(self, mine):
         return [mine]

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from verlock import __version__, paths
-from verlock.proving.passes import FULL, VERL, Part
+from verlock import __version__
+from verlock.proving.passes import FULL, VERL, Part, over_nodes
 from verlock.smoke import gates
 from verlock.system import files
 from verlock.variant import certificate
@@ -33,10 +33,25 @@ def identity(chosen: Chosen, gpu: str, sealed: dict[str, Any]) -> dict[str, Any]
     }
 
 
+def said(bound: dict[str, Any]) -> dict[str, str]:
+    """What `identity` returned, in words: the nodes of a run must have it alike."""
+    receipt = bound["receipt"]
+    wheels = (f"{name} {each['sha256'][:8]}" for name, each in receipt["site_wheels"].items())
+    return {
+        "verlock": __version__,
+        "the digest": bound["digest"][:12],
+        "Python": bound["python"],
+        "the GPU": bound["gpu"],
+        "the base": f"{receipt['base']['kind']} {receipt['base']['version']}",
+        "what is missing": ", ".join(receipt["missing"]) or "nothing",
+        "the site wheel": ", ".join(wheels) or "none",
+    }
+
+
 def write(
     chosen: Chosen, bound: dict[str, Any], parts: dict[Part, dict[str, Any]], across: list[dict[str, Any]]
 ) -> Path:
-    """Write the certificate of a full pass, as an in-toto statement; returns its path.
+    """Write the certificate of a full pass, or of a pass over nodes, as an in-toto statement; returns its path.
 
     Args:
         chosen: which variant.
@@ -45,15 +60,16 @@ def write(
         across: what was compared between launches, as `Pass.as_dict` gives it.
 
     Raises:
-        ValueError: a part of the full pass is missing or is not green. Nothing is written then.
+        ValueError: a part of the pass is missing or is not green. Nothing is written then.
     """
     everything = [*(data["run"] for data in parts.values()), *across]
-    if set(parts) != set(FULL) or any(each["problem"] or each["sabotage"] for each in everything):
+    nodes, ranks = max((part.nodes, part.ranks) for part in parts) if parts else (1, 1)
+    whole = over_nodes(nodes, ranks) if nodes > 1 else FULL
+    if set(parts) != set(whole) or any(each["problem"] or each["sabotage"] for each in everything):
         raise ValueError("only a full pass makes a certificate")
     newest = max(parts.values(), key=lambda data: str(data["date"]))
     runs = [_run(data) for part, data in parts.items() if part != VERL]
     facts = next(data["run"]["facts"] for part, data in parts.items() if part != VERL)
-    verl = _run(parts[VERL])
     count = max(run["gpus"] for run in runs)
     gpu = {
         "name": gpu_name(parts),
@@ -69,20 +85,20 @@ def write(
         "digest": bound["digest"],
         "date": newest["date"],
         "gpu": gpu,
-        "layouts": list(dict.fromkeys(gates.layout(run["ranks"], run["gpus"]) for run in runs)),
+        "layouts": list(dict.fromkeys(gates.layout(run["ranks"], run["gpus"], run.get("nodes", 1)) for run in runs)),
         "versions": facts["versions"],
         "engine": facts["engine"],
         "cuda": facts["cuda"],
         "nccl": facts["nccl"],
         "receipt": bound["receipt"],
-        "standin": bool(verl["standin"]),
+        **({"nodes": nodes} if nodes > 1 else {"standin": bool(parts[VERL]["run"]["standin"])}),
         "flash_attn": facts.get("flash_attn", {}),
         "seconds": round(sum(data["run"]["seconds"] for data in parts.values()), 1),
         "runs": [*runs, *across],
-        "verl": verl,
+        **({} if nodes > 1 else {"verl": _run(parts[VERL])}),
     }
     name = certificate.file_name(gpu_name(parts), count, bound["python"], chosen.first_python)
-    path = paths.CERTIFICATES / chosen.name / name
+    path = certificate.folder(chosen.name, nodes) / name
     files.write_whole(path, json.dumps(certificate.statement(data), indent=1) + "\n")
     return path
 

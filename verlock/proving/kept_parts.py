@@ -22,6 +22,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
+def entry(machine: Gpus, run: Pass) -> dict[str, Any]:
+    """One launch as a certificate wants it: its pass, when and with which driver it ran, and the memory of one GPU."""
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "driver": machine.driver,
+        "memory_mib": machine.memory_mib,
+        "run": run.as_dict(),
+    }
+
+
 class Kept:
     """The parts of one variant that were proven under one identity."""
 
@@ -43,13 +53,7 @@ class Kept:
         if not runs or any(run.problem() for run in runs):
             self._path(part).unlink(missing_ok=True)
             return
-        data = {
-            "identity": self._identity,
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "driver": machine.driver,
-            "memory_mib": machine.memory_mib,
-            "run": runs[0].as_dict(),
-        }
+        data = {"identity": self._identity, **entry(machine, runs[0])}
         files.write_whole(self._path(part), json.dumps(data, indent=1) + "\n")
 
     def read(self) -> dict[Part, dict[str, Any]]:

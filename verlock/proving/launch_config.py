@@ -9,7 +9,7 @@ from typing import Any
 from verlock import paths
 from verlock.proving.passes import Part
 from verlock.smoke import sabotage
-from verlock.system import gpu, process
+from verlock.system import gpu, interfaces, process
 from verlock.system.gpu import Gpus
 from verlock.variant.chosen import Chosen
 
@@ -44,6 +44,17 @@ def variables(chosen: Chosen) -> dict[str, str]:
     }
 
 
+def between_nodes(address: str) -> dict[str, str]:
+    """The environment variables that replace those of `variables` where ranks are on several nodes; what the user has set stays.
+
+    Args:
+        address: this machine's, on the way to the other nodes: NCCL and gloo take its interface, and vLLM tells it to others.
+    """
+    names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+    interface = interfaces.holding(address)
+    return {**{name: os.environ.get(name, interface) for name in names}, "VLLM_HOST_IP": address}
+
+
 def caches(folder: Path) -> dict[str, str]:
     """The environment variables that put compiled code into `folder`, which the launches of one run share."""
     return {
@@ -63,6 +74,7 @@ def configuration(chosen: Chosen, machine: Gpus, part: Part, folder: Path) -> di
         folder: the run's; in it, the launch gets its own folder, and the model is written once for all launches.
     """
     recipe = chosen.recipe
+    each = part.ranks // part.nodes
     pinned = {pin.name: pin.version for pin in chosen.pins}
     pinned["vllm"] = recipe.vllm.version  # a variant built from source has no pin
     return {
@@ -71,7 +83,8 @@ def configuration(chosen: Chosen, machine: Gpus, part: Part, folder: Path) -> di
         "mode": part.mode,
         "ranks": part.ranks,
         "tp": part.tp,
-        "gpus": min(part.ranks, machine.count),
+        "gpus": min(each, machine.count) * part.nodes,
+        **({"nodes": part.nodes} if part.nodes > 1 else {}),
         "sabotage": "",
         "device": "cuda",
         "driver": machine.driver,

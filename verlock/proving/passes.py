@@ -16,11 +16,12 @@ class Part:
     mode: str
     ranks: int = 1
     tp: int = 1
+    nodes: int = 1
 
     @property
     def name(self) -> str:
         """The part's name in paths."""
-        return f"{self.mode}-ranks{self.ranks}-tp{self.tp}"
+        return f"{self.mode}-ranks{self.ranks}-tp{self.tp}{f'-nodes{self.nodes}' if self.nodes > 1 else ''}"
 
 
 VERL = Part("verl")
@@ -33,6 +34,18 @@ FULL = (
     Part("graphs", ranks=2, tp=2),
     Part("eager", ranks=2, tp=1),
 )
+
+
+def over_nodes(nodes: int, ranks: int) -> tuple[Part, ...]:
+    """The launches of a pass that spans nodes: all ranks as one tensor parallel replica, and as a replica each.
+
+    Everything that fits on one machine is left to a full pass there.
+    """
+    return (
+        Part("eager", ranks, ranks, nodes),
+        Part("graphs", ranks, ranks, nodes),
+        Part("eager", ranks, 1, nodes),
+    )
 
 
 @dataclass
@@ -49,10 +62,15 @@ class Pass:
     @property
     def label(self) -> str:
         """The pass's name in the report."""
-        ranks = self.details.get("ranks", 1)
-        layout = f", {gates.layout(ranks, self.details['gpus'])}, TP={self.tp}" if ranks > 1 else ""
+        layout = f", {self.layout}, TP={self.tp}" if self.details.get("ranks", 1) > 1 else ""
         again = " again" if "again" in self.details else ""
-        return f"{self.mode}{again}{layout}{f' --sabotage {self.sabotage}' if self.sabotage else ''}"
+        model = f", {self.details['model']}" if "model" in self.details else ""
+        return f"{self.mode}{again}{model}{layout}{f' --sabotage {self.sabotage}' if self.sabotage else ''}"
+
+    @property
+    def layout(self) -> str:
+        """How many ranks are on how many GPUs, in words."""
+        return gates.layout(self.details.get("ranks", 1), self.details.get("gpus", 1), self.details.get("nodes", 1))
 
     @property
     def timing(self) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from verlock import console
-from verlock.errors import GateFailed, SmokeCrashed, VerlockError
+from verlock.errors import GateFailed, ModelRefused, SmokeCrashed, VerlockError
+from verlock.proving import nodes
+from verlock.proving.nodes import Agents
 from verlock.proving.passes import Pass
 from verlock.smoke import gates, overlay, report, sabotage, watchdog
 from verlock.smoke.gates import Gate
@@ -17,6 +20,7 @@ from verlock.sources.git_apply import Stage
 from verlock.system import process
 from verlock.variant.chosen import Chosen
 
+BEREFT = ("Connection closed by peer", "Connection reset by peer")  # gloo's words
 TAIL = 25  # lines of the log shown when a run crashed
 
 
@@ -49,53 +53,109 @@ def take_back(chosen: Chosen, which: str, folder: Path) -> Path:
     return into
 
 
-def gates_run(chosen: Chosen, environment: dict[str, str], config: dict[str, Any]) -> list[Pass]:
+@dataclass(frozen=True)
+class Ended:
+    """How a launch ended: on this node, or on all nodes together.
+
+    Attributes:
+        outcome: as the watchdog saw it.
+        data: the report of rank 0; empty if it wrote none, and on nodes that do not have that rank.
+        died: a note for each rank that died, those first that did not die of another one's death.
+        tail: the end of the log, if it failed.
+        log: where the whole log is.
+    """
+
+    outcome: watchdog.Outcome
+    data: dict[str, Any]
+    died: list[dict[str, Any]]
+    tail: str
+    log: str
+
+    @classmethod
+    def of(cls, outcome: watchdog.Outcome, folder: Path, log: Path) -> Ended:
+        """What one node's launch left in its folder."""
+        tail = process.tail(log, TAIL) if outcome.code else ""
+        return cls(outcome, report.read(folder), sorted(report.errors(folder), key=_cause), tail, str(log))
+
+    @classmethod
+    def everywhere(cls, nodes: Sequence[Mapping[str, Any]]) -> Ended:
+        """What the launch left on each node, as `asdict` gives it: the report is node 0's, and one node that failed counts."""
+        outcomes = [watchdog.Outcome(**node["outcome"]) for node in nodes]
+        stacks = {int(rank): text for each in outcomes for rank, text in each.stacks.items()}
+        worst = max(outcomes, key=lambda each: (each.hung, bool(each.code)))
+        outcome = replace(worst, seconds=max(each.seconds for each in outcomes), stacks=stacks)
+        died = sorted((note for node in nodes for note in node["died"]), key=_cause)
+        tails = [f"node {number}:\n{node['tail']}" for number, node in enumerate(nodes) if node["tail"]]
+        logs = ", ".join(f"node {number}: {node['log']}" for number, node in enumerate(nodes))
+        return cls(outcome, nodes[0]["data"], died, "\n".join(tails), logs)
+
+
+def _cause(note: Mapping[str, Any]) -> tuple[bool, int]:
+    """For sorting: a rank whose connection was closed died of another one's death."""
+    return any(each in note["error"] for each in BEREFT), int(note["rank"])
+
+
+def gates_run(
+    chosen: Chosen, environment: dict[str, str], config: dict[str, Any], agents: Agents | None = None
+) -> list[Pass]:
     """Run torchrun once, watch it to its end, and return the passes it made (several under `--sabotage all`).
+
+    With `agents`, this node's ranks are a part of all, and every node returns the same.
 
     Raises:
         SmokeCrashed: a process died without a report (a signal, a full disk): the end of its log is in the error.
+        ModelRefused: the environment cannot run this model.
+        NodeMissing: another node's agent is gone.
     """
     folder, ranks = Path(config["folder"]), config["ranks"]
     folder.mkdir(parents=True)
     path = folder / "config.json"
     path.write_text(json.dumps(config, indent=1), encoding="utf-8")
-    torchrun = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--local-addr=127.0.0.1",  # else torchrun uses the host's full name, which may not resolve
-        f"--nproc-per-node={ranks}",
-        "-m",
-        "verlock.smoke",
-        str(path),
-    ]
+    # else torchrun uses the host's full name, which may not resolve
+    place = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={ranks}"]
+    if agents:
+        port, *_ = agents.gather(nodes.free_port(), watchdog.FIRST_BEAT)
+        place = agents.torchrun(ranks, port)
     log = folder / "log.txt"
-    outcome = watchdog.supervise([str(chosen.interpreter), *torchrun], environment, folder, log)
-    data, died = report.read(folder), report.errors(folder)
-    if outcome.code and not outcome.hung and not died:
+    command = [str(chosen.interpreter), "-m", "torch.distributed.run", *place, "-m", "verlock.smoke", str(path)]
+    ended = Ended.of(watchdog.supervise(command, environment, folder, log), folder, log)
+    if agents:
+        # a node that hangs is ended by its own watchdog, when the phase that it is in has had its time
+        longest = max({**watchdog.LIMITS, **config.get("limits", {})}.values()) + 2 * watchdog.ALONE
+        ended = Ended.everywhere(agents.gather(asdict(ended), longest))
+    if ended.outcome.code and not ended.outcome.hung and not ended.died:
         raise SmokeCrashed(
-            f"the smoke run ended with code {outcome.code} before it could report\n{process.tail(log, TAIL)}",
-            f"the whole log: {log}",
+            f"the smoke run ended with code {ended.outcome.code} before it could report\n{ended.tail}",
+            f"the whole log: {ended.log}",
         )
-    guard = _guard(data, outcome)
+    for note in ended.died:
+        if "remedy" in note:
+            raise ModelRefused(note["error"], note["remedy"])
+    return _passes(config, ended)
+
+
+def _passes(config: dict[str, Any], ended: Ended) -> list[Pass]:
+    """The passes that a launch made, each with all its gates and what is known of it."""
+    data, died, ranks = ended.data, ended.died, config["ranks"]
+    guard = _guard(data, ended.outcome)
     first = sabotage.passes(config["sabotage"], config["mode"])[0]
     measured = data["passes"] or [{"sabotage": first, "gates": []}]
     passes = []
     for number, each in enumerate(measured):
         last = number == len(measured) - 1
         found = report.complete(map(Gate.from_dict, each["gates"]), died[0] if died and last else None, ranks)
-        details: dict[str, Any] = {"ranks": ranks, "gpus": config["gpus"]}
+        details: dict[str, Any] = {key: config[key] for key in ("ranks", "gpus", "nodes") if key in config}
+        details |= {"model": Path(config["model"]).name} if config.get("own") else {}
         if not number:
             details |= {
                 key: data[key] for key in ("facts", "engine_seconds", "fingerprint", "samples", "phases") if key in data
             }
         if last:
             found.append(guard)
-            details |= {"stacks": outcome.stacks} if outcome.stacks else {}
+            details |= {"stacks": ended.outcome.stacks} if ended.outcome.stacks else {}
             details |= {"errors": died} if died else {}
-        passes.append(
-            Pass(config["mode"], config["tp"], each["sabotage"], found, outcome.seconds / len(measured), details)
-        )
+        seconds = ended.outcome.seconds / len(measured)
+        passes.append(Pass(config["mode"], config["tp"], each["sabotage"], found, seconds, details))
     return passes
 
 

@@ -18,83 +18,18 @@ from typing import Any
 
 from verlock import console, paths
 from verlock.env import preflight
-from verlock.errors import GateFailed, NoGpu, ReceiptStale, SmokeHung, VerlockError
-from verlock.proving import certify, launch_config, smoke_launch
+from verlock.errors import GateFailed, ModelRefused, NodeMissing, NoGpu, ReceiptStale, SmokeHung, VerlockError
+from verlock.proving import certify, kept_parts, launch_config, own_model, smoke_launch
 from verlock.proving.kept_parts import Kept
-from verlock.proving.passes import FULL, VERL, Part, Pass
+from verlock.proving.nodes import Agents, Place
+from verlock.proving.passes import FULL, VERL, Part, Pass, over_nodes
+from verlock.proving.smoke_options import Options
 from verlock.proving.smoke_tables import show
 from verlock.smoke import gates, sabotage
 from verlock.system import files, gpu
 from verlock.system.gpu import Gpus
 from verlock.variant import receipt
 from verlock.variant.chosen import Chosen
-
-MODES = ("eager", "graphs")
-
-
-@dataclass(frozen=True)
-class Options:
-    """How much to prove.
-
-    Attributes:
-        ranks: how many ranks; 0 is the full pass: one, then two. Ranks beyond the GPUs share them.
-        mode: only eager, graphs or verl (verl's own steps). Under sabotage graphs is the default: there all gates have work.
-        tp: only this tensor-parallel size.
-        sabotage: one of sabotage.MODES, or `all`: succeeds when exactly the targeted gate turns red.
-        verl: also run verl's own steps.
-        again: make every launch of the gates a second time, to compare what one seed gives in two processes.
-        unpatched: run without this patch of the recipe's (how its file name begins, or `all` of them), to see what it is for;
-            never gives a certificate.
-        json_path: where the whole report goes.
-    """
-
-    ranks: int = 0
-    mode: str = ""
-    tp: int = 0
-    sabotage: str = ""
-    verl: bool = True
-    again: bool = False
-    unpatched: str = ""
-    json_path: Path | None = None
-
-    @property
-    def proves(self) -> bool:
-        """Does this test the environment as it is?"""
-        return not (self.sabotage or self.unpatched)
-
-    @property
-    def narrowed(self) -> bool:
-        """Were only certain launches asked for? They run even if proven before."""
-        return bool(self.ranks or self.mode or self.tp)
-
-    def plan(self) -> list[Part]:
-        """The launches, in order."""
-        if self.sabotage:
-            return self._to_break()
-        wanted = []
-        for ranks in (self.ranks,) if self.ranks else (1, 2):
-            wanted += [Part(mode, ranks, ranks) for mode in MODES]
-            wanted.append(VERL if ranks == 1 else Part("eager", ranks, 1))
-        mode = "eager" if self.unpatched else self.mode
-        found = [
-            each
-            for each in wanted
-            if (not mode or each.mode == mode) and (not self.tp or each.tp == self.tp) and (self.verl or each != VERL)
-        ]
-        ranks, tp = self.ranks or self.tp or 1, self.tp or 1
-        if not found and ranks % tp:
-            raise VerlockError(f"{ranks} ranks make no replicas of {tp} ranks each", "let --tp divide --ranks")
-        return found or [Part(self.mode or "eager", ranks, tp)]
-
-    def _to_break(self) -> list[Part]:
-        ranks = self.ranks or 1
-        gates_run = Part(self.mode or "graphs", ranks, self.tp or ranks)
-        if self.sabotage == sabotage.ALL:
-            return [gates_run, *([VERL] if self.verl else [])]
-        broken = sabotage.MODES[self.sabotage]
-        if broken.graphs and gates_run.mode == "eager":
-            raise VerlockError(f"--sabotage {self.sabotage} breaks CUDA graphs", "leave out --mode eager")
-        return [VERL if broken.verl else gates_run]
 
 
 def run(chosen: Chosen, options: Options | None = None) -> int:
@@ -104,39 +39,77 @@ def run(chosen: Chosen, options: Options | None = None) -> int:
     asked for by name.
 
     Raises:
-        NoGpu, DriverTooOld, NotSealed, ReceiptStale: it cannot start.
+        NoGpu, DriverTooOld, NotSealed, ReceiptStale, ModelRefused: it cannot start.
+        NodesDiffer, NodeMissing: the agents of several nodes do not come together.
         GateFailed, SmokeHung, SmokeCrashed: it started, and failed.
     """
     options = options or Options()
+    plan = options.plan()
     machine = needs(chosen)
     sealed = receipt.read(chosen.prefix)
     if sealed["digest"] != chosen.digest:
         remedy = f"`nox -s env-{chosen.name}` brings it up to date"
         raise ReceiptStale(f"{chosen.prefix} was made from another lock than the current one", remedy)
+    if options.model and not options.json_path:
+        options = replace(options, json_path=options.model.report_path(chosen, machine))
     bound = certify.identity(chosen, machine.name, sealed)
+    proof = Proof(chosen, machine, options)
+    try:
+        (_run_whole if options.place or not options.proves else _run_kept)(proof, bound, plan)
+    finally:
+        if proof.agents:
+            proof.agents.close()
+    return 0
+
+
+def _run_kept(proof: Proof, bound: dict[str, Any], plan: list[Part]) -> None:
+    """A run of which each green launch is kept, until all of them make a certificate."""
+    chosen, options = proof.chosen, proof.options
     kept = Kept(chosen.name, bound)
-    plan = options.plan()
-    if options.proves and not options.narrowed and (known := kept.read()):
+    if not options.narrowed and (known := kept.read()):
         plan = [part for part in plan if part not in known]
         console.say(f"proven by an earlier run, and not run again: {', '.join(part.name for part in known)}")
-    proof = Proof(chosen, machine, options)
     for part in plan:
         found = proof.launch(part)
         show(chosen.name, found)
-        if options.proves:
-            kept.keep(part, machine, found)
-    across = _across(kept.read()) if options.proves else []
+        kept.keep(part, proof.machine, found)
+    across = _across(kept.read())
     show(chosen.name, across)
     if any(each.problem() for each in across):
         kept.clear()  # each launch was green by itself; nothing shows which one is wrong
-    proof.write(bound, across)
-    proof.judge(across)
-    shutil.rmtree(proof.folder, ignore_errors=True)
-    if options.proves:
-        _certify(chosen, bound, kept, across)
+    proof.finish(bound, across)
+    _certify(chosen, bound, kept, across)
+
+
+def _run_whole(proof: Proof, bound: dict[str, Any], plan: list[Part]) -> None:
+    """A run of which nothing is kept: it breaks something, has the user's own model, or spans nodes."""
+    chosen, options = proof.chosen, proof.options
+    if options.place:
+        proof.meet(options.place, bound, plan[0].ranks)
+    ran: dict[Part, dict[str, Any]] = {}
+    for part in plan:
+        found = proof.launch(part)
+        if options.leads:
+            show(chosen.name, found)
+        if found and not any(each.problem() for each in found):
+            ran[part] = kept_parts.entry(proof.machine, found[0])
+    across = _across(ran) if options.model or options.place else []
+    if options.leads:
+        show(chosen.name, across)
+    proof.finish(bound, across)
+    if not options.leads:
+        console.say("all green; node 0 has the tables")
+    elif options.model:
+        console.say(f"all green with {options.model.name}; no certificate: that takes the tiny model")
+    elif options.sabotage:
+        console.say("every sabotage turned exactly its gate red")
+    elif options.unpatched:
+        console.say("green without the patches")
+    elif set(plan) != set(over_nodes(plan[0].nodes, plan[0].ranks)):
+        console.say("all green; a certificate over nodes takes all launches: leave out --mode and --tp")
     else:
-        console.say("every sabotage turned exactly its gate red" if options.sabotage else "green without the patches")
-    return 0
+        path = certify.write(chosen, bound, ran, [each.as_dict() for each in across])
+        console.say(f"{chosen.name} is certified on {proof.passes[0].layout}: {paths.shown(path)}")
 
 
 def _certify(chosen: Chosen, bound: dict[str, Any], kept: Kept, across: Sequence[Pass]) -> None:
@@ -159,19 +132,46 @@ class Proof:
     options: Options
     passes: list[Pass] = field(default_factory=list)
     crashes: list[VerlockError] = field(default_factory=list)
+    agents: Agents | None = None
 
     def __post_init__(self) -> None:
         self.start = time.monotonic()
+        for gate, why in own_model.LEFT_OUT.items() if self.options.model else ():
+            console.say(f"with your own model, gate {gate}: {why}")
         self.folder = Path(tempfile.mkdtemp(prefix=f"verlock-smoke-{self.chosen.name}-"))
         self.environment = launch_config.variables(self.chosen) | launch_config.caches(self.folder / "caches")
         if self.options.unpatched:
             over = smoke_launch.take_back(self.chosen, self.options.unpatched, self.folder)
             self.environment["PYTHONPATH"] = os.pathsep.join([str(over), self.environment["PYTHONPATH"]])
 
+    def meet(self, place: Place, bound: dict[str, Any], ranks: int) -> None:
+        """Wait for the agents of the other nodes; `ranks` is how many all nodes have together.
+
+        Raises:
+            NodeMissing, NodesDiffer: see `Agents`.
+            NoGpu: this node has fewer GPUs than ranks.
+        """
+        try:
+            with console.step("nodes", f"the agents of {place.count} nodes meet at {place.host}:{place.port}"):
+                self.agents = Agents(place, {**self.options.same(), **certify.said(bound)})
+            here = ranks // place.count
+            if here > self.machine.count:
+                raise NoGpu(
+                    f"{here} ranks on every node take as many GPUs on each, and this one has {self.machine.count}",
+                    f"give all agents --ranks {place.count * self.machine.count}",
+                )
+        except BaseException:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+        self.environment |= launch_config.between_nodes(self.agents.address)
+
     def launch(self, part: Part) -> list[Pass]:
         """Run one part; a crash is recorded and gives no pass."""
         try:
             found = self._verl() if part == VERL else self._gates(part)
+        except (ModelRefused, NodeMissing):  # no other launch would do better
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
         except VerlockError as error:
             self.crashes.append(error)
             console.say(f"{self.chosen.name}, {part.name}: {error.problem}")
@@ -183,16 +183,18 @@ class Proof:
         config = launch_config.configuration(self.chosen, self.machine, part, self.folder)
         if self.options.sabotage:
             config = launch_config.sabotaged(config, self.options.sabotage)
-        where = gates.layout(part.ranks, config["gpus"])
+        if self.options.model:
+            config = own_model.launched_with(config, self.options.model)
+        where = gates.layout(part.ranks, config["gpus"], part.nodes)
         with console.step("smoke", f"{self.chosen.name}, {part.mode}, {where}, TP={part.tp}, {self.machine.name}"):
-            found = smoke_launch.gates_run(self.chosen, self.environment, config)
+            found = smoke_launch.gates_run(self.chosen, self.environment, config, self.agents)
         return found + self._again(config, found[0]) if self.options.again else found
 
     def _again(self, config: dict[str, Any], first: Pass) -> list[Pass]:
         """The same launch again; how the two compare for one seed is printed and put into the details of the second."""
         with console.step("smoke", f"{self.chosen.name}, {first.label}, again"):
             config = {**config, "folder": f"{config['folder']}-again"}
-            second = smoke_launch.gates_run(self.chosen, self.environment, config)
+            second = smoke_launch.gates_run(self.chosen, self.environment, config, self.agents)
         drawn = [each.details.get("samples", []) for each in (first, second[0])]
         second[0].details["again"] = str(gates.Repeat.of(*drawn)) if all(drawn) else "nothing to compare"
         console.say(f"the same seed in two processes: {second[0].details['again']}")
@@ -204,25 +206,34 @@ class Proof:
             config["sabotage"] = next(name for name, mode in sabotage.MODES.items() if mode.verl)
         return [smoke_launch.verl_run(self.chosen, self.environment, config)]
 
-    def write(self, bound: dict[str, Any], across: Sequence[Pass]) -> None:
+    def finish(self, bound: dict[str, Any], across: Sequence[Pass]) -> None:
+        """Write the report; raise the error that fits if anything failed, else tidy up."""
+        self._write(bound, across)
+        self._judge(across)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _write(self, bound: dict[str, Any], across: Sequence[Pass]) -> None:
         """Write the whole report to the file the options name, if any."""
-        if not self.options.json_path:
+        if not self.options.json_path or not self.options.leads:
             return
         result = {
             "variant": self.chosen.name,
             **bound,
             "gpu": {**self.machine.__dict__},
             "unpatched": self.options.unpatched,
+            **({"model": self.options.model.as_dict()} if self.options.model else {}),
             "problems": [*(error.problem for error in self.crashes), *self._problems(across)],
             "seconds": round(time.monotonic() - self.start, 1),
             "runs": [each.as_dict() for each in [*self.passes, *across]],
         }
         files.write_whole(self.options.json_path, json.dumps(result, indent=1) + "\n")
+        if self.options.model:
+            console.say(f"the report on {self.options.model.name}: {paths.shown(self.options.json_path)}")
 
     def _problems(self, across: Sequence[Pass]) -> list[str]:
         return [problem for each in [*self.passes, *across] if (problem := each.problem())]
 
-    def judge(self, across: Sequence[Pass]) -> None:
+    def _judge(self, across: Sequence[Pass]) -> None:
         """If anything failed, raise the error that fits best: a crash, a hang, else the gates by name."""
         problems = self._problems(across)
         remedy = f"logs, stacks and reports are in {self.folder}"
@@ -262,6 +273,6 @@ def _across(known: dict[Part, dict[str, Any]]) -> list[Pass]:
         other = known.get(replace(part, mode="graphs"))
         if part.mode == "eager" and other:
             gate = gates.two_engines(data["run"]["fingerprint"], other["run"]["fingerprint"])
-            details = {key: data["run"][key] for key in ("ranks", "gpus")}
+            details = {key: data["run"][key] for key in ("ranks", "gpus", "nodes", "model") if key in data["run"]}
             found.append(Pass("eager and graphs", part.tp, "", [gate], 0.0, details))
     return found

@@ -51,12 +51,14 @@ def _row(chosen: Chosen, certificates: list[dict[str, Any]]) -> Row:
         current = chosen.digest
     except VerlockError:
         return Row(variant, python, "", NEVER, note="not locked")
+    beside = [_of_nodes(each) for each in certificate.over_nodes(variant)
+              if (each["digest"], each["python"]) == (current, python)]  # fmt: skip
     if not certificates:
-        return Row(variant, python, current, NEVER)
+        return Row(variant, python, current, NEVER, note=", ".join(beside))
     valid = [each for each in certificates if each["digest"] == current]
     shown = valid or certificates[:1]
     gpus = ", ".join(dict.fromkeys(map(_where, shown)))
-    notes = dict.fromkeys(note for each in shown for note in _notes(each))
+    notes = dict.fromkeys([*(note for each in shown for note in _notes(each)), *beside])
     return Row(
         variant, python, current, CERTIFIED if valid else STALE, gpus, str(shown[0]["date"])[:10], ", ".join(notes)
     )
@@ -67,6 +69,13 @@ def _where(proof: dict[str, Any]) -> str:
     gpu = proof["gpu"]
     ranks = [each for each in proof.get("layouts", []) if each != gates.layout(1, 1)]
     return f"{gpu['count']} x {gpu['name'].removeprefix('NVIDIA ')}{f' ({ranks[-1]})' if ranks else ''}"
+
+
+def _of_nodes(proof: dict[str, Any]) -> str:
+    """What a pass over nodes says in the table."""
+    return (
+        f"passed on {proof['layouts'][0]} ({proof['gpu']['name'].removeprefix('NVIDIA ')}, {str(proof['date'])[:10]})"
+    )
 
 
 def _notes(proof: dict[str, Any]) -> list[str]:

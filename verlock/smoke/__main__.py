@@ -15,11 +15,8 @@ from typing import Any, NoReturn
 from verlock.smoke import facts, gates, lifetime, sabotage
 from verlock.smoke.report import Report
 from verlock.smoke.suite import Phase, Setting, Sizes, Suite
-from verlock.smoke.watchdog import Heartbeat
+from verlock.smoke.watchdog import LIMITS, Heartbeat
 from verlock.smoke.world import Ranks, take_place
-
-# Seconds a phase may take. An engine with CUDA graphs started in 74 s; gates take a few seconds each.
-LIMITS = {"imports": 240.0, "trainer": 120.0, "engine": 300.0, "gate": 90.0, "last": 60.0}
 
 
 def main(config: dict[str, Any]) -> NoReturn:
@@ -42,7 +39,7 @@ def _run(config: dict[str, Any], folder: Path, heart: Heartbeat, phase: Phase) -
         report.begin(mode)
         package = next(iter(config["expected"]["versions"]))
         with sabotage.other_version(package, folder) if mode == "other-version" else nullcontext(), phase("gate 1"):
-            report.add(_environment(config, suite.engine.kind, report))
+            report.add(_environment(config, suite, report))
         for gate in suite.run(mode):
             report.add(gate)
         if not number:
@@ -63,17 +60,19 @@ def _made(config: dict[str, Any], phase: Phase, report: Report) -> Suite:
         import torch  # noqa: F401
         import transformers
 
-        from verlock.smoke import memory, model, rollout
+        from verlock.smoke import memory, model, own_model, rollout
         from verlock.smoke.trainer import Trainer
 
         transformers.logging.set_verbosity_error()
         module, name = config.get("engine", "verlock.smoke.rollout:Vllm").split(":")
         make_engine = getattr(importlib.import_module(module), name)
+        checkpoint, own, scratch = Path(config["model"]), bool(config.get("own")), Path(config["folder"]) / "tokenizer"
+        if own:
+            own_model.admit(checkpoint, make_engine.architectures())
     with phase("trainer"):
-        world = Ranks(config["device"], config["tp"], config["gpus"])
-        checkpoint = Path(config["model"])
-        if world.rank == 0:
-            model.ensure(checkpoint)
+        world = Ranks(config["device"], config["tp"], config["gpus"], config.get("nodes", 1))
+        if world.first:
+            own_model.ensure_tokenizer(checkpoint, scratch) if own else model.ensure(checkpoint)
         world.barrier()
         trainer = Trainer(checkpoint, world.device)
         on_gpu = config["device"] == "cuda"
@@ -89,20 +88,23 @@ def _made(config: dict[str, Any], phase: Phase, report: Report) -> Suite:
                 tp=config["tp"],
                 mode=config["mode"],
                 sleep_mode=config["sleep_mode"],
-                extra=config["llm"],
+                extra={**(own_model.arguments(checkpoint, scratch) if own else {}), **config["llm"]},
             )
         )
         report.data["engine_seconds"] = time.monotonic() - start
-    setting = Setting(config["mode"], baseline, per_process, Sizes(**config.get("sizes", {})))
+    setting = Setting(config["mode"], baseline, per_process, Sizes(**config.get("sizes", {})), own)
     return Suite(engine, trainer, world, setting, phase)
 
 
-def _environment(config: dict[str, Any], engine: str, report: Report) -> gates.Gate:
-    """Gate 1; what the first pass found goes into the report."""
+def _environment(config: dict[str, Any], suite: Suite, report: Report) -> gates.Gate:
+    """Gate 1; what the first pass found goes into the report. Each node has an environment of its own, and one red one counts."""
     start = time.monotonic()
-    known = facts.gather(engine, config["driver"], config.get("imports") or facts.modules())
+    known = facts.gather(suite.engine.kind, config["driver"], config.get("imports") or facts.modules())
     report.data.setdefault("facts", known)
-    return replace(gates.environment(known, config["expected"]), seconds=time.monotonic() - start)
+    gate = gates.environment(known, config["expected"])
+    if suite.world.nodes > 1:
+        gate = gates.of_nodes(suite.world.gather(gate), suite.world.nodes)
+    return replace(gate, seconds=time.monotonic() - start)
 
 
 if __name__ == "__main__":

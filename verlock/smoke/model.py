@@ -12,23 +12,26 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 VOCABULARY = 4096
+WIDTH = 512
 BOS, EOS = 0, 1
+END = "<|im_end|>"
 SEED = 0
 SHARPER = 2.2  # the output layer is multiplied by this
 # One line is enough for verl: it only has to render a chat as text.
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
 
 
-def ensure(folder: Path) -> None:
-    """Write the checkpoint unless an earlier launch of the run did; an existing folder is complete."""
+def ensure(folder: Path, make: Callable[[Path], None] | None = None) -> None:
+    """Let `make` write a folder (by default the checkpoint) unless an earlier launch did; an existing folder is complete."""
     if folder.exists():
         return
     beside = folder.with_name(folder.name + ".new")
     shutil.rmtree(beside, ignore_errors=True)
-    write(beside)
+    (make or write)(beside)
     beside.rename(folder)
 
 
@@ -39,7 +42,7 @@ def write(folder: Path) -> None:
 
     config = Qwen2Config(
         vocab_size=VOCABULARY,
-        hidden_size=512,
+        hidden_size=WIDTH,
         intermediate_size=1024,
         num_hidden_layers=4,
         num_attention_heads=8,
@@ -64,23 +67,24 @@ def tokenizer(folder: Path) -> Path:
     return folder / "tokenizer"
 
 
-def write_tokenizer(folder: Path) -> None:
-    """Write a word-level tokenizer: `<bos>`, `<eos>`, then `w2` ... `w4095`, a word per id."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
+def write_tokenizer(folder: Path, size: int = VOCABULARY) -> None:
+    """Write a word-level tokenizer: `<bos>`, Qwen's `<|im_end|>`, then `w2` ... `w4095`, a word per id, `size` in all."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = {"<bos>": BOS, "<eos>": EOS, **{f"w{i}": i for i in range(2, VOCABULARY)}}
+    words = {"<bos>": BOS, END: EOS, **{f"w{i}": i for i in range(2, size)}}
     words_only = Tokenizer(models.WordLevel(words, unk_token="<bos>"))
     # Splitting at white space alone would leave `<bos>` whole as well; Whitespace also splits at punctuation, which no word has.
     words_only.pre_tokenizer = pre_tokenizers.Whitespace()
+    words_only.normalizer = normalizers.Replace("\n", " w2 ")  # verl 0.9 wants one token for it, as Qwen2's tokenizer has
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words_only, bos_token="<bos>", eos_token="<eos>", unk_token="<bos>", pad_token="<eos>"
+        tokenizer_object=words_only, bos_token="<bos>", eos_token=END, unk_token="<bos>", pad_token=END
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.save_pretrained(folder)
 
 
-def prompts(label: str, count: int, length: int) -> list[tuple[int, ...]]:
+def prompts(label: str, count: int, length: int, vocabulary: int = VOCABULARY) -> list[tuple[int, ...]]:
     """Random prompts, `count` of `length` ids; the label seeds them, so that no two gates share a prompt by accident."""
     draw = random.Random(f"{SEED}/{label}")
-    return [tuple(draw.randrange(2, VOCABULARY) for _ in range(length)) for _ in range(count)]
+    return [tuple(draw.randrange(2, vocabulary) for _ in range(length)) for _ in range(count)]

@@ -15,6 +15,14 @@ from verlock.smoke import gates
 from verlock.smoke.gates import Gate
 
 
+class Refused(Exception):
+    """What this run was given cannot be run: no gate's verdict, but a sentence for the user, and what to do about it."""
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(problem)
+        self.remedy = remedy
+
+
 class Report:
     """The report of one run; `write` is for rank 0 alone."""
 
@@ -50,7 +58,10 @@ def write_error(folder: Path, rank: int, phase: str, error: BaseException) -> No
     """Leave a note of what ended this rank."""
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     short = f"{type(error).__name__}: {error}".splitlines()[0][:500]
-    write_json(folder / f"error-{rank}.json", {"rank": rank, "phase": phase, "error": short, "traceback": text})
+    note: dict[str, Any] = {"rank": rank, "phase": phase, "error": short, "traceback": text}
+    if isinstance(error, Refused):
+        note |= {"error": str(error), "remedy": error.remedy}
+    write_json(folder / f"error-{rank}.json", note)
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -61,7 +72,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def errors(folder: Path) -> list[dict[str, Any]]:
-    """What ended each rank that died, in rank order."""
+    """What ended each rank that died, in rank order; with a `remedy` where the run was refused."""
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("error-*.json"))]
 
 

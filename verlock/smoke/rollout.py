@@ -7,7 +7,7 @@ when the engine runs in process.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +82,10 @@ class Engine(Protocol):
     kind: str
     vocabulary: int
     tokenizer: int
+
+    @staticmethod
+    def architectures() -> Collection[str]:
+        """The model architectures that it serves, by the names in a config.json."""
 
     def generate(self, prompts: Sequence[tuple[int, ...]], request: Request) -> list[list[Generated]]:
         """For each prompt, its continuations."""
@@ -172,6 +176,13 @@ class Vllm:
         self._model = self._runner.model
         self.vocabulary = int(self._llm.llm_engine.model_config.get_vocab_size())
         self.tokenizer = len(self._llm.get_tokenizer())
+
+    @staticmethod
+    def architectures() -> Collection[str]:
+        """See Engine."""
+        from vllm import ModelRegistry
+
+        return set(ModelRegistry.get_supported_archs())
 
     def generate(self, prompts: Sequence[tuple[int, ...]], request: Request) -> list[list[Generated]]:
         """See Engine. Every sampling parameter is given: generation_config.json must not change the distribution."""

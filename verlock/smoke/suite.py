@@ -55,22 +55,25 @@ class Setting:
         baseline: GiB in use before the engine started.
         per_process: memory is counted for each process, not for its whole device.
         sizes: how much every gate asks for.
+        own: the model is the user's own: how its weights are cut into shards is not known.
     """
 
     mode: str
     baseline: float
     per_process: bool
     sizes: Sizes
+    own: bool = False
 
 
 class World(Protocol):
-    """The ranks of this run; `gpus` is the number of GPUs they are on."""
+    """The ranks of this run; `gpus` is the number of GPUs they are on, on all `nodes` together."""
 
     rank: int
     local_rank: int
     size: int
     tp: int
     gpus: int
+    nodes: int
 
     def gather(self, mine: Any) -> list[Any]:
         """What every rank has, in rank order; collective."""
@@ -92,6 +95,8 @@ class Suite:
         self.setting = setting
         self.sizes = setting.sizes
         self.phase = phase
+        # ids that both the model and its tokenizer have: models pad their vocabulary
+        self.vocabulary = min(engine.vocabulary, engine.tokenizer) if setting.own else model.VOCABULARY
         self.fingerprint: list[dict[str, Any]] = []
         self.samples: list[dict[str, Any]] = []
         self._calls = 0
@@ -105,7 +110,7 @@ class Suite:
 
     def prompts(self, label: str, count: int, length: int) -> list[tuple[int, ...]]:
         """This replica's own prompts: ranks of one tensor parallel group get the same."""
-        return model.prompts(f"{label}/{self.replica}", count, length)
+        return model.prompts(f"{label}/{self.replica}", count, length, self.vocabulary)
 
     def generate(self, prompts: Sequence[tuple[int, ...]], **ask: Any) -> list[list[Generated]]:
         """A rollout; every call has a new seed, the same on all ranks of one replica."""
@@ -242,6 +247,7 @@ class Suite:
         """Gate 6; `awake` makes sleep and wake do nothing."""
         prompts = self.prompts("sleep", 8, self.sizes.length)
         before = self._greedy_ids(prompts)
+        held = self._held() if self.setting.own else {}
         in_use = self._memory()
         asleep = []
         same = 0
@@ -253,7 +259,7 @@ class Suite:
                 self.engine.wake()
             after = self._greedy_ids(prompts)
             same += sum(a == b for a, b in zip(before, after, strict=True))
-        wrong, shards = self._wrong_shards(self.trainer.weights())
+        wrong, shards = self._changed(held) if self.setting.own else self._wrong_shards(self.trainer.weights())
         mine = {
             "wrong": wrong,
             "shards": shards,
@@ -263,7 +269,20 @@ class Suite:
             "same": same,
             "compared": CYCLES * len(prompts),
         }
-        return gates.sleeping(self.world.gather(mine), self.setting.per_process, -(-self.world.size // self.world.gpus))
+        sharers = -(-self.world.size // self.world.gpus)
+        return gates.sleeping(self.world.gather(mine), self.setting.per_process, sharers, own=self.setting.own)
+
+    def _held(self) -> dict[str, torch.Tensor]:
+        """A copy of the engine's weights on the CPU."""
+        return {name: value.detach().to("cpu", copy=True) for name, value in self.engine.parameters().items()}
+
+    def _changed(self, before: dict[str, torch.Tensor]) -> tuple[list[str], int]:
+        """Which of the engine's weights are not, bit for bit, what they were `before`, and how many there are."""
+        import torch
+
+        live = self.engine.parameters()
+        changed = [name for name, value in before.items() if not torch.equal(live[name].cpu(), value)]
+        return changed, len(before)
 
     def _memory(self) -> float:
         """Memory in use while all ranks are at this same point: another rank's engine may be on the same GPU."""
@@ -328,9 +347,9 @@ class Suite:
         weights = self.trainer.weights()
         sent = {name: neighbour_half(name, value) for name, value in weights.items()} if neighbours else weights
         self.sync(sent.items())
-        wrong, shards = self._wrong_shards(weights)
+        wrong, shards = ([], None) if self.setting.own else self._wrong_shards(weights)
         share = [index for index in range(8) if index % (self.world.size // self.world.tp) == self.replica]
-        common = model.prompts("ranks", 8, self.sizes.length)
+        common = model.prompts("ranks", 8, self.sizes.length, self.vocabulary)
         sampled = self.sample([common[index] for index in share], 16)
         if neighbours:
             self.sync(weights.items())
@@ -345,7 +364,7 @@ class Suite:
             "sampled": tuple(each.tokens for each in sampled),
             "prompts": [share[place] for place, each in enumerate(sampled) if each.prompt == common[share[place]]],
         }
-        return gates.ranks_agree(self.world.gather(mine), self.world.tp, self.world.gpus)
+        return gates.ranks_agree(self.world.gather(mine), self.world.tp, self.world.gpus, self.world.nodes)
 
     def sampler(self, how: Sampling) -> Gate:
         """Gate 11; `how` is only for the engine: the trainer always uses the plain distribution."""

@@ -9,14 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from verlock.smoke.model import VOCABULARY, WIDTH
+
 if TYPE_CHECKING:
     import torch
 
     from verlock.smoke.rollout import Generated
 
+# For the tiny model. AdamW moves every weight by about this much, and so a layer's output by this much times the width: a model
+# of another width gets the rate that moves its outputs as far.
 LEARNING_RATE = 1e-3
 NUCLEUS = 0.95
-AT_ONCE = 32  # sequences in one forward where all their logits are needed: 32 x 64 x 4096 in fp32 are 32 MiB
+# Sequences in one forward where all their logits are needed: 32 x 64 x 4096 in fp32 are 32 MiB. Fewer for a larger vocabulary.
+AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -34,10 +39,14 @@ class Trainer:
     def __init__(self, checkpoint: Path, device: torch.device) -> None:
         import torch
         from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision, ShardingStrategy
-        from transformers import Qwen2ForCausalLM
+        from transformers import AutoModelForCausalLM
 
         self._device = device
-        model = Qwen2ForCausalLM.from_pretrained(checkpoint, torch_dtype=torch.float32, attn_implementation="sdpa")
+        # without attn_implementation transformers takes sdpa wherever the architecture has it
+        model = AutoModelForCausalLM.from_pretrained(checkpoint, torch_dtype=torch.float32)
+        vocabulary, width = model.get_input_embeddings().weight.shape
+        self._rate = LEARNING_RATE * WIDTH / width
+        self._at_once = max(AT_ONCE * VOCABULARY // vocabulary, 1)
         # On the CPU (rehearsals) every rank holds all weights, since FSDP's backward needs reduce_scatter, which gloo does not
         # have; and it computes in fp32, since a CPU without instructions for bf16 is 30 times slower at it.
         on_gpu = device.type == "cuda"
@@ -53,13 +62,13 @@ class Trainer:
             device_id=device,
         )
         with self._whole():
-            self._initial = [parameter.detach().clone() for parameter in self._fsdp.parameters()]
+            self._initial = [parameter.detach().to("cpu", copy=True) for parameter in self._fsdp.parameters()]
         self._optimizer = self._new_optimizer()
 
     def _new_optimizer(self) -> Any:
         import torch
 
-        return torch.optim.AdamW(self._fsdp.parameters(), lr=LEARNING_RATE)
+        return torch.optim.AdamW(self._fsdp.parameters(), lr=self._rate)
 
     def reset(self) -> None:
         """Back to the initial weights, with a fresh optimizer."""
@@ -75,7 +84,7 @@ class Trainer:
         largest = 0.0
         with self._whole():
             for parameter, initial in zip(self._fsdp.parameters(), self._initial, strict=True):
-                change = float((parameter.detach() - initial).abs().max())
+                change = float((parameter.detach() - initial.to(self._device)).abs().max())
                 largest = max(largest, change) if math.isfinite(change) else math.nan
         return largest
 
@@ -107,8 +116,8 @@ class Trainer:
         import torch
 
         total = dict.fromkeys(("tokens", "score", "variance", "outside", "expected", "spread"), 0.0)
-        for start in range(0, len(sequences), AT_ONCE):
-            batch = sequences[start : start + AT_ONCE]
+        for start in range(0, len(sequences), self._at_once):
+            batch = sequences[start : start + self._at_once]
             with torch.no_grad():
                 log = torch.log_softmax(self._logits(batch).double(), dim=-1)
             tokens = torch.tensor([each.tokens for each in batch], device=self._device)

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+# Seconds a phase of a rank may take. An engine with CUDA graphs started in 74 s; gates take a few seconds each.
+LIMITS = {"imports": 240.0, "trainer": 120.0, "engine": 300.0, "gate": 90.0, "last": 60.0}
 ALONE = 60.0  # a rank that nobody ended ends itself this many seconds after its limit
 FIRST_BEAT = 240.0  # seconds, including the import of torch from a cold disk
 

@@ -32,7 +32,7 @@ def take_place(gpus: int) -> None:
 class Ranks:
     """This process among the others; making one joins the default process group (NCCL on GPUs, gloo on the CPU)."""
 
-    def __init__(self, device: str, tp: int, gpus: int) -> None:
+    def __init__(self, device: str, tp: int, gpus: int, nodes: int = 1) -> None:
         import torch.distributed as dist
 
         self.rank = int(os.environ["RANK"])
@@ -40,6 +40,7 @@ class Ranks:
         self.size = int(os.environ["WORLD_SIZE"])
         self.tp = tp
         self.gpus = min(gpus, self.size)
+        self.nodes = nodes
         self._device = device
         if device == "cuda":
             import torch
@@ -49,6 +50,11 @@ class Ranks:
         # What ranks tell each other goes through the CPU: with NCCL it would need the right current device and a GPU that
         # answers, and the gates are there to test just that.
         self._control = dist.new_group(backend="gloo")
+
+    @property
+    def first(self) -> bool:
+        """Is this the rank that writes what all ranks of its node read? (Ranks that share a GPU all have local rank 0.)"""
+        return self.rank == 0 or (self.nodes > 1 and self.local_rank == 0)
 
     @property
     def device(self) -> torch.device:

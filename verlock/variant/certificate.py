@@ -29,7 +29,7 @@ SHAPE = {
     **dict.fromkeys(("date", "python", "digest"), str),
     "gpu": {"name": str, "count": int},
     "layouts": (None, [str]),
-    "standin": bool,
+    "standin": bool,  # of verl's own steps, which a pass over nodes does not have
     "flash_attn": (None, dict),
     "receipt": {
         "base": {"kind": str, "version": str},
@@ -37,6 +37,8 @@ SHAPE = {
         "site_wheels": (None, {EACH: {"version": str, "sha256": str}}),
     },
 }
+
+OVER_NODES = {**{key: value for key, value in SHAPE.items() if key != "standin"}, "layouts": [str], "nodes": int}
 
 
 def slug(gpu: str) -> str:
@@ -50,6 +52,12 @@ def file_name(gpu: str, count: int, python: str, default_python: str) -> str:
     return f"{slug(gpu)}x{count}{suffix}.json"
 
 
+def folder(variant: str, nodes: int = 1) -> Path:
+    """Where the certificates of a variant are; those of passes over several nodes have a folder for each number of nodes."""
+    found = paths.CERTIFICATES / variant
+    return found / f"{nodes}-nodes" if nodes > 1 else found
+
+
 def statement(certificate: dict[str, Any]) -> dict[str, Any]:
     """A certificate (as `verlock.proving.certify` makes it) as an in-toto statement about its digest: a test result, passed."""
     subject = {
@@ -59,7 +67,7 @@ def statement(certificate: dict[str, Any]) -> dict[str, Any]:
     receipt = certificate["receipt"]
     hashed = [(each["file"], each["sha256"]) for each in receipt["patches"]]
     hashed += [(each["file"], each["sha256"]) for each in receipt["site_wheels"].values()]
-    runs = [*certificate["runs"], certificate["verl"]]
+    runs = [*certificate["runs"], *([certificate["verl"]] if "verl" in certificate else [])]
     predicate = {
         "result": "PASSED",
         "configuration": [subject, *({"name": name, "digest": {"sha256": sha256}} for name, sha256 in hashed)],
@@ -87,16 +95,27 @@ def of(content: dict[str, Any]) -> dict[str, Any]:
 
 def read(variant: str) -> list[dict[str, Any]]:
     """All certificates of a variant, the newest first. Raises CertificateError."""
-    found = [_read(path) for path in sorted((paths.CERTIFICATES / variant).glob("*.json"))]
-    return sorted(found, key=lambda each: str(each["date"]), reverse=True)
+    return _all(sorted(folder(variant).glob("*.json")), SHAPE)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def over_nodes(variant: str) -> list[dict[str, Any]]:
+    """All certificates of passes that spanned nodes, the newest first: they stand beside a full pass on one machine, not for it.
+
+    Raises CertificateError.
+    """
+    return _all(sorted(folder(variant).glob("*-nodes/*.json")), OVER_NODES)
+
+
+def _all(files: list[Path], shape: dict[str, Any]) -> list[dict[str, Any]]:
+    return sorted((_read(path, shape) for path in files), key=lambda each: str(each["date"]), reverse=True)
+
+
+def _read(path: Path, shape: dict[str, Any]) -> dict[str, Any]:
     try:
         data = of(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         data = {}
-    if not fits(data, SHAPE):
+    if not fits(data, shape):
         raise CertificateError(f"{paths.shown(path)} is not a certificate", lockfiles.restore(path))
     return data
 
