@@ -4,6 +4,7 @@
   its use                   doctor, run, shell
   proof on your GPU         smoke-VARIANT, bench-rollout, status
   what is locked, and why   lock, diff, why, find, compare
+  for other places          bundle, relocate
   for other tools           export, sbom, audit
   work on verlock           tests, faults, coverage, lint, docs
 
@@ -87,11 +88,19 @@ def _make_tools(session: nox.Session, lock: Path, stamp: Path, wanted: str) -> N
     # uv's settings come first, as in verlock/system/package_index.py, so that one that only uv knows reaches pip too
     index = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL") or ""
     env = {"PIP_INDEX_URL": re.sub(r"^[\w.-]+=(?=\S)", "", index)} if index else {}
+    if bundle := carried(session):
+        pip += ["--no-index", "--find-links", str(bundle / "tools")]
     certificates = os.environ.get("SSL_CERT_FILE")  # the pip that comes with CPython 3.10 and 3.11 does not look at it
     if certificates and not any(os.environ.get(name) for name in ("PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")):
         env["PIP_CERT"] = certificates
     session.run(*pip, "--require-hashes", "--only-binary", ":all:", "-r", str(lock), external=True, env=env)
     stamp.write_text(wanted)  # last: without it the tools are installed again
+
+
+def carried(session: nox.Session) -> Path | None:
+    """The bundle that this run takes its files from (`-- --from DIR`), with verlock's tools in it; else None."""
+    words = [word for argument in session.posargs for word in argument.split("=", 1)]
+    return Path(words[words.index("--from") + 1]).absolute() if "--from" in words[:-1] else None
 
 
 def verlock(session: nox.Session, *arguments: str, tool_set: str = "requirements") -> None:
@@ -259,6 +268,18 @@ def find(session: nox.Session) -> None:
 def compare(session: nox.Session) -> None:
     """Show two variants side by side, packages and figures: -- VARIANT VARIANT"""
     verlock(session, "compare")
+
+
+@nox.session(default=False)
+def bundle(session: nox.Session) -> None:
+    """Put all that variants are made of into a folder: -- VARIANT... --to DIR"""
+    verlock(session, "bundle")
+
+
+@nox.session(default=False)
+def relocate(session: nox.Session) -> None:
+    """Pack a built environment into one archive, to be unpacked anywhere: -- VARIANT --to TAR"""
+    verlock(session, "relocate")
 
 
 @nox.session(default=False)

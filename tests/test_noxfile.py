@@ -188,6 +188,16 @@ def test_tools_are_made_once_and_again_when_their_lock_changes(load, clone):
     assert len(session.ran) == 4
 
 
+@pytest.mark.parametrize("words", [("--from", "/media/bundle", "--offline"), ("--strict", "--from=/media/bundle")])
+def test_tools_come_from_the_bundle_that_the_environment_comes_from(load, words):
+    module, _ = load()
+    session = Session(*words)
+    module.tools(session)
+    pip = session.ran[1]
+    assert pip[pip.index("--no-index") :][:3] == ("--no-index", "--find-links", "/media/bundle/tools")
+    assert "--require-hashes" in pip
+
+
 @pytest.mark.parametrize("killed_in", ["deleting", "making"])
 def test_tools_left_by_a_kill_at_the_worst_moment_are_made_again(load, clone, monkeypatch, killed_in):
     """Half deleted, or a folder without its stamp: neither may be taken for somebody else's."""

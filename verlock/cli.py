@@ -80,6 +80,10 @@ def _environment_commands(commands: Commands) -> None:
                         help="install this package from a git checkout of its release beside the environment, for you to edit; "
                              "without this option, what is editable stays so; `none`: nothing is")  # fmt: skip
     _site_wheel(create)
+    create.add_argument(
+        "--from", dest="bundle", type=Path, metavar="DIR", help="take the files from a bundle (`verlock bundle`)"
+    )
+    create.add_argument("--offline", action="store_true", help="with --from: ask no host for what the bundle lacks")
     create.add_argument("--quiet", action="store_true", help="print only warnings and errors")
     create.set_defaults(run=_create)
 
@@ -299,6 +303,37 @@ def _shipping_commands(commands: Commands) -> None:
                        help="OSV advisories (JSON, or a zip of such), where the OSV service cannot be reached")  # fmt: skip
     audit.set_defaults(run=_audit)
 
+    _bundle_command(commands)
+
+
+def _bundle_command(commands: Commands) -> None:
+    bundle = commands.add_parser(
+        "bundle", help="put all that variants are made of into a folder, for where no network is"
+    )
+    bundle.add_argument("variants", nargs="*", metavar="VARIANT")
+    bundle.add_argument(
+        "--to", type=Path, metavar="DIR", help="the bundle's folder; one that is there is brought up to date"
+    )
+    bundle.add_argument("--python", metavar="X.Y", help="a Python other than the variants' first")
+    bundle.add_argument("--base", choices=BASES, default=os.environ.get("VERLOCK_BASE") or "auto",
+                        help="conda: the conda layer's packages; host: this machine's CPython; "
+                             "auto (default): conda if it is available, else host")  # fmt: skip
+    bundle.add_argument("--tools-for", nargs="+", metavar="X.Y", default=[],
+                        help="the Pythons that will start the bundle (default: the one that runs this)")  # fmt: skip
+    bundle.add_argument("--part-size", metavar="SIZE", help="cut the bundle into files of at most SIZE, such as 4GiB")
+    bundle.add_argument("--strict", action="store_true", help="fail if an optional artefact is not available")
+    _site_wheel(bundle)
+    bundle.add_argument("--verify", type=Path, metavar="DIR", help="only compare a bundle with its manifest")
+    bundle.add_argument("--prune", action="store_true", help="only drop from the wheel store what no lock names")
+    bundle.set_defaults(run=_bundle)
+
+    relocate = commands.add_parser(
+        "relocate", help="pack a built environment into one archive, to be unpacked anywhere"
+    )
+    _variant(relocate)
+    relocate.add_argument("--to", type=Path, required=True, metavar="TAR", help="the archive")
+    relocate.set_defaults(run=_relocate)
+
 
 def _output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="write to FILE instead of standard output")
@@ -351,6 +386,11 @@ def _create(arguments: argparse.Namespace) -> int:
     if editable and "none" in editable and len(editable) > 1:
         print("verlock create: `--editable none` stands alone", file=sys.stderr)
         return 2
+    if arguments.bundle:
+        _from_bundle(arguments)
+    elif arguments.offline:
+        print("verlock create: --offline goes with --from DIR", file=sys.stderr)
+        return 2
     options = create.Options(
         base=arguments.base,
         strict=arguments.strict,
@@ -358,6 +398,18 @@ def _create(arguments: argparse.Namespace) -> int:
         site_wheels=_asked_site_wheels(arguments),
     )
     return create.run(arguments.variant, options, arguments.python)
+
+
+def _from_bundle(arguments: argparse.Namespace) -> None:
+    """Let what the bundle decides stand in for what the user did not say."""
+    from verlock.env import bundled
+
+    taken = bundled.use(arguments.bundle, arguments.variant, arguments.python, offline=arguments.offline)
+    arguments.python = taken.python
+    if arguments.base == "auto":
+        arguments.base = taken.base
+    if taken.site_wheels and not arguments.site_wheel:
+        arguments.site_wheel = [f"{package}={path}" for package, path in sorted(taken.site_wheels.items())]
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -567,6 +619,37 @@ def _audit(arguments: argparse.Namespace) -> int:
     from verlock.variant.chosen import choose
 
     return audit.run(choose(arguments.variant, arguments.python), arguments.advisories)
+
+
+def _bundle(arguments: argparse.Namespace) -> int:
+    from verlock.shipping import bundle, bundle_contents
+
+    if arguments.prune:
+        return bundle.prune()
+    if arguments.verify:
+        return bundle.verify(arguments.verify)
+    try:
+        part_size = bundle.bytes_of(arguments.part_size) if arguments.part_size else 0
+    except ValueError as error:
+        print(f"verlock bundle: --part-size: it must be {error}", file=sys.stderr)
+        return 2
+    if not arguments.variants or not arguments.to:
+        print("verlock bundle: name variants, and the folder with --to DIR", file=sys.stderr)
+        return 2
+    options = bundle_contents.Options(
+        base=arguments.base,
+        strict=arguments.strict,
+        site_wheels=_asked_site_wheels(arguments),
+        tools_for=arguments.tools_for or ["{}.{}".format(*sys.version_info)],
+    )
+    return bundle.run(arguments.variants, arguments.python, arguments.to, options, part_size)
+
+
+def _relocate(arguments: argparse.Namespace) -> int:
+    from verlock.env import python_choice
+    from verlock.shipping import relocate
+
+    return relocate.run(python_choice.built(arguments.variant, arguments.python), arguments.to)
 
 
 def _list(arguments: argparse.Namespace) -> int:

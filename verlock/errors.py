@@ -376,6 +376,39 @@ class RunnerMissing(VerlockError):
     exit_code = 66
 
 
+# 70-79: bundles and moved environments ----------------------------------------------------------------
+
+
+class BundleMissing(VerlockError):
+    """A file of a bundle is not there."""
+
+    exit_code = 70
+
+
+class BundleAltered(VerlockError):
+    """A file of a bundle has other bytes than its manifest names."""
+
+    exit_code = 71
+
+
+class BundleExtra(VerlockError):
+    """A bundle's folder holds a file that its manifest does not name."""
+
+    exit_code = 72
+
+
+class BundleRefused(VerlockError):
+    """A bundle cannot be made of this clone or machine, or does not hold what is asked of it."""
+
+    exit_code = 73
+
+
+class RelocateRefused(VerlockError):
+    """An environment cannot be moved: says which of its files stands against it."""
+
+    exit_code = 74
+
+
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _REFUSED = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.EBUSY, errno.ENAMETOOLONG, errno.EMFILE}

@@ -44,6 +44,17 @@ def cache_dir() -> Path:
     return path if path.is_absolute() else Path(tempfile.gettempdir()) / f"verlock-{os.getuid()}"
 
 
+def bundle_dir() -> Path | None:
+    """The bundle that files are taken from before any host is asked: `VERLOCK_BUNDLE`, which `create --from` sets; else None."""
+    given = os.environ.get("VERLOCK_BUNDLE")
+    return Path(given) if given else None
+
+
+def offline() -> bool:
+    """Whether no host may be asked for anything: `VERLOCK_OFFLINE` is 1, as `create --offline` sets it."""
+    return os.environ.get("VERLOCK_OFFLINE") == "1"
+
+
 def _folder(path: str, variable: str) -> Path:
     if os.path.isfile(path):  # noqa: PTH113 (it never fails)
         raise FileRefused(f"{path} is a file, and a folder belongs there", f"name a folder in {variable}")

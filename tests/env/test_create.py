@@ -281,7 +281,7 @@ class TestArtefacts:
     def test_what_can_be_fetched_is_noted_with_its_hash(self, making, monkeypatch, tmp_path):
         monkeypatch.setattr(artefacts, "fetch", lambda file, tell: tell("1 of 2 MB") or tmp_path / "x.whl")
         said = []
-        create._fetched(making, said.append)
+        create.fetched(making, said.append)
         (artefact,) = making.chosen.recipe.artefact
         file = artefact.file_for(making.chosen.recipe.torch, "3.10")
         assert making.wheels == {"flash-attn": (tmp_path / "x.whl", file.sha256)} and making.missing == {}
@@ -292,9 +292,9 @@ class TestArtefacts:
             raise NetworkError("nobody answers", "name a folder")
 
         monkeypatch.setattr(artefacts, "fetch", fetch)
-        assert create._fetched(making).missing == {"flash-attn": "nobody answers"} and making.wheels == {}
+        assert create.fetched(making).missing == {"flash-attn": "nobody answers"} and making.wheels == {}
         with pytest.raises(ArtefactMissing, match="nobody answers"):
-            create._fetched(create.Making(making.chosen, Options(strict=True)))
+            create.fetched(create.Making(making.chosen, Options(strict=True)))
 
 
 def test_the_documentation_names_the_steps_in_their_order():

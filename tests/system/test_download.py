@@ -174,3 +174,17 @@ def test_reachable_asks_once_and_within_its_time(host, monkeypatch):
     start = time.monotonic()
     assert not download.reachable([url, "http://127.0.0.1:9/"])
     assert time.monotonic() - start < 3 and len(asked) <= 1
+
+
+def test_an_offline_run_asks_no_host_and_takes_what_the_bundle_has(monkeypatch, tmp_path):
+    (tmp_path / "artefacts").mkdir()
+    (tmp_path / "artefacts/a.whl").write_bytes(b"a")
+    monkeypatch.setenv("VERLOCK_BUNDLE", str(tmp_path))
+    monkeypatch.setenv("VERLOCK_OFFLINE", "1")
+    with loopback.serve(loopback.Handler) as url:
+        assert not download.reachable([f"{url}/a.whl"])
+        sha256 = hashlib.sha256(b"a").hexdigest()
+        download.fetch_first([*download.users_places("a.whl"), f"{url}/a.whl"], tmp_path / "got", sha256)
+        with pytest.raises(NetworkError, match="this run is offline"):
+            download.fetch(f"{url}/b.whl", tmp_path / "b", sha256)
+    assert (tmp_path / "got").read_bytes() == b"a"

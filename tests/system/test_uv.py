@@ -148,6 +148,25 @@ def test_what_is_not_cached_is_fetched_and_that_run_s_word_counts(answers, error
         uv.cached_or_fetched(["pip", "sync"])
 
 
+def test_a_bundle_is_tried_after_the_cache_and_an_offline_run_asks_nobody_else(answers, monkeypatch):
+    monkeypatch.setenv("VERLOCK_BUNDLE", "/media/bundle")
+    carried = ["pip", "sync", "--offline", "--no-index", "--find-links", "/media/bundle/wheels"]
+    missing = InstallError("not there")
+    calls = answers(missing, None)
+    uv.cached_or_fetched(["pip", "sync"])
+    assert [words for words, _ in calls] == [["pip", "sync", "--offline"], carried]
+    calls.clear()
+    answers(missing, missing, None)
+    uv.cached_or_fetched(["pip", "sync"])
+    assert [words for words, _ in calls] == [["pip", "sync", "--offline"], carried, ["pip", "sync"]]
+    monkeypatch.setenv("VERLOCK_OFFLINE", "1")
+    calls.clear()
+    answers(missing, missing)
+    with pytest.raises(InstallError, match="not there") as raised:
+        uv.cached_or_fetched(["pip", "sync"])
+    assert len(calls) == 2 and "bundle -- --verify /media/bundle" in raised.value.remedy
+
+
 def test_a_full_disk_is_not_tried_twice(answers):
     calls = answers(DiskTooSmall("full"))
     with pytest.raises(DiskTooSmall):

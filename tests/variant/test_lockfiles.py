@@ -102,3 +102,17 @@ def test_a_lock_that_is_no_text_is_refused(tmp_path, read):
 @pytest.mark.parametrize("name", ["A_b.c", "a--b__c", "a-b-c"])
 def test_names_are_compared_as_the_standard_says(name):
     assert lockfiles.normalise(name) == "a-b-c"
+
+
+def test_a_lock_for_several_pythons_may_name_a_package_once_for_each(tmp_path):
+    lock = tmp_path / "front.txt"
+    lines = [
+        f"six==1.{n} ; python_version {sign} '3.11' --hash=sha256:{DIGEST}\n" for n, sign in ((16, "<"), (17, ">="))
+    ]
+    lock.write_text("".join(lines))
+    assert [pin.version for pin in lockfiles.pins(lock, forked=True)] == ["1.16", "1.17"]
+    with pytest.raises(LockError, match="six is there twice"):
+        lockfiles.pins(lock)
+    lock.write_text(lines[0] * 2)
+    with pytest.raises(LockError, match="six is there twice"):
+        lockfiles.pins(lock, forked=True)

@@ -118,6 +118,17 @@ def reachable(lock: Path, mirrors: Sequence[str] = (), cache: Path | None = None
     return True
 
 
+def fetch(lock: Path, folder: Path, *, mirrors: Sequence[str] = ()) -> dict[str, Path]:
+    """Have the packages of a conda-lock.yml as files, by their sha256: `folder`/<sha256>/<file>; what is there whole is kept.
+
+    Returns path in the channel (such as linux-64/p-1-0.conda) -> file. Raises as `install`.
+    """
+    found: dict[str, str] = _in_child(
+        "fetch", lock=str(lock), folder=str(folder), mirrors=list(mirrors), cache=str(folder)
+    )
+    return {tail: Path(path) for tail, path in found.items()}
+
+
 def convert(lock: Path, output: Path) -> None:
     """Write the packages of a conda-lock.yml as a lock file of rattler's own. Raises InstallError."""
     _in_child("convert", lock=str(lock), output=str(output))
@@ -129,7 +140,13 @@ def cache_dir() -> Path:
 
 
 def mirrors_from_environment() -> list[str]:
-    """The conda mirrors of `VERLOCK_CONDA_MIRROR`: URLs or folders, separated by commas."""
+    """The conda mirrors: a bundle's packages, then those of `VERLOCK_CONDA_MIRROR`, URLs or folders separated by commas."""
+    bundle = paths.bundle_dir()
+    carried = [str(bundle / "conda")] if bundle else []
+    return [*carried, *_users_mirrors()]
+
+
+def _users_mirrors() -> list[str]:
     return [item.strip() for item in os.environ.get("VERLOCK_CONDA_MIRROR", "").split(",") if item.strip()]
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from verlock import paths
 from verlock.conda import places
 from verlock.conda.client import split_url
 from verlock.conda.places import local_path
@@ -44,6 +45,8 @@ def _places(job: dict[str, Any]) -> places.Places:
     config = _config()
     listed = [(split_url(item["url"]), item["sha256"]) for item in lockfiles.conda_packages(Path(job["lock"]))]
     table = {base: [*job["mirrors"], *(config.mirrors.get(base) or [base])] for (base, _, _), _ in listed}
+    if paths.offline():
+        table = {base: [each for each in asked if local_path(each) is not None] for base, asked in table.items()}
     config.unset("mirrors")  # else rattler would go to them in place of the channel, and stop at the first
     drafts = Path(job["cache"]) if job["cache"] else None
     if drafts:
@@ -171,6 +174,18 @@ def _ask(job: dict[str, Any]) -> None:
     _places(job).ask(base, tail)
 
 
+def _fetch(job: dict[str, Any]) -> dict[str, str]:
+    source, found = _places(job), {}
+    for item in lockfiles.conda_packages(Path(job["lock"])):
+        base, _, tail = split_url(item["url"])
+        path = Path(job["folder"]) / item["sha256"] / tail.rpartition("/")[2]
+        if files.sha256_if_there(path) != item["sha256"]:
+            with source.get(base, tail) as file:
+                files.write_whole(path, file.read())
+        found[tail] = str(path)
+    return found
+
+
 def _convert(job: dict[str, Any]) -> None:
     from rattler import LockFile
 
@@ -190,11 +205,11 @@ def _damaged(prefix: Path) -> set[str]:
     for meta in (prefix / "conda-meta").glob("*.json"):
         try:
             record = json.loads(meta.read_text(encoding="utf-8"))
-            paths = record["paths_data"]["paths"]
+            installed = record["paths_data"]["paths"]
         except (ValueError, KeyError):
             meta.unlink()  # a half-written record: the package counts as not installed
             continue
-        if not all(_intact(prefix, item) for item in paths):
+        if not all(_intact(prefix, item) for item in installed):
             damaged.add(record["name"])
     return damaged
 
@@ -351,7 +366,11 @@ def _main(action: str) -> None:
     answer: dict[str, Any]
     try:
         job = json.loads(sys.stdin.read())
-        answer = {"result": {"install": _install, "ask": _ask, "solve": _solve, "convert": _convert}[action](job)}
+        answer = {
+            "result": {"install": _install, "ask": _ask, "fetch": _fetch, "solve": _solve, "convert": _convert}[action](
+                job
+            )
+        }
     except BaseException as error:  # a panic in rattler is a BaseException
         translated = _translate(action, error)
         answer = {"error": type(translated).__name__, "problem": translated.problem, "remedy": translated.remedy}

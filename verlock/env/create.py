@@ -187,7 +187,7 @@ def _make(chosen: Chosen, options: Options, own: SiteWheels | None, present: dic
         present = _inspected(chosen, present)
     if present is not None:
         missing = present["missing"].keys()
-        if not missing or not missing - _fetched(making).missing.keys():
+        if not missing or not missing - fetched(making).missing.keys():
             return present  # whole, and as complete as it can be now
     making.site_wheels = site_wheels.remembered(chosen) if own is None else own
     editable = receipt.editable(receipt.raw(chosen.prefix)) if options.editable is None else options.editable
@@ -231,12 +231,12 @@ def _base(making: Making, step: console.Step) -> None:
 
 
 def _artefacts(making: Making, step: console.Step) -> None:
-    _fetched(making, lambda text: setattr(step, "detail", text))
+    fetched(making, lambda text: setattr(step, "detail", text))
     found = [f"{name} {'site wheel' if name in making.site_wheels else 'verified'}" for name in making.wheels]
     step.detail = ", ".join([*found, *(f"{name} MISSING" for name in making.missing)]) or "none"
 
 
-def _fetched(making: Making, tell: Callable[[str], None] = lambda text: None) -> Making:
+def fetched(making: Making, tell: Callable[[str], None] = lambda text: None) -> Making:
     """Note file and sha256 of each artefact: the site wheel's, else what can be fetched or is cached; or why there is none."""
     from verlock.env import artefacts
     from verlock.sources import wheel_store
@@ -277,13 +277,24 @@ def _wheels(making: Making, step: console.Step, again: Collection[str] = ()) -> 
             _source(making)
         layer = chosen.pip_layer(making.wheels)
         uv.sync(chosen.interpreter, layer, again=again)
-        making.listed = installed.recorded(chosen.site)
+        making.listed = _listed(chosen)
         if lost := installed.overruled(chosen.site, making.listed):
             uv.sync(chosen.interpreter, layer, again=lost)
-            making.listed = installed.recorded(chosen.site)
+            making.listed = _listed(chosen)
     walked = receipt.walk(chosen.site)
     for folder, package in installed.folders_of_wheels(chosen.site, walked, making.listed).items():
         making.folders[str(Path(folder).relative_to(chosen.prefix))] = package
+
+
+def _listed(chosen: Chosen) -> dict[str, Recorded]:
+    """The RECORDs of what is installed; they do not tell whether it came out of a bundle."""
+    from verlock.env import installed
+
+    if paths.bundle_dir():
+        from verlock.env import bundled
+
+        bundled.as_from_an_index(chosen.site)
+    return installed.recorded(chosen.site)
 
 
 def _source(making: Making) -> None:

@@ -175,6 +175,8 @@ def run(chosen: Chosen, *, as_json: bool, strict: bool) -> int:
     raise_for(sealed["variant"], prefix, damage)
     for line in receipt.said(sealed["site_wheels"]):
         console.say(line)
+    for each in sealed.get("moved") or []:
+        console.say(f"moved: from {each['from']}, on {each['when'][:10]}")
     for package, reason in sealed["missing"].items():
         if strict:
             raise errors.Incomplete(

@@ -34,7 +34,7 @@ NOTES = {
     ),
     "Rollouts": (
         "",
-        "The document speaks of bursts of V0 for n > 1: *max / median* of those rows is how much longer their slowest iteration was.",
+        "The document speaks of bursts of V0 for n > 1: *max / median* says how much longer the slowest iteration was.",
     ),
     COSTS: ("", f"Each is the least of three. Published by others: {'; '.join(PUBLISHED)}."),
 }

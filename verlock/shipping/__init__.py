@@ -1,1 +1,1 @@
-"""An environment and its locks in; out: commands inside it, on a cluster and under Ray too, and the forms other tools read."""
+"""An environment and its locks in; out: commands inside it, bundles and archives of it, and the forms other tools read."""

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote, unquote, urlsplit
 
-from verlock import console
+from verlock import console, paths
 from verlock.errors import IntegrityError, NetworkError
 from verlock.system import addresses, files, process
 
@@ -33,6 +33,7 @@ _LONGEST_PAUSE = 60  # seconds, also where a host asks for more (Retry-After)
 _CONNECT_SECONDS, _SILENT_SECONDS = 10.0, 30.0
 _REACHABLE_SECONDS = 3.0
 _BLOCK = 1 << 20  # bytes; so much more than ever before counts as something gained
+_OFFLINE = "this run is offline"
 _PUT_IT = f"put the file into a folder and name that folder in {PLACE}"
 
 
@@ -155,10 +156,16 @@ def fetch_first(
 
 
 def users_places(name: str) -> list[Path | str]:
-    """Where the user keeps files of their own (`VERLOCK_ARTEFACTS`, a folder or a base URL): this file there, or nothing.
+    """Where files may lie that need no host: in the bundle of this run, and in the user's own place.
 
-    A folder that is not there is said, once, and counts as none.
+    That is `VERLOCK_ARTEFACTS`, a folder or a base URL; a folder that is not there is said, once, and counts as none.
     """
+    bundle = paths.bundle_dir()
+    carried = [bundle / folder / name for folder in ("artefacts", "wheels")] if bundle else []
+    return [*(path for path in carried if path.is_file()), *_users_own(name)]
+
+
+def _users_own(name: str) -> list[Path | str]:
     given = os.environ.get(PLACE, "").strip()
     if not given:
         return []
@@ -204,6 +211,8 @@ def reachable(urls: Iterable[str]) -> bool:
 
 def connect(url: str, seconds: float) -> None:
     """Open a connection to the host of an address and close it; behind a proxy nothing is done. Raises OSError or ValueError."""
+    if paths.offline():
+        raise ConnectionError(_OFFLINE)
     if not process.proxied(os.environ):
         parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -312,6 +321,10 @@ def _asked(
     """The head of an answer, whose body is still to be read; `final`: refusals that the caller wants. Raises _Failure."""
     import requests
 
+    if paths.offline():
+        raise _Failure(
+            NetworkError(f"{addresses.host(url)} is not asked for {what}: {_OFFLINE}", _PUT_IT), passing=False
+        )
     try:
         plain, login = addresses.split(url)
         answer = session.get(

@@ -25,6 +25,7 @@ print(json.dumps({"library": library,
                   "implementation": platform.python_implementation(), "version": platform.python_version(),
                   "executable": sys.executable, "bits": 8 * struct.calcsize("P"), "venv": sys.prefix != sys.base_prefix}))
 """
+VARIABLE = "VERLOCK_HOST_PYTHON"  # names an interpreter that is taken before all others of its minor version
 _PATIENCE = 10  # seconds a candidate may take to start; a cold network home takes a few
 
 
@@ -38,7 +39,13 @@ class HostPython:
 
 
 def find(minor: str) -> HostPython | None:
-    """The newest working 64-bit CPython `minor` (such as "3.10") outside any virtual environment, or None."""
+    """The newest working 64-bit CPython `minor` (such as "3.10") outside any virtual environment, or None.
+
+    One that VERLOCK_HOST_PYTHON names counts before all others: a bundle's is named there.
+    """
+    named = os.environ.get(VARIABLE)
+    if named and (own := probe(Path(named))) and own.version.rpartition(".")[0] == minor:
+        return own
     for name in (f"python{minor}", "python3"):  # the second only where the first finds nothing: each costs a start
         found: dict[Path, HostPython] = {}
         for path in candidates(minor, name):

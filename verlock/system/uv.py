@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from verlock import console
+from verlock import console, paths
 from verlock.errors import DiskTooSmall, InstallError, IntegrityError, NetworkError, VerlockError
 from verlock.system import addresses, package_index, process
 
@@ -77,17 +77,34 @@ def sync(python: Path, layer: PipLayer, again: Iterable[str] = ()) -> None:
 
 
 def cached_or_fetched(arguments: list[str], stdin: str = "") -> None:
-    """Run an installing uv command from the cache alone, and only where that lacks something with the index. Raises as `run`.
+    """Run an installing uv command from the cache alone; where that lacks something from a bundle, if there is one; then with
+    the index, unless this run is offline. Raises as `run`.
 
     With everything cached this needs no network, and is a second or two faster than asking an index about each of 180 packages;
     that the cache lacks something is known in a third of a second, before anything is installed.
     """
+    places = [["--offline"]]
+    if bundle := paths.bundle_dir():
+        places.append(["--offline", "--no-index", "--find-links", str(bundle / "wheels")])
+    if not paths.offline():
+        places.append([])
+    *others, last = places
+    for each in others:
+        try:
+            run([*arguments, *each], stdin=stdin)
+        except DiskTooSmall:
+            raise
+        except VerlockError:
+            continue
+        return
     try:
-        run([*arguments, "--offline"], stdin=stdin)
-    except DiskTooSmall:
-        raise
-    except VerlockError:
-        run(arguments, stdin=stdin)
+        run([*arguments, *last], stdin=stdin)
+    except VerlockError as error:
+        if not bundle:
+            raise
+        raise type(error)(
+            error.problem, f"`nox -s bundle -- --verify {bundle}` says whether the bundle is whole"
+        ) from None
 
 
 def make_venv(interpreter: Path, prefix: Path, prompt: str) -> None:

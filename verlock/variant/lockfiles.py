@@ -74,14 +74,19 @@ def normalise(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def pins(path: Path, *, hashed: bool = True) -> list[Pin]:
+def pins(path: Path, *, hashed: bool = True, forked: bool = False) -> list[Pin]:
     """The pins of a requirements.txt in pip-tools' format.
+
+    Args:
+        path: of the file.
+        hashed: every pin must have a hash.
+        forked: a package may be there several times, with other markers, as in a lock for several Pythons.
 
     Raises:
         LockError: the file is missing, or a line (whose number is given) is no pin, has no hash or appears twice.
     """
     lines = text_of(path).splitlines()
-    found: dict[str, Pin] = {}
+    found: dict[tuple[str, str], Pin] = {}
     for number, text, via in _entries(lines):
         words = text.split("--hash=")
         match = _PIN.match(words[0].strip())
@@ -96,9 +101,11 @@ def pins(path: Path, *, hashed: bool = True) -> list[Pin]:
         name = normalise(match["name"])
         if hashed and not hashes:
             raise LockError(f"{paths.shown(path)}, line {number}: {name} has no hash", restore(path))
-        if name in found:
+        marker = (match["marker"] or "").strip()
+        key = name, marker if forked else ""
+        if key in found:
             raise LockError(f"{paths.shown(path)}, line {number}: {name} is there twice", restore(path))
-        found[name] = Pin(name, match["version"], tuple(hashes), (match["marker"] or "").strip(), tuple(via))
+        found[key] = Pin(name, match["version"], tuple(hashes), marker, tuple(via))
     return list(found.values())
 
 

@@ -36,6 +36,7 @@ SHAPE = {
     "editable": (bool, {EACH: {**dict.fromkeys(("checkout", "commit", "tree"), str), "differs": {EACH: str}}}),
     "files": {EACH: str},
     "folders": (None, {EACH: str}),
+    "moved": (None, [dict.fromkeys(("from", "to", "when"), str)]),
 }
 
 
