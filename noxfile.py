@@ -278,7 +278,7 @@ def bundle(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def relocate(session: nox.Session) -> None:
-    """Pack a built environment into one archive, to be unpacked anywhere: -- VARIANT --to TAR"""
+    """Pack a built environment into one archive for elsewhere: -- VARIANT --to TAR"""
     verlock(session, "relocate")
 
 
