@@ -123,11 +123,18 @@ class Cluster:
     def wait(
         self, job: str, output: Path, states=("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL"), seconds=600
     ) -> str:
-        """Wait until the job is in one of these states; returns which."""
+        """Wait until the job is in one of these states and its output no longer grows; returns which.
+
+        The nodes write into one file, and one's last lines came after the job had ended, once on a busy machine.
+        """
         end = time.monotonic() + seconds
         while (state := self.state(job)) not in states:
             assert time.monotonic() < end, (
                 f"job {job} is {state}\n{output.read_text() if output.exists() else 'no output'}"
             )
             time.sleep(0.3)
+        before = -1
+        while (now := output.stat().st_size if output.exists() else 0) != before and time.monotonic() < end:
+            before = now
+            time.sleep(1.0)
         return state

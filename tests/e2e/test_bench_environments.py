@@ -80,6 +80,7 @@ def stop(**asked):
     assert asked["enable_prefix_caching"] and asked["gpu_memory_utilization"] == 0.5
     print("stopped before the engine")
     raise SystemExit(0)
+stop.from_engine_args = lambda asked: stop(**vars(asked))  # so from 0.24 on
 vllm.LLM = stop
 sys.argv = sys.argv[1:]
 if sys.argv[0] == "-m":
