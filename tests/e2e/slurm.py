@@ -125,7 +125,7 @@ class Cluster:
     ) -> str:
         """Wait until the job is in one of these states and its output no longer grows; returns which.
 
-        The nodes write into one file, and one's last lines came after the job had ended, once on a busy machine.
+        The nodes write into one file. Once, on a busy machine, one node's lines were not in it yet when the job had ended.
         """
         end = time.monotonic() + seconds
         while (state := self.state(job)) not in states:

@@ -84,19 +84,23 @@ def repository(at: str, out: Path) -> None:
     _git("archive", "--format=tar", f"--output={out}", at)
 
 
-def _git(*arguments: str) -> str:
+def _git(*arguments: str, store: Path | None = None, listed: str = "") -> str:
+    """What git prints, in this clone or of a git directory; `listed` is its standard input."""
+    where = ("-c", "core.quotePath=false", "-c", "tar.umask=0022") if store is None else ("--git-dir", str(store))
     done = subprocess.run(
-        process.bound([git_apply.git(), "-c", "core.quotePath=false", "-c", "tar.umask=0022", *arguments]),
+        process.bound([git_apply.git(), *where, *arguments]),
         cwd=paths.ROOT,
         env=process.GIT.environment(),
+        input=listed,
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
+        remedy = "make the bundle from a clone of verlock's repository that belongs to you"
         raise BundleRefused(
-            f"git {arguments[0]} fails in {paths.ROOT}: {done.stderr.strip() or done.returncode}",
-            "make the bundle from a clone of verlock's repository that belongs to you",
+            f"git {' '.join(arguments[:3])} fails in {store or paths.ROOT}: {done.stderr.strip() or done.returncode}",
+            f"remove {store}, and run again" if store else remedy,
         )
     return done.stdout
 
@@ -107,29 +111,16 @@ def _git(*arguments: str) -> str:
 def source(wanted: Source, scratch: Path, out: Path) -> None:
     """Write the store of a source's commit (`git_commit.store`) as an archive.
 
-    Its objects are packed anew, one by one and without compression: how git packs what it fetches differs from run to run, and
-    how well it compresses from machine to machine. Raises as `git_commit.store`, and BundleRefused.
+    git packs what it fetches in another order each time, and compresses it in another way on each machine. So the objects are
+    packed again, in a fixed order and uncompressed: the same commit then gives the same bytes.
+
+    Raises as `git_commit.store`, and BundleRefused.
     """
     store = git_commit.store(wanted)
     packs = scratch / "objects" / "pack"
     packs.mkdir(parents=True)
 
-    def git(*arguments: str, listed: str = "") -> str:
-        done = subprocess.run(
-            process.bound([git_apply.git(), "--git-dir", str(store), *arguments]),
-            input=listed,
-            env=process.GIT.environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise BundleRefused(
-                f"git {arguments[0]} fails in {store}: {done.stderr.strip()}", f"remove {store}, and run again"
-            )
-        return done.stdout
-
-    listed = git("rev-list", "--objects", "--no-object-names", wanted.commit)
+    listed = _git("rev-list", "--objects", "--no-object-names", wanted.commit, store=store)
     options = (
         "--quiet",
         "--threads=1",
@@ -139,12 +130,13 @@ def source(wanted: Source, scratch: Path, out: Path) -> None:
         "--no-reuse-object",
         "--compression=0",
     )
-    config = ("-c", "pack.writeReverseIndex=false")
-    git(*config, "pack-objects", *options, str(packs / "pack"), listed=listed)
+    _git(
+        "-c", "pack.writeReverseIndex=false", "pack-objects", *options, str(packs / "pack"), store=store, listed=listed
+    )
     for name in ("HEAD", "config", "shallow"):
         if (store / name).exists():
             (scratch / name).write_bytes((store / name).read_bytes())
-    for line in git("for-each-ref", "--format=%(objectname) %(refname)").splitlines():
+    for line in _git("for-each-ref", "--format=%(objectname) %(refname)", store=store).splitlines():
         sha1, _, ref = line.partition(" ")
         (scratch / ref).parent.mkdir(parents=True, exist_ok=True)
         (scratch / ref).write_text(f"{sha1}\n")

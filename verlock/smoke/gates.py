@@ -496,7 +496,24 @@ def ranks_agree(ranks: Sequence[Mapping[str, Any]], tp: int, gpus: int, nodes: i
             names = ", ".join(rank["wrong"][:2])
             wrong = f"{len(rank['wrong'])} of {rank['shards']} parameters ({names} ...)"
             problems.append(f"rank {place} holds other weights than its shard in {wrong}")
-    replicas = [ranks[start : start + tp] for start in range(0, world, tp)]
+    problems += _replicas_disagree([ranks[start : start + tp] for start in range(0, world, tp)])
+    misplaced = sum(len(rank["wrong"]) for rank in ranks)
+    unknown = any(rank["shards"] is None for rank in ranks)
+    weights = "weights not compared" if unknown else f"{misplaced}/{sum(rank['shards'] for rank in ranks)} shards wrong"
+    seen = "placement" if unknown else "placement and weights"
+    note = "" if world > 1 else f"one rank: {seen}; the rest needs --ranks 2"
+    return _gate(
+        "10",
+        problems,
+        f"{layout(world, gpus, nodes)}, TP={tp} DP={world // tp}, {weights}",
+        f"each at its place, {'' if unknown else '0 wrong, '}replicas agree",
+        note=note,
+    )
+
+
+def _replicas_disagree(replicas: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:
+    """What is wrong within a replica, whose ranks must say the same, and between replicas. Ranks are as in `ranks_agree`."""
+    problems = []
     for number, replica in enumerate(replicas):
         for other in replica[1:]:
             if other["sampled"] != replica[0]["sampled"] or other["greedy"] != replica[0]["greedy"]:
@@ -513,18 +530,7 @@ def ranks_agree(ranks: Sequence[Mapping[str, Any]], tp: int, gpus: int, nodes: i
     answered = sorted(index for replica in replicas for index in replica[0]["prompts"])
     if answered != list(range(len(answered))):
         problems.append("the replicas' shares do not add up to the batch: prompts are missing or answered twice")
-    misplaced = sum(len(rank["wrong"]) for rank in ranks)
-    unknown = any(rank["shards"] is None for rank in ranks)
-    weights = "weights not compared" if unknown else f"{misplaced}/{sum(rank['shards'] for rank in ranks)} shards wrong"
-    seen = "placement" if unknown else "placement and weights"
-    note = "" if world > 1 else f"one rank: {seen}; the rest needs --ranks 2"
-    return _gate(
-        "10",
-        problems,
-        f"{layout(world, gpus, nodes)}, TP={tp} DP={world // tp}, {weights}",
-        f"each at its place, {'' if unknown else '0 wrong, '}replicas agree",
-        note=note,
-    )
+    return problems
 
 
 def sampler(replicas: Sequence[Mapping[str, float]]) -> Gate:
