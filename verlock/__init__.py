@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 
 ORDER = (
     # what every step uses
+    "straight",  # imported before anything else is
     "errors",
     "paths",
     "console",

@@ -7,6 +7,8 @@ import signal
 import sys
 from types import TracebackType
 
+from verlock import straight
+
 
 def end_like_ctrl_c() -> None:
     """Let SIGTERM and SIGHUP end this process as Ctrl-C does, with its clean-up; processes forked from it end at once.
@@ -31,6 +33,12 @@ def run() -> int:
     ctrl_c = signal.getsignal(signal.SIGINT)
     if ctrl_c is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is something to clean up, the end needs no traceback
+    if command := straight.way(sys.argv[1:]):
+        signal.signal(signal.SIGINT, ctrl_c)
+        try:  # noqa: SIM105 (contextlib is not imported yet)
+            straight.become(command, os.environ)
+        except OSError:  # the long way says what is wrong
+            pass
     from verlock.cli import main
 
     end_like_ctrl_c()

@@ -12,19 +12,23 @@ import sys
 import pytest
 import toy
 
-from verlock import cli, paths
+from verlock import cli, paths, straight
+from verlock.env import launcher
 from verlock.shipping import launch
 from verlock.system import process
 from verlock.variant import receipt
 from verlock.variant.chosen import choose
 
 
-@pytest.fixture
-def prefix(clone):
-    """A finished environment as far as `run` looks: a receipt, and a Python."""
-    prefix = choose("vllm073").prefix
+@pytest.fixture(params=["with verlock-run", "made by an older verlock"])
+def prefix(clone, request):
+    """A finished environment as far as `run` looks: a receipt, a Python, and what lets `run` take the short way."""
+    chosen = choose("vllm073")
+    prefix = chosen.prefix
     (prefix / "bin").mkdir(parents=True)
     (prefix / "bin/python").symlink_to(sys.executable)
+    if request.param == "with verlock-run":
+        launcher.write(prefix, launch.settings(chosen))
     receipt.write(prefix, {**toy.SEALED, "schema": receipt.SCHEMA, "prefix": str(prefix)})
     return prefix
 
@@ -40,6 +44,20 @@ def test_a_command_has_its_exit_code_arguments_and_input(prefix):
     code = "import sys; print(sys.argv[1:], sys.stdin.read()); sys.exit(7)"
     done = run(prefix, "run", "vllm073", "python", "-c", code, "--python", "-x", "--", "b c", stdin="in")
     assert (done.returncode, done.stdout) == (7, "['--python', '-x', '--', 'b c'] in\n"), done.stderr
+
+
+def test_the_short_way_is_for_a_program_of_a_finished_environment(prefix, monkeypatch):
+    monkeypatch.setenv("VERLOCK_ENVS", str(prefix.parent))
+    there = (prefix / launcher.NAME).exists()
+    runner = str(prefix / launcher.NAME)
+    for line in (["vllm073", "python", "-c", "--"], ["vllm073", "--", "python", "-c", "--"]):
+        assert straight.way(["run", *line]) == ([runner, "python", "-c", "--"] if there else None)
+    for line in (["run", "vllm073", "pwd"], ["run", "vllm073", "--chdir", "/", "python"], ["run", "vllm073"], ["run"], [],
+                 ["run", "vllm072", "python"], ["run", "../vllm073", "python"], ["shell", "vllm073", "python"],
+                 ["run", "vllm073", "--", "--flags"]):  # fmt: skip
+        assert straight.way(line) is None
+    (prefix / receipt.NAME).unlink()
+    assert straight.way(["run", "vllm073", "python"]) is None
 
 
 @pytest.mark.parametrize("line", [["vllm073", "--chdir", "/", "--", "pwd"], ["--chdir", "/", "vllm073", "pwd"],

@@ -11,9 +11,10 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
+from verlock import straight
 from verlock.system import process
 
-NAME = "bin/verlock-run"  # in a prefix; environments that an older verlock made do not have it
+NAME = straight.RUNNER
 
 _NOT_FOUND = 127  # what env(1) and every shell answer where there is no such program
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from verlock import console
+from verlock import console, straight
 from verlock.env import launcher
 from verlock.errors import FileRefused, ToolMissing
 from verlock.variant import receipt
@@ -40,7 +39,7 @@ def run(chosen: Chosen, command: Sequence[str], folder: str | None = None) -> in
     variables = inside(chosen)
     _enter(folder)
     try:
-        _become(command, variables)
+        straight.become(command, variables)
     except FileNotFoundError:
         print(f"verlock: {command[0]}: no such program in {chosen.prefix}/bin or in PATH", file=sys.stderr)
         return NOT_FOUND
@@ -74,7 +73,7 @@ def shell(chosen: Chosen, folder: str | None = None) -> NoReturn:
     os.write(reader, start.encode())
     os.lseek(reader, 0, os.SEEK_SET)
     console.say(f"a shell inside {chosen.prefix}; `exit` leaves it")
-    _become([bash, "--rcfile", f"/dev/fd/{reader}", "-i"], variables)
+    straight.become([bash, "--rcfile", f"/dev/fd/{reader}", "-i"], variables)
 
 
 def inside(chosen: Chosen) -> dict[str, str]:
@@ -131,11 +130,3 @@ def _enter(folder: str | None) -> None:
         os.chdir(folder or ".")
     except (FileNotFoundError, NotADirectoryError):
         raise FileRefused(f"{folder} is no folder", "name one that is there with --chdir") from None
-
-
-def _become(command: Sequence[str], variables: dict[str, str]) -> NoReturn:
-    for each in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and what is ignored stays so in what it starts
-        signal.signal(each, signal.SIG_DFL)
-    sys.stdout.flush()
-    os.execvpe(command[0], list(command), variables)
-    raise AssertionError("exec does not return")

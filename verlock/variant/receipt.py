@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from verlock import straight
 from verlock.errors import NotSealed
 from verlock.system import files
 from verlock.variant.shape import EACH, fits
 
-NAME = "verlock.json"
+NAME = straight.RECEIPT
 SCHEMA = 1
 SHAPE = {
     **dict.fromkeys(("variant", "python", "digest", "prefix", "fingerprint"), str),
