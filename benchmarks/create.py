@@ -1,10 +1,10 @@
 """How long verlock takes beside bare uv on the same lock, in one run: medians, and the ratio that matters.
 
-    .nox/tools/bin/python benchmarks/create.py [--runs 5] [--cold-runs 5] [--out FILE]
+    .nox/tools/bin/python benchmarks/create.py [--variant vllm073] [--runs 5] [--cold-runs 5] [--out FILE]
 
-Run it with the Python of verlock's tools and nox on PATH. Needs a host CPython 3.10: both sides get the host base. For the
-cold runs 7 GB are downloaded several times, each into caches of its own. Prints a Markdown table and writes the raw seconds
-as JSON.
+Run it with the Python of verlock's tools and nox on PATH. Needs a host CPython of the variant's first version: both sides get
+the host base. For the cold runs 3 to 5 GB are downloaded three times each, into caches of their own. Prints a Markdown table and
+writes the raw seconds as JSON.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ sys.path.insert(0, str(ROOT))
 from verlock.system import host_python, uv  # noqa: E402
 from verlock.variant.chosen import choose  # noqa: E402
 
-VARIANT = "vllm073"
 STEP = re.compile(r"^  (\w+) .*: (\d+\.\d) s$", re.MULTILINE)  # as verlock says it, where it writes to no terminal
 WAITED = re.compile(r"every file hashed \(waited for: (\d+\.\d+) s\)")
 
@@ -37,10 +36,11 @@ WAITED = re.compile(r"every file hashed \(waited for: (\d+\.\d+) s\)")
 class Bench:
     """One working folder on the file system of uv's cache, so that both sides can hardlink."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, variant: str) -> None:
         self.folder = folder
-        self.layer = choose(VARIANT).pip_layer()
-        python = choose(VARIANT).python
+        self.variant = variant
+        self.layer = choose(variant).pip_layer()
+        python = choose(variant).python
         found = host_python.find(python)
         assert found, f"no CPython {python} here"
         self.python = found.executable
@@ -105,6 +105,7 @@ class Bench:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variant", default="vllm073")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--cold-runs", type=int, default=5)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "create.json")
@@ -114,7 +115,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
-        bench = Bench(Path(name))
+        bench = Bench(Path(name), arguments.variant)
         measure(bench, arguments.runs, arguments.cold_runs)
         if arguments.built:
             measure_built(bench, arguments.built, arguments.runs)
@@ -123,7 +124,7 @@ def main() -> None:
 
 def measure(bench: Bench, runs: int, cold_runs: int) -> None:
     """All pairs, taken in turn so that a drift of the machine or the network meets both sides."""
-    create = ("create", VARIANT, "--base", "host")
+    create = ("create", bench.variant, "--base", "host")
     hashes = bench.hash_all("uv")
     for _ in range(cold_runs):
         bench.remove("verlock", "uv", "uv-cache-cold", "verlock-cache-cold")
@@ -144,16 +145,16 @@ def measure(bench: Bench, runs: int, cold_runs: int) -> None:
         bench.remove("uv")
         bench.time("warm: uv venv + pip sync + sha256sum", bench.venv(), bench.sync(), hashes)
         bench.time("warm: verlock create", bench.verlock(*create))
-    nox = ["nox", "-s", f"env-{VARIANT}", "--", "--base", "host"]
+    nox = ["nox", "-s", f"env-{bench.variant}", "--", "--base", "host"]
     subprocess.run(nox, check=True, cwd=ROOT, capture_output=True)  # makes verlock's tools where they are not there
     for _ in range(runs):
         bench.time("no-op: uv pip sync", bench.sync())
         bench.time("no-op: verlock create", bench.verlock(*create))
-        bench.time("no-op: nox -s env-vllm073", nox)
-    everything = bench.hash_all(f"verlock/{VARIANT}")
+        bench.time("no-op: nox -s env", nox)
+    everything = bench.hash_all(f"verlock/{bench.variant}")
     for _ in range(runs):
         bench.time("verify: sha256sum, all cores", everything)
-        bench.time("verify: verlock verify", bench.verlock("verify", VARIANT))
+        bench.time("verify: verlock verify", bench.verlock("verify", bench.variant))
 
 
 def measure_built(bench: Bench, variant: str, runs: int) -> None:
@@ -162,7 +163,7 @@ def measure_built(bench: Bench, variant: str, runs: int) -> None:
     subprocess.run(bench.verlock("create", variant, *options), check=True, cwd=ROOT, stderr=subprocess.DEVNULL)
     for _ in range(runs):
         bench.remove("verlock")
-        bench.time(f"warm: verlock create {VARIANT}", bench.verlock("create", VARIANT, *options))
+        bench.time("warm: verlock create, from wheels", bench.verlock("create", bench.variant, *options))
         bench.time("warm: verlock create, built from source", bench.verlock("create", variant, *options))
 
 
@@ -172,8 +173,8 @@ PAIRS: list[tuple[str, str, float]] = [
     ("warm: verlock create", "warm: uv venv + pip sync + sha256sum", 0.4),
     ("warm: verlock create, without the hashes", "warm: uv venv + pip sync", 1.5),
     ("no-op: verlock create", "no-op: uv pip sync", 1.0),
-    ("no-op: nox -s env-vllm073", "no-op: uv pip sync", 1.0),
-    ("warm: verlock create, built from source", f"warm: verlock create {VARIANT}", 1.3),
+    ("no-op: nox -s env", "no-op: uv pip sync", 1.0),
+    ("warm: verlock create, built from source", "warm: verlock create, from wheels", 1.3),
     ("verify: verlock verify", "verify: sha256sum, all cores", 1.5),
 ]
 
@@ -192,7 +193,8 @@ def report(bench: Bench, out: Path) -> None:
     print("\nsteps of the warm create: " + ", ".join(f"{name.split()[-1]} {median(name):.1f} s" for name in steps))
     out.parent.mkdir(parents=True, exist_ok=True)
     machine = {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine(), "python": sys.version}
-    out.write_text(json.dumps({"machine": machine, "ratios": rows, "seconds": bench.seconds}, indent=1) + "\n")
+    result = {"variant": bench.variant, "machine": machine, "ratios": rows, "seconds": bench.seconds}
+    out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 import re
 import statistics
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from docs.make.markdown import code, table, words
@@ -109,24 +110,25 @@ def _broken(runs: list[dict[str, Any]]) -> str:
 
 
 def create() -> str:
-    """A table of benchmarks/results/create.json: medians, and their ratio to bare uv in the same run."""
-    found = json.loads((_BENCHMARKS / "create.json").read_text(encoding="utf-8"))
+    """A table of each benchmarks/results/create*.json: medians, and their ratio to bare uv in the same run."""
+    return "\n\n".join(_created(path) for path in sorted(_BENCHMARKS.glob("create*.json")))
+
+
+def _created(path: Path) -> str:
+    found = json.loads(path.read_text(encoding="utf-8"))
     seconds = {name: statistics.median(each) for name, each in found["seconds"].items()}
+    ratios = found["ratios"]
     rows = [
-        (
-            each["ours"],
-            f"{seconds[each['ours']]:.2f}",
-            each["peer"],
-            f"{seconds[each['peer']]:.2f}",
-            f"{each['ratio']:.2f}",
-        )
-        for each in found["ratios"]
+        (r["ours"], f"{seconds[r['ours']]:.2f}", r["peer"], f"{seconds[r['peer']]:.2f}", f"{r['ratio']:.2f}")
+        for r in ratios
     ]
-    told = {name for each in found["ratios"] for name in (each["ours"], each["peer"])}
+    told = {name for each in ratios for name in (each["ours"], each["peer"])}
     rows += [(name, f"{seconds[name]:.2f}", "", "", "") for name in seconds if name not in told]
     machine = found["machine"]
     where = f"{machine['cores']} cores ({machine['processor']}), Python {machine['python'].split()[0]}"
-    return f"{table(('verlock', 's', 'beside', 's', 'ratio'), rows)}\n\nMedians, on {where}."
+    most = max(len(each) for each in found["seconds"].values())
+    shown = table(("verlock", "s", "beside", "s", "ratio"), rows)
+    return f"{code(found.get('variant', 'vllm073'))}:\n\n{shown}\n\nMedians of {most} runs, on {where}."
 
 
 def lock_times() -> str:
