@@ -662,10 +662,11 @@ def _relocate(arguments: argparse.Namespace) -> int:
 
 def _list(arguments: argparse.Namespace) -> int:
     from verlock.errors import NotSealed
+    from verlock.proving import status
     from verlock.variant import receipt
-    from verlock.variant.chosen import choose, names
+    from verlock.variant.chosen import choose
 
-    for name in names():
+    for name in status.by_version():
         try:
             pythons = choose(name).pythons()
             summary = pythons[0].recipe.summary
@@ -682,7 +683,7 @@ def _list(arguments: argparse.Namespace) -> int:
                 built.append(f"{chosen.python} ({', '.join(notes)})")
             except NotSealed:
                 continue
-        print(f"{name:<10} {summary:<48} built: {', '.join(built) or 'no'}")
+        print(f"{name:<10} {summary:<52} built: {', '.join(built) or 'no'}")
     return 0
 
 
