@@ -81,7 +81,11 @@ def _environment_commands(commands: Commands) -> None:
                              "without this option, what is editable stays so; `none`: nothing is")  # fmt: skip
     _site_wheel(create)
     create.add_argument(
-        "--from", dest="bundle", type=Path, metavar="DIR", help="take the files from a bundle (`nox -s bundle` makes one)"
+        "--from",
+        dest="bundle",
+        type=Path,
+        metavar="DIR",
+        help="take the files from a bundle (`nox -s bundle` makes one)",
     )
     create.add_argument("--offline", action="store_true", help="with --from: ask no host for what the bundle lacks")
     create.add_argument("--quiet", action="store_true", help="print only warnings and errors")

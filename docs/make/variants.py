@@ -105,7 +105,9 @@ def training() -> str:
         if each.recipe.verl.flags_reason:
             why[each.recipe.verl.flags_reason].append(code(each.name))
     reasons = [f"- {words(reason)} ({', '.join(of)})" for reason, of in why.items()]
-    return "\n".join([table(head, map(_training, chosen)), "", *(["Why these flags:", "", *reasons] if reasons else [])])
+    return "\n".join(
+        [table(head, map(_training, chosen)), "", *(["Why these flags:", "", *reasons] if reasons else [])]
+    )
 
 
 def _training(chosen: Chosen) -> tuple[str, ...]:
