@@ -128,9 +128,9 @@ def _texts() -> dict[str, list[ast.expr]]:
     found: dict[str, list[list[ast.expr]]] = defaultdict(list)
     for path in sorted(_CODE.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in tree.body:
-            if isinstance(node, ast.Assign) and isinstance(node.value, (ast.Constant, ast.JoinedStr, ast.BinOp)):
-                found[ast.unparse(node.targets[0])].append([node.value])
+        for top in tree.body:
+            if isinstance(top, ast.Assign) and isinstance(top.value, (ast.Constant, ast.JoinedStr, ast.BinOp)):
+                found[ast.unparse(top.targets[0])].append([top.value])
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
                 given = [each.value for each in ast.walk(node) if isinstance(each, ast.Return) and each.value]
