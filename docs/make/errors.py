@@ -57,6 +57,8 @@ def _section(kind: type[errors.VerlockError], said: list[tuple[str, str]]) -> st
     if remedies:
         rows = [(words(problem), words("; or: ".join(each))) for problem, each in remedies.items()]
         lines += ["", table(("it says", "what to do"), rows)]
+    else:
+        lines += ["", "What it says, and what to do, depends on the case."]
     return "\n".join(lines)
 
 
