@@ -55,7 +55,10 @@ def _section(kind: type[errors.VerlockError], said: list[tuple[str, str]]) -> st
         if _tells(problem):
             remedies.setdefault(problem, []).extend([remedy] if _tells(remedy) else [])
     if remedies:
-        rows = [(words(problem), words("; or: ".join(each))) for problem, each in remedies.items()]
+        same: dict[str, list[str]] = {}  # what has the same remedy is told together
+        for problem, each in remedies.items():
+            same.setdefault("; or: ".join(dict.fromkeys(each)), []).append(words(problem))
+        rows = [("<br>".join(problems), words(remedy)) for remedy, problems in same.items()]
         lines += ["", table(("it says", "what to do"), rows)]
     else:
         lines += ["", "What it says, and what to do, depends on the case."]
