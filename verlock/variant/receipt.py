@@ -50,9 +50,9 @@ def read(prefix: Path) -> dict[str, Any]:
     try:
         receipt: dict[str, Any] = json.loads((prefix / NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise NotSealed(f"{prefix} is not a finished environment", "make it with `nox -s env-<variant>`") from None
+        raise NotSealed(f"{prefix} is not a finished environment", f"make it with `{_made_by(prefix)}`") from None
     if not fits(receipt, SHAPE) or receipt.get("schema") != SCHEMA or receipt["editable"] is True:
-        raise NotSealed(f"{prefix} was made by another verlock", "make it again with `nox -s env-<variant>`")
+        raise NotSealed(f"{prefix} was made by another verlock", f"make it again with `{_made_by(prefix)}`")
     if os.path.realpath(receipt["prefix"]) != os.path.realpath(prefix):
         raise NotSealed(
             f"{prefix} was moved: it was made at {receipt['prefix']}, and its scripts point there",
@@ -61,6 +61,12 @@ def read(prefix: Path) -> dict[str, Any]:
     receipt["site_wheels"] = receipt.get("site_wheels") or {}  # a receipt of before there were any
     receipt["editable"] = receipt["editable"] or {}
     return receipt
+
+
+def _made_by(prefix: Path) -> str:
+    """The line that makes the environment at a prefix, whose name is the variant, or the variant with another Python: v1-py312."""
+    variant, _, digits = prefix.name.partition("-py")
+    return f"nox -s env-{variant}" + (f" -- --python {digits[0]}.{digits[1:]}" if digits else "")
 
 
 def raw(prefix: Path) -> dict[str, Any]:
