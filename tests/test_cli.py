@@ -84,7 +84,9 @@ def test_a_broken_recipe(clone, edit, capsys):
 
 def test_not_built(clone, capsys):
     assert cli.main(["verify", "vllm073"]) == 40
-    assert "nox -s env-" in capsys.readouterr().err
+    assert "make it with `nox -s env-vllm073`" in capsys.readouterr().err
+    assert cli.main(["verify", "vllm073", "--python", "3.12"]) == 40
+    assert "make it with `nox -s env-vllm073 -- --python 3.12`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 import written
 
 from docs.make import __main__ as make
-from docs.make import blocks, commands, errors, figures, markdown, variables
+from docs.make import blocks, commands, errors, figures, markdown, variables, variants
 from verlock import cli, paths
 from verlock.proving import status
 from verlock.variant.chosen import names
@@ -198,6 +198,8 @@ def test_every_exit_code_is_in_the_table_with_what_is_said():
     assert ("git is not installed", "install git: patches are applied and sources are fetched with it") in said[
         "ToolMissing"
     ]
+    assert ("… is not JSON", "restore what was locked: `git checkout HEAD -- …`") in said["LockError"]  # a function's
+    assert any(remedy.startswith("start one agent on every node") for _, remedy in said["NodeMissing"])  # a constant
     assert any("`nox -s env-…` puts it right" in remedy for _, remedy in said["FileChanged"])  # out of a table of kinds
     assert any(problem.endswith("is not what the lock names") for problem, _ in said["IntegrityError"])
 
@@ -218,6 +220,15 @@ def test_what_is_said_is_read_out_of_the_code(code, pairs):
 def test_cells_and_words_are_meant_literally():
     assert markdown.table(("a", "b"), [("x | y", "1\n2")]) == "| a | b |\n| --- | --- |\n| x \\| y | 1 2 |"
     assert markdown.words("a_b <c> `d_e` [f]") == "a\\_b \\<c> `d_e` \\[f\\]"
+
+
+def test_training_has_a_line_for_every_variant_and_each_reason_once():
+    text = variants.training()
+    assert all(text.count(f"\n| `{name}` |") == 1 for name in names())
+    reason = "an assertion refuses free\\_cache\\_engine=True together with CUDA graphs"
+    (line,) = [line for line in text.splitlines() if reason in line]
+    assert "`vllm073`" in line and "`vllm083`" in line and "`vllm0110`" not in line
+    assert "| `vllm0110` | 0.6.1 | 0.11.0 (V1) | none | nothing |" in text
 
 
 def test_rollouts_appear_as_soon_as_there_are_some(tmp_path, monkeypatch):

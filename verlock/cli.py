@@ -81,7 +81,11 @@ def _environment_commands(commands: Commands) -> None:
                              "without this option, what is editable stays so; `none`: nothing is")  # fmt: skip
     _site_wheel(create)
     create.add_argument(
-        "--from", dest="bundle", type=Path, metavar="DIR", help="take the files from a bundle (`verlock bundle`)"
+        "--from",
+        dest="bundle",
+        type=Path,
+        metavar="DIR",
+        help="take the files from a bundle (`nox -s bundle` makes one)",
     )
     create.add_argument("--offline", action="store_true", help="with --from: ask no host for what the bundle lacks")
     create.add_argument("--quiet", action="store_true", help="print only warnings and errors")
@@ -157,7 +161,9 @@ def _run_options(run: argparse.ArgumentParser) -> None:
         "--py-executable", action="store_true", help="print what Ray's runtime_env takes as py_executable"
     )
     shows.add_argument("--flags", action="store_true", help="print the flags that verl needs with this variant")
-    shows.add_argument("--ray-check", metavar="HOST:PORT", help="can every node of that Ray work in the environment?")
+    shows.add_argument(
+        "--ray-check", type=_address, metavar="HOST:PORT", help="can every node of that Ray work in the environment?"
+    )
     _chdir(run)
     sbatch = run.add_argument_group("a script for Slurm")
     sbatch.add_argument("--sbatch", action="store_true", help="print a script that runs the command on several nodes")
@@ -275,8 +281,8 @@ def _lock_commands(commands: Commands) -> None:
     find.set_defaults(run=_find)
 
     compare = commands.add_parser("compare", help="show two variants side by side: packages, and what was measured")
-    compare.add_argument("one", metavar="VARIANT")
-    compare.add_argument("two", metavar="VARIANT")
+    compare.add_argument("one", metavar="VARIANT", help="the first, in the left column")
+    compare.add_argument("two", metavar="VARIANT", help="the second, in the right one")
     compare.set_defaults(run=_compare)
 
     schema = commands.add_parser("schema", help="write recipes/schema.json from the recipe model")
@@ -357,6 +363,12 @@ def _host_and_port(text: str) -> tuple[str, int]:
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise argparse.ArgumentTypeError(f"it must be HOST:PORT, such as node0:29500, not {text!r}")
     return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _address(text: str) -> str:
+    """HOST:PORT, as it was written."""
+    _host_and_port(text)
+    return text
 
 
 def _site_wheel(parser: argparse.ArgumentParser) -> None:
@@ -654,10 +666,11 @@ def _relocate(arguments: argparse.Namespace) -> int:
 
 def _list(arguments: argparse.Namespace) -> int:
     from verlock.errors import NotSealed
+    from verlock.proving import status
     from verlock.variant import receipt
-    from verlock.variant.chosen import choose, names
+    from verlock.variant.chosen import choose
 
-    for name in names():
+    for name in status.by_version():
         try:
             pythons = choose(name).pythons()
             summary = pythons[0].recipe.summary
@@ -674,7 +687,7 @@ def _list(arguments: argparse.Namespace) -> int:
                 built.append(f"{chosen.python} ({', '.join(notes)})")
             except NotSealed:
                 continue
-        print(f"{name:<10} {summary:<48} built: {', '.join(built) or 'no'}")
+        print(f"{name:<10} {summary:<52} built: {', '.join(built) or 'no'}")
     return 0
 
 

@@ -8,6 +8,7 @@ import inspect
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from docs.make.markdown import code, table, words
@@ -54,8 +55,13 @@ def _section(kind: type[errors.VerlockError], said: list[tuple[str, str]]) -> st
         if _tells(problem):
             remedies.setdefault(problem, []).extend([remedy] if _tells(remedy) else [])
     if remedies:
-        rows = [(words(problem), words("; or: ".join(each))) for problem, each in remedies.items()]
+        same: dict[str, list[str]] = {}  # what has the same remedy is told together
+        for problem, each in remedies.items():
+            same.setdefault("; or: ".join(dict.fromkeys(each)), []).append(words(problem))
+        rows = [("<br>".join(problems), words(remedy)) for remedy, problems in same.items()]
         lines += ["", table(("it says", "what to do"), rows)]
+    else:
+        lines += ["", "What it says, and what to do, depends on the case."]
     return "\n".join(lines)
 
 
@@ -109,5 +115,29 @@ def _said(node: ast.expr) -> Iterator[str]:
         yield from (*_said(node.body), *_said(node.orelse))
     elif isinstance(node, ast.BinOp):
         yield re.sub(f"{GAP}+", GAP, next(_said(node.left)) + next(_said(node.right)))
+    elif isinstance(node, (ast.Name, ast.Call)) and (texts := _texts().get(_name(node))):
+        for each in texts:
+            yield from _said(each)
     else:
         yield GAP
+
+
+def _name(node: ast.Name | ast.Call) -> str:
+    """The last part of the name: `_REMEDY`, or `restore` of `lockfiles.restore(path)`."""
+    return ast.unparse(node.func).rpartition(".")[2] + "()" if isinstance(node, ast.Call) else node.id
+
+
+@cache
+def _texts() -> dict[str, list[ast.expr]]:
+    """Sentences that have a name: constants of modules, and what functions return, as `name()`; only names used once."""
+    found: dict[str, list[list[ast.expr]]] = defaultdict(list)
+    for path in sorted(_CODE.rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for top in tree.body:
+            if isinstance(top, ast.Assign) and isinstance(top.value, (ast.Constant, ast.JoinedStr, ast.BinOp)):
+                found[ast.unparse(top.targets[0])].append([top.value])
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                given = [each.value for each in ast.walk(node) if isinstance(each, ast.Return) and each.value]
+                found[f"{node.name}()"].append([each for each in given if not isinstance(each, ast.Call)])
+    return {name: each[0] for name, each in found.items() if len(each) == 1}

@@ -37,5 +37,8 @@ def table_of_variables() -> str:
 
 def kept_out() -> str:
     """A table of what a program inside an environment does not get from your shell, and why."""
-    rows = [(code(pattern), sentence(why)) for pattern, why in process.VARIANT.drops.items()]
-    return table(("variable", "why it is kept out"), rows)
+    by_reason: dict[str, list[str]] = {}
+    for pattern, why in process.VARIANT.drops.items():
+        by_reason.setdefault(why, []).append(code(pattern))
+    rows = [(", ".join(patterns), sentence(why)) for why, patterns in by_reason.items()]
+    return table(("variables", "why they are kept out"), rows)

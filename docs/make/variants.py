@@ -97,35 +97,29 @@ def _version(chosen: Chosen, package: str) -> str:
 
 
 def training() -> str:
-    """A section for each variant: the line that trains with it, its flags and variables."""
-    return "\n\n".join(_training(chosen) for chosen in ordered())
+    """A table of what each variant asks of a training script, and below it why, once for all that have the same reason."""
+    chosen = ordered()
+    head = ("variant", "verl", "vLLM", "flags that verl needs", "set inside the environment")
+    why: dict[str, list[str]] = defaultdict(list)
+    for each in chosen:
+        if each.recipe.verl.flags_reason:
+            why[each.recipe.verl.flags_reason].append(code(each.name))
+    reasons = [f"- {words(reason)} ({', '.join(of)})" for reason, of in why.items()]
+    return "\n".join(
+        [table(head, map(_training, chosen)), "", *(["Why these flags:", "", *reasons] if reasons else [])]
+    )
 
 
-def _training(chosen: Chosen) -> str:
+def _training(chosen: Chosen) -> tuple[str, ...]:
     recipe = chosen.recipe
-    say = f"nox -s run -- {chosen.name}"
-    lines = [
-        f"### {chosen.name}",
-        "",
-        f"verl {recipe.verl.version}, vLLM {recipe.vllm.version} ({recipe.vllm.engine}).",
-        "",
-    ]
-    lines += [
-        "<!-- needs a GPU -->",
-        "```bash",
-        f"{say} python -m verl.trainer.main_ppo YOUR_OPTIONS $({say} --flags)",
-        "```",
-        "",
-        "The flags:",
-        "",
-    ]
-    lines += ["```text", *launch.flags(chosen, 1, 8), "```"]
-    if recipe.verl.flags_reason:
-        lines += ["", recipe.verl.flags_reason]
-    if settings := launch.settings(chosen):
-        shown = ", ".join(code(f"{name}={value}") for name, value in settings.items())
-        lines += ["", f"Set inside the environment: {shown}."]
-    return "\n".join(lines)
+    settings = [code(f"{name}={value}") for name, value in launch.settings(chosen).items()]
+    return (
+        code(chosen.name),
+        recipe.verl.version,
+        f"{status.vllm_said(recipe)} ({recipe.vllm.engine})",
+        "<br>".join(map(code, recipe.verl.flags)) or "none",
+        "<br>".join(settings) or "nothing",
+    )
 
 
 def upgrading() -> str:
@@ -145,7 +139,7 @@ def _pair(chosen: Chosen) -> tuple[str, ...]:
         recipe.cuda.version,
         recipe.cuda.min_driver,
         *(_version(chosen, package) for package in _PACKAGES),
-        f"[{len(recipe.verl.flags)}](training.md#{chosen.name})" if recipe.verl.flags else "none",
+        f"[{len(recipe.verl.flags)}](training.md#each-variant)" if recipe.verl.flags else "none",
     )
 
 

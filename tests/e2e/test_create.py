@@ -704,7 +704,7 @@ class TestCondaBase:
 
     def test_the_same_code_path_makes_a_real_conda_prefix(self, project):
         said = self.create(project, base="auto")
-        assert "base: conda" in said and "conda activate" in said
+        assert "base: conda" in said and "conda activate" in said and "# without conda: nox -s shell -- " in said
         sealed = project.receipt()
         assert sealed["base"]["kind"] == "conda" and sealed["base"]["version"].startswith(toy.MINOR)
         assert [name.rsplit("-", 2)[0] for name in sealed["conda"]] == ["pip", "python", "setuptools", "wheel"]

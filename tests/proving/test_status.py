@@ -83,7 +83,10 @@ def test_launches_that_are_kept_make_it_partial_and_the_note_says_what_is_left(p
     first, *left = FULL
     for digest, part in (("another", left[0]), (identity["digest"], first)):
         Kept("vllm073", {**identity, "digest": digest}).keep(part, machine, [green(part)])
-    said = "1 of 6 launches are green; left: " + ", ".join(part.name for part in left)
+    said = (
+        "1 of 6 launches are green; left: 1 rank TP=1 graphs, verl's steps, 2 ranks TP=2 eager, 2 ranks TP=2 graphs, "
+        "2 ranks TP=1 eager"
+    )
     assert (row("vllm073").state, row("vllm073").gpus, row("vllm073").note) == ("partial", "H100 80GB HBM3", said)
     proven("vllm073", "then")
     assert row("vllm073").state == "stale"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -142,6 +144,31 @@ def test_wrong_lines(sealed, line):
     with pytest.raises(SystemExit) as caught:
         cli.main(["run", "vllm073", "--sbatch", *line])
     assert caught.value.code == 2
+
+
+def test_where_no_ray_listens_ray_is_not_asked(tmp_path):
+    """Ray 2.40 dies of a segmentation fault when it is asked a second time."""
+    (tmp_path / "ray/util").mkdir(parents=True)
+    (tmp_path / "ray/__init__.py").write_text("def init(**_):\n    raise AssertionError('asked')\n")
+    (tmp_path / "ray/util/__init__.py").touch()
+    (tmp_path / "ray/util/scheduling_strategies.py").write_text("NodeAffinitySchedulingStrategy = None\n")
+    with socket.socket() as free:  # bound, but nobody listens there
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        env = {**os.environ, "PYTHONPATH": str(tmp_path), "RAY_ADDRESS": address}
+        line = [sys.executable, "-c", ray.JOINED, "0", "0.1"]
+        done = subprocess.run(line, env=env, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 1 and f"verlock: no Ray answers at {address}: " in done.stderr
+        free.listen()
+        done = subprocess.run(line, env=env, capture_output=True, text=True, check=False, timeout=60)
+        assert "AssertionError: asked" in done.stderr
+
+
+def test_an_address_of_ray_without_a_port_is_refused(sealed, capsys):
+    sealed()
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["run", "vllm073", "--ray-check", "node0"])
+    assert caught.value.code == 2 and "it must be HOST:PORT" in capsys.readouterr().err
 
 
 def test_the_code_for_ray_is_python(sealed):

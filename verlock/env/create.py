@@ -477,7 +477,8 @@ def _report(chosen: Chosen, sealed: dict[str, Any], verb: str, seconds: float) -
 
         conda = base["kind"] == "conda"
         how = shlex.join(["conda", "activate", str(prefix)] if conda else ["source", f"{prefix}/bin/activate"])
-        console.say(f"  {how}")
+        also = f"    # without conda: nox -s shell -- {chosen.name} --python {chosen.python}" if conda else ""
+        console.say(f"  {how}{also}")
 
 
 def _example(chosen: Chosen, package: str) -> str:

@@ -109,7 +109,7 @@ def _can_move(wish: Wish, named: Sequence[str], before: lock_diff.Tree) -> None:
         if locked and name not in locked:
             near = difflib.get_close_matches(name, locked, n=3)
             remedy = (
-                f"did you mean {' or '.join(near)}?" if near else "`verlock diff` and `verlock why` tell what is locked"
+                f"did you mean {' or '.join(near)}?" if near else "`nox -s why -- VARIANT PACKAGE` tells what is locked"
             )
             if name in names():
                 remedy = f"name variants before the option: `nox -s lock -- {name} --upgrade ...`"

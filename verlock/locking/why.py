@@ -292,7 +292,7 @@ def _not_in_pip_layer(chosen: Chosen, name: str, pins: dict[str, Pin]) -> int:
         near = difflib.get_close_matches(name, [*pins, *packages], n=3)
         raise LockError(
             f"{name} is in no layer of {chosen.name} for Python {chosen.python}",
-            f"did you mean {' or '.join(near)}?" if near else "`verlock why` takes the name of a locked package",
+            f"did you mean {' or '.join(near)}?" if near else "`nox -s why` takes the name of a locked package",
         )
     print(f"{name} {packages[name]['version']} in the conda layer of {chosen.name}, Python {chosen.python}")
     for file in lock_inputs.environment_files(chosen):
@@ -301,5 +301,5 @@ def _not_in_pip_layer(chosen: Chosen, name: str, pins: dict[str, Pin]) -> int:
                 print(f"  {paths.shown(file)}: {line.strip(' -')}")
     askers = lockfiles.conda_askers(chosen.locks / lockfiles.CONDA_LOCK, name)
     print("\n".join(f"  {asker} {version}: {name} {bound}".rstrip() for asker, version, bound in askers))
-    print("  (a conda package moves by `verlock lock --upgrade`)")
+    print("  (a conda package moves by `nox -s lock -- --upgrade`)")
     return 0

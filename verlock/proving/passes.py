@@ -23,6 +23,14 @@ class Part:
         """The part's name in paths."""
         return f"{self.mode}-ranks{self.ranks}-tp{self.tp}{f'-nodes{self.nodes}' if self.nodes > 1 else ''}"
 
+    @property
+    def said(self) -> str:
+        """The part in a sentence: `2 ranks TP=2 graphs`."""
+        if self.mode == "verl":
+            return "verl's steps"
+        nodes = f" on {self.nodes} nodes" if self.nodes > 1 else ""
+        return f"{self.ranks} rank{'s' if self.ranks > 1 else ''} TP={self.tp} {self.mode}{nodes}"
+
 
 VERL = Part("verl")
 # One rank in both engine modes and verl's own steps; then two ranks, as one tensor parallel replica and as two replicas.

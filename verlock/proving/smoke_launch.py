@@ -44,7 +44,7 @@ def take_back(chosen: Chosen, which: str, folder: Path) -> Path:
         if problem := stage.run(file.data, "--reverse"):
             raise GateFailed(
                 f"{file.patch.file} cannot be undone: {problem}",
-                f"`verlock patches {chosen.name}` shows whether it is applied",
+                f"`nox -s patches -- {chosen.name}` shows whether it is applied",
             )
     for package in sorted({path.split("/")[0] for path in touched}):
         inside = [path for path in touched if path.startswith(f"{package}/")]

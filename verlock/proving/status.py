@@ -85,7 +85,7 @@ def _begun(row: Row) -> Row:
     parts = kept_parts.begun(row.variant, row.digest, row.python)
     if not parts:
         return row
-    left = ", ".join(part.name for part in FULL if part not in parts)
+    left = ", ".join(part.said for part in FULL if part not in parts)
     latest = max(parts.values(), key=lambda each: each["date"])
     gpu = latest["identity"]["gpu"].removeprefix("NVIDIA ")
     notes = [f"{len(parts)} of {len(FULL)} launches are green; left: {left}", *([row.note] if row.note else [])]

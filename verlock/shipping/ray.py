@@ -16,7 +16,7 @@ NODE = ("--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats")
 # Runs with the environment's Python and Ray, joined to RAY_ADDRESS. Arguments: how many nodes there must be (0: as many as there
 # are), seconds, and py_executable for the workers, if any. Ends with 1 and a sentence for each node that cannot be used.
 JOINED = """\
-import os, sys, time
+import os, socket, sys, time
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
 
@@ -30,6 +30,16 @@ def stop(said):
 wanted, patience = int(sys.argv[1]), float(sys.argv[2])
 address, until = os.environ["RAY_ADDRESS"], time.monotonic() + patience
 workers = {"py_executable": sys.argv[3]} if len(sys.argv) > 3 else {}
+host, _, port = address.rpartition(":")
+answers = until if wanted else min(until, time.monotonic() + 10)  # one that runs already answers at once
+while True:  # Ray itself may die of a signal when it asks twice where nobody listens
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+        break
+    except OSError as error:
+        if time.monotonic() > answers:
+            stop([f"no Ray answers at {address}: {error}", "name the address that `ray start --head` printed"])
+        time.sleep(1)
 while True:
     try:
         ray.init(address=address, runtime_env=workers, log_to_driver=False, logging_level="ERROR")

@@ -50,9 +50,11 @@ def read(prefix: Path) -> dict[str, Any]:
     try:
         receipt: dict[str, Any] = json.loads((prefix / NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise NotSealed(f"{prefix} is not a finished environment", "make it with `nox -s env-<variant>`") from None
+        raise NotSealed(
+            f"{prefix} is not a finished environment", f"make it with `nox -s env-{_which(prefix)}`"
+        ) from None
     if not fits(receipt, SHAPE) or receipt.get("schema") != SCHEMA or receipt["editable"] is True:
-        raise NotSealed(f"{prefix} was made by another verlock", "make it again with `nox -s env-<variant>`")
+        raise NotSealed(f"{prefix} was made by another verlock", f"make it again with `nox -s env-{_which(prefix)}`")
     if os.path.realpath(receipt["prefix"]) != os.path.realpath(prefix):
         raise NotSealed(
             f"{prefix} was moved: it was made at {receipt['prefix']}, and its scripts point there",
@@ -61,6 +63,12 @@ def read(prefix: Path) -> dict[str, Any]:
     receipt["site_wheels"] = receipt.get("site_wheels") or {}  # a receipt of before there were any
     receipt["editable"] = receipt["editable"] or {}
     return receipt
+
+
+def _which(prefix: Path) -> str:
+    """What follows `nox -s env-` to make the environment at a prefix, whose name is `v1`, or `v1-py312` for another Python."""
+    variant, _, digits = prefix.name.partition("-py")
+    return variant + (f" -- --python {digits[0]}.{digits[1:]}" if digits else "")
 
 
 def raw(prefix: Path) -> dict[str, Any]:
