@@ -89,11 +89,17 @@ def precompiled(donor: Precompiled, python: str) -> Path:
 
     Raises:
         IntegrityError: the index serves other bytes.
-        NetworkError: no index answers.
+        NetworkError: no index answers, or this run is offline.
     """
     if found := kept(donor.filename, donor.sha256):
         return found
     index = package_index.chosen()
+    if paths.offline():
+        raise NetworkError(
+            f"{index} is not asked for {donor.filename}: {download.OFFLINE}",
+            f"put it into the folder VERLOCK_ARTEFACTS; of a bundle, `nox -s bundle -- --verify {paths.bundle_dir()}` says "
+            "whether it is whole",
+        )
     told = f"{donor.filename}, {donor.size / 1e6:.0f} MB from {index}"
     with scratch("donor") as work, console.step("download", told):
         wanted = work / "wanted.txt"

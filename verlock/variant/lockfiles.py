@@ -150,8 +150,8 @@ def conda_packages(lock: Path) -> list[dict[str, Any]]:
     """The linux-64 packages of a conda-lock.yml, in its order: `name`, `version`, `url`, `sha256` and `python` (is it one's?).
 
     Raises:
-        LockError: the file is missing, is not conda-lock's or has none; or one has no sha256, is there twice, is of pip, is not for
-            every environment, or is not what its URL names.
+        LockError: the file is missing, is not conda-lock's or has none; or one has no sha256, is there twice, is of pip, is not
+            for every environment, or is not what its URL names.
     """
     listed: dict[str, dict[str, Any]] = {}
     for item in _conda_entries(lock):
