@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import subprocess
 import sys
@@ -217,26 +218,40 @@ def from_bundle(bundle, file):
 
 
 def test_a_pylock_of_a_bundle_has_paths_from_itself_and_the_locked_hashes(small, bundle, tmp_path, monkeypatch):
-    folder = tmp_path / "project"
-    folder.mkdir()
-    (tmp_path / "link").symlink_to(folder)
     monkeypatch.chdir(tmp_path)
-    for file in (folder / "pylock.toml", tmp_path / "link/pylock.link.toml", Path("project/pylock.here.toml")):
-        assert from_bundle(bundle, file) == 0
-        lock = Pylock.from_dict(tomllib.loads(file.read_text()))
+    Path("deep/project").mkdir(parents=True)
+    Path("stick").symlink_to("my media")
+    for place, name, way in (
+        (bundle, "deep/project/pylock.toml", "../../my media/bundle"),
+        ("stick/bundle", "deep/pylock.toml", "../stick/bundle"),
+        ("my media/bundle", "pylock.here.toml", "my media/bundle"),
+        (bundle, "my media/bundle/pylock.toml", "."),
+    ):
+        assert from_bundle(place, Path(name)) == 0
+        lock = Pylock.from_dict(tomllib.loads(Path(name).read_text()))
         lock.validate()
         found = {package.name: package.wheels[0] for package in lock.packages}
-        assert {name: wheel.hashes["sha256"] for name, wheel in found.items()} == hashes(small)
-        for name, wheel in found.items():
-            assert wheel.path == f"../my media/bundle/wheels/{name}-1.0-py3-none-any.whl" and wheel.url is None
-            assert (folder / wheel.path).stat().st_size == wheel.size
+        assert {package: wheel.hashes["sha256"] for package, wheel in found.items()} == hashes(small)
+        for package, wheel in found.items():
+            assert wheel.path == str(Path(way, "wheels", f"{package}-1.0-py3-none-any.whl")) and wheel.url is None
+            assert Path(name).parent.joinpath(wheel.path).stat().st_size == wheel.size
+
+
+def test_a_folder_from_which_pip_and_uv_would_go_different_ways_is_refused(bundle, tmp_path, capsys):
+    (tmp_path / "deep/project").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("deep/project")
+    for folder in ("", "/new"):
+        assert from_bundle(bundle, tmp_path / f"link{folder}/pylock.toml") == ExportRefused.exit_code
+        assert f"name the file by its real path, in {tmp_path}/deep/project{folder}\n" in capsys.readouterr().err
+    assert from_bundle(bundle, tmp_path / "deep/project/pylock.toml") == 0
 
 
 @pytest.mark.parametrize("damaged", [False, True])
 @pytest.mark.parametrize("tool", ["pip", "uv"])
-def test_pip_and_uv_install_from_a_bundle_with_no_index(small, bundle, environment, tmp_path, tool, damaged):
+def test_pip_and_uv_install_from_a_bundle_with_no_index(bundle, environment, tmp_path, tool, damaged):
     python, listed = environment
-    file = tmp_path / "pylock.toml"
+    (tmp_path / "project").mkdir()
+    file = tmp_path / "project/pylock.toml"
     assert from_bundle(bundle, file) == 0
     if damaged:
         wheel = bundle / "wheels/beta-1.0-py3-none-any.whl"
@@ -365,25 +380,22 @@ RULES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_each_rule_of_a_pylock_is_about_something_in_ours_and_is_kept(small, rule):
+def test_each_rule_of_a_pylock_is_about_something_in_ours_and_is_kept(small):
     small.lock(**hashes(small), gamma=small.index.sdist("gamma", "1.0", "2025-01-03"))
-    data = tomllib.loads(exports.pylock(small.chosen))
-    Pylock.from_dict(data)
-    RULES[rule](data)
-    with pytest.raises(PylockValidationError, match=re.escape(rule)):
-        Pylock.from_dict(data)
-
-
-def test_a_reader_of_the_second_version_only_would_refuse_ours(small):
-    data = tomllib.loads(exports.pylock(small.chosen))
-    data["lock-version"] = "2.0"
+    good = tomllib.loads(exports.pylock(small.chosen))
+    Pylock.from_dict(good).validate()
+    for rule, edit in RULES.items():
+        data = copy.deepcopy(good)
+        edit(data)
+        with pytest.raises(PylockValidationError, match=re.escape(rule)):
+            Pylock.from_dict(data)
     with pytest.raises(PylockUnsupportedVersionError):
-        Pylock.from_dict(data)
+        Pylock.from_dict({**good, "lock-version": "2.0"})
 
 
+@pytest.mark.parametrize("place", ["url", "path"])
 @pytest.mark.parametrize("variant", names())
-def test_the_pylock_of_every_variant_keeps_the_rules(monkeypatch, variant):
+def test_the_pylock_of_every_variant_keeps_the_rules(monkeypatch, variant, place):
     def located(chosen):
         return [
             {**each, "url": f"http://127.0.0.1:9/{each['filename']}"} for each in lockfiles.taken(chosen.locks).values()
@@ -391,19 +403,26 @@ def test_the_pylock_of_every_variant_keeps_the_rules(monkeypatch, variant):
 
     monkeypatch.setattr(exports, "_located", located)
     for chosen in choose(variant).pythons():
-        lock = Pylock.from_dict(tomllib.loads(exports.pylock(chosen)))
         listed = lockfiles.taken(chosen.locks)
-        assert {package.name for package in lock.packages} >= set(listed) and len(lock.packages) >= len(listed)
-        for package in lock.packages:
+        paths = {each["sha256"]: f"../bundle/wheels/{each['filename']}" for each in listed.values()}
+        carried = exports.Carried(Path("bundle"), paths, frozenset({ARTEFACT})) if place == "path" else None
+        lock = Pylock.from_dict(tomllib.loads(exports.pylock(chosen, carried)))
+        lock.validate()
+        found = {package.name: package for package in lock.packages}
+        assert len(found) == len(lock.packages)
+        for name, each in listed.items():
+            package = found.pop(name)
             (file,) = package.wheels or [package.sdist]
-            assert re.fullmatch("[0-9a-f]{64}", file.hashes["sha256"])
+            assert (file.name, file.size, file.hashes) == (each["filename"], each["size"], {"sha256": each["sha256"]})
+            assert getattr(file, place).endswith(each["filename"]) and (file.url is None) == (place == "path")
+        assert set(found) <= {ARTEFACT} and (place == "url" or not found)
 
 
-@pytest.mark.parametrize("name", ["pylock.json", "pylock..toml", "pylock.a.b.toml", "my-pylock.toml"])
-def test_a_file_name_under_which_no_tool_reads_a_pylock_is_said(small, tmp_path, capsys, name):
-    for each, said in ((name, True), ("pylock.toml", False), ("pylock.mine.toml", False)):
-        assert cli.main(["export", "toy", "--to", "pylock", "--output", str(tmp_path / each)]) == 0
-        assert ("pip and uv read such a file only under the name" in capsys.readouterr().err) == said
+def test_a_file_name_under_which_no_tool_reads_a_pylock_is_said(small, tmp_path, capsys):
+    odd = ["pylock.json", "pylock..toml", "pylock.a.b.toml", "my-pylock.toml"]
+    for name in (*odd, "pylock.toml", "pylock.mine.toml"):
+        assert cli.main(["export", "toy", "--to", "pylock", "--output", str(tmp_path / name)]) == 0
+        assert ("pip and uv read such a file only under the name" in capsys.readouterr().err) == (name in odd)
 
 
 @pytest.mark.parametrize("form", ["conda-lock", "rattler"])

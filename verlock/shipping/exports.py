@@ -50,15 +50,21 @@ class Carried:
 
     @classmethod
     def of(cls, bundle: Path, chosen: Chosen, folder: Path) -> Carried:
-        """Raises BundleRefused where there is no bundle."""
+        """Raises BundleRefused where there is no bundle, ExportRefused where a link stands between it and the folder."""
         content = manifest.read(bundle)
+        way = os.path.relpath(bundle, folder)
+        place = Path(os.path.normpath(folder.resolve() / way))
+        if not (place.exists() and place.samefile(bundle)):
+            # pip cuts `..` off the folder's name, uv follows the link and goes up from there
+            raise ExportRefused(
+                f"{folder} is a link or lies below one, and pip and uv do not agree where `..` leads from there",
+                f"name the file by its real path, in {folder.resolve()}",
+            )
         entry = content["variants"].get(chosen.name, {}).get(chosen.python, {"missing": [], "site_wheels": {}})
-        # resolved, since `..` leads out of the folder itself, not out of a link to it
-        start, place = folder.resolve(), bundle.resolve()
         there = {
-            each["sha256"]: os.path.relpath(file, start)
+            each["sha256"]: os.path.normpath(f"{way}/{each['path']}")
             for each in content["files"]
-            if (file := place / each["path"]).is_file() and file.stat().st_size == each["size"]
+            if (file := bundle / each["path"]).is_file() and file.stat().st_size == each["size"]
         }
         lacking = map(lockfiles.normalise, [*entry["missing"], *entry["site_wheels"]])
         return cls(bundle, there, frozenset(lacking))
