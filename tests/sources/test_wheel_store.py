@@ -60,8 +60,11 @@ def test_nowhere_to_be_had(donor, links):
 
 def test_an_offline_run_asks_no_index(donor, links, monkeypatch):
     monkeypatch.setenv("VERLOCK_OFFLINE", "1")
-    with pytest.raises(NetworkError, match=rf"is not asked for {links.name}: this run is offline"):
-        wheel_store.precompiled(donor, "3.10")
+    for bundle, remedy in (("", "VERLOCK_ARTEFACTS"), ("/media/bundle", "bundle -- --verify /media/bundle")):
+        monkeypatch.setenv("VERLOCK_BUNDLE", bundle)
+        with pytest.raises(NetworkError, match=rf"is not asked for {links.name}: this run is offline") as caught:
+            wheel_store.precompiled(donor, "3.10")
+        assert remedy in caught.value.remedy
     monkeypatch.delenv("VERLOCK_OFFLINE")
     assert wheel_store.precompiled(donor, "3.10").name == links.name
 

@@ -74,7 +74,7 @@ class Carried:
         if sha256 not in self.paths:
             raise ExportRefused(
                 f"{self.bundle} does not have {filename} with the locked sha256",
-                "make the bundle again of this lock (`nox -s bundle`); `nox -s bundle -- --verify` says whether it is whole",
+                f"`nox -s bundle -- --verify {self.bundle}` says whether it is whole; if it is, make one of this lock",
             )
         return self.paths[sha256]
 

@@ -95,10 +95,12 @@ def precompiled(donor: Precompiled, python: str) -> Path:
         return found
     index = package_index.chosen()
     if paths.offline():
+        bundle = paths.bundle_dir()
         raise NetworkError(
             f"{index} is not asked for {donor.filename}: {download.OFFLINE}",
-            f"put it into the folder VERLOCK_ARTEFACTS; of a bundle, `nox -s bundle -- --verify {paths.bundle_dir()}` says "
-            "whether it is whole",
+            f"`nox -s bundle -- --verify {bundle}` says whether the bundle is whole"
+            if bundle
+            else "put it into the folder VERLOCK_ARTEFACTS",
         )
     told = f"{donor.filename}, {donor.size / 1e6:.0f} MB from {index}"
     with scratch("donor") as work, console.step("download", told):
