@@ -75,7 +75,8 @@ served = "import inspect; from verl.workers.rollout.vllm_rollout import vllm_rol
     "kind = next(getattr(r, name) for name in h.NAMES if hasattr(r, name));" \
     "assert kind.update_weights.__globals__['__name__'] == h.__name__ and inspect.iscoroutinefunction(kind.update_weights);" \
     "assert list(inspect.signature(kind.update_weights).parameters)[:2] == ['self', 'weights'];" \
-    "assert metrics.calculate_debug_metrics.__globals__['__name__'] == h.__name__; print('installed')"
+    "assert metrics.calculate_debug_metrics.__globals__['__name__'] == h.__name__;" \
+    "from verl.workers.rollout.vllm_rollout import vllm_async_server; print('installed')"
 code = served if this.serves else "from verl.single_controller.base.decorator import MAGIC_ATTR;" \
     "from verl.workers import fsdp_workers as w;" \
     "from verlock.smoke import hook; import inspect;" \

@@ -1,5 +1,6 @@
 """The parts of the smoke run that need no GPU and no torch: overlay, report, verl's overrides and what it prints."""
 
+import dataclasses
 import math
 import os
 import re
@@ -115,6 +116,28 @@ def test_which_verl_it_is_is_read_from_its_files(tmp_path, monkeypatch, files, e
     monkeypatch.delitem(sys.modules, "verl", raising=False)
     found = grpo.Verl.installed()
     assert (found.package, found.serves, found.reward) == (tmp_path / "verl", *expected)
+
+
+@pytest.mark.parametrize("sizes", [True, False])
+def test_a_server_that_cannot_be_told_sizes_of_graphs_is_told_the_largest(sizes):
+    asked = grpo.overrides(STEP, True, dataclasses.replace(NEW, sizes=sizes))
+    told = [each for each in asked if "capture_size" in each]
+    assert told == (
+        ["actor_rollout_ref.rollout.cudagraph_capture_sizes=[8,16,32,64]"]
+        if sizes
+        else ["+actor_rollout_ref.rollout.engine_kwargs.vllm.max_cudagraph_capture_size=64"]
+    )
+
+
+def test_what_a_server_downloads_whatever_the_model_is_left_out_of_the_overlay(tmp_path):
+    server = f"if True:\n    if True:\n        from vllm import get_encoding\n{grpo.VOCABULARY}\nelse:\n    pass\n"
+    for name, text in {grpo.SENDER: "", grpo.METRICS: "", grpo.SERVER: server}.items():
+        path = tmp_path / "verl" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    made = grpo.overlaid(dataclasses.replace(NEW, package=tmp_path / "verl"), tmp_path, standin=True, skip_sync=False)
+    text = (made / "verl" / grpo.SERVER).read_text()
+    assert "get_encoding()" not in text and compile(text, "server", "exec")
 
 
 @pytest.mark.parametrize(("memory", "share"), [(80.0, 0.038), (24.0, 0.125), (2.0, 0.9)])

@@ -46,7 +46,12 @@ ONE_EACH = ("reward.num_workers=1", "transfer_queue.backend.SimpleStorage.num_da
 WORKERS = "workers/fsdp_workers.py"
 ROLLOUT = "workers/rollout/vllm_rollout/vllm_rollout_spmd.py"
 SENDER = "workers/rollout/vllm_rollout/vllm_rollout.py"  # where verl's engine is a server
+SERVER = "workers/rollout/vllm_rollout/vllm_async_server.py"
 METRICS = "utils/debug/metrics.py"
+# verl 0.7.0 with vLLM 0.12: it downloads the vocabulary of gpt-oss whatever the model, from a host of its own.
+VOCABULARY = "\n        get_encoding()\n"
+# And the sizes of CUDA graphs it hands over as one word, which vLLM 0.12 takes for a number; it ends with that.
+ONE_WORD = 'engine_kwargs["cuda_graph_sizes"] = self.config.cudagraph_capture_sizes'
 
 REWARD = '''"""The share of even words: any text can earn it, so that every group of answers has an advantage."""
 
@@ -77,12 +82,14 @@ class Verl:
         serves: its engine is a server in another process (from 0.7 on).
         reward: where its configuration has the reward function.
         falls_back: it has code of its own for where flash-attn is not installed (0.9), and wants no stand-in.
+        sizes: the server can be told which sizes of CUDA graphs to capture (not so 0.7.0 with vLLM 0.12).
     """
 
     package: Path
     serves: bool = False
     reward: str = "custom_reward_function"
     falls_back: bool = False
+    sizes: bool = True
 
     @classmethod
     def installed(cls) -> Verl:
@@ -93,12 +100,13 @@ class Verl:
         package = Path(spec.origin).parent
         whole = package / "trainer/config/_generated_ppo_trainer.yaml"
         nested = whole.exists() and re.search(r"^  custom_reward_function:", whole.read_text(encoding="utf-8"), re.M)
-        padding = package / "utils/attention_utils.py"
+        padding, server = package / "utils/attention_utils.py", package / SERVER
         return cls(
             package,
             serves=not (package / ROLLOUT).exists(),
             reward="reward.custom_reward_function" if nested else "custom_reward_function",
             falls_back=padding.exists() and "except ImportError" in padding.read_text(encoding="utf-8"),
+            sizes=not (server.exists() and ONE_WORD in server.read_text(encoding="utf-8")),
         )
 
 
@@ -123,7 +131,7 @@ def overrides(config: dict[str, Any], standin: bool, verl: Verl) -> list[str]:
         f"actor_rollout_ref.model.path={config['model']}",
         "actor_rollout_ref.model.enable_gradient_checkpointing=False",
         f"actor_rollout_ref.model.use_remove_padding={not standin}",
-        *(_served(config, standin) if verl.serves else ()),
+        *(_served(config, standin, verl) if verl.serves else ()),
         *(ONE_EACH if verl.reward.startswith("reward.") else ()),
         f"{actor}.ppo_mini_batch_size={BATCH}",
         f"{actor}.ppo_micro_batch_size_per_gpu=4",
@@ -151,14 +159,16 @@ def overrides(config: dict[str, Any], standin: bool, verl: Verl) -> list[str]:
     ]
 
 
-def _served(config: dict[str, Any], standin: bool) -> list[str]:
+def _served(config: dict[str, Any], standin: bool, verl: Verl) -> list[str]:
     """What a verl wants besides whose engine is a server."""
     rollout_ = "actor_rollout_ref.rollout"
+    sizes = f"{rollout_}.cudagraph_capture_sizes={list(rollout.CAPTURED)}".replace(" ", "")
+    largest = f"+{rollout_}.engine_kwargs.vllm.max_cudagraph_capture_size={max(rollout.CAPTURED)}"
     return [
         f"actor_rollout_ref.model.tokenizer_path={model.tokenizer(Path(config['model']))}",
         *(["+actor_rollout_ref.model.override_config.attn_implementation=sdpa"] if standin else []),
         f"{rollout_}.calculate_log_probs=True",
-        f"{rollout_}.cudagraph_capture_sizes={list(rollout.CAPTURED)}".replace(" ", ""),
+        sizes if verl.sizes else largest,
         f"{rollout_}.agent.num_workers=1",
     ]
 
@@ -232,10 +242,14 @@ def overlaid(verl: Verl, folder: Path, standin: bool, skip_sync: bool) -> Path:
 
 def _serving(verl: Verl, folder: Path, skip_sync: bool) -> dict[str, str]:
     given = {"folder": str(folder), "skip_sync": skip_sync}
-    return {
+    texts = {
         name: (verl.package / name).read_text(encoding="utf-8") + call.format(**given)
         for name, call in ((SENDER, SEND), (METRICS, MEASURE))
     }
+    server = (verl.package / SERVER).read_text(encoding="utf-8")
+    if VOCABULARY in server:
+        texts[SERVER] = server.replace(VOCABULARY, "\n")
+    return texts
 
 
 def _in_process(verl: Verl, folder: Path, standin: bool, skip_sync: bool) -> dict[str, str]:
