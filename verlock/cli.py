@@ -296,6 +296,8 @@ def _shipping_commands(commands: Commands) -> None:
                         help="pylock.toml (PEP 751), requirements.txt for pip alone, conda-lock.yml with both layers, "
                              "or the conda layer as rattler's lock file")  # fmt: skip
     _output(export)
+    export.add_argument("--from", dest="bundle", type=Path, metavar="DIR",
+                        help="with --to pylock and --output: name the files of a bundle, by their paths")  # fmt: skip
     export.set_defaults(run=_export)
 
     sbom = commands.add_parser("sbom", help="list what is in a verified environment, as CycloneDX 1.6")
@@ -616,7 +618,11 @@ def _export(arguments: argparse.Namespace) -> int:
     from verlock.shipping import exports
     from verlock.variant.chosen import choose
 
-    return exports.run(choose(arguments.variant, arguments.python), arguments.to, arguments.output)
+    if arguments.bundle and (arguments.to != "pylock" or not arguments.output):
+        print("verlock export: --from goes with --to pylock, and with --output FILE", file=sys.stderr)
+        return 2
+    chosen = choose(arguments.variant, arguments.python)
+    return exports.run(chosen, arguments.to, arguments.output, arguments.bundle)
 
 
 def _sbom(arguments: argparse.Namespace) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
+import venv
 from pathlib import Path
 
 import bundles
@@ -17,12 +19,34 @@ from verlock.system import host_python
 
 pytestmark = pytest.mark.skipif(toy.compiler() is None, reason="no C compiler to make the toy's shared objects with")
 
-KINDS = ("wheels/torch", "wheels/odd", "artefacts/flash", "python/cpython", "tools/frontend", "repository-", "verlock")
+# what is built on arrival: an sdist, with what it is built by; a git source, with its released wheel
+BUILT = ("wheels/gamma", "wheels/setuptools", "sources/toy", "wheels/toy")
+KINDS = (
+    "wheels/torch",
+    "wheels/odd",
+    "artefacts/flash",
+    "python/cpython",
+    "tools/frontend",
+    "repository-",
+    "verlock",
+    *BUILT,
+)
+BY_PATH = ("flash-attn", "toy")  # packages whose wheel is named by its path: their direct_url.json tells a place
+OF_A_PLACE = tuple(f"{name.replace('-', '_')}-" for name in BY_PATH)  # their folders of metadata
+# the exit code of an environment that is to be made of a file that is damaged, missing or swapped
+REFUSED = {
+    "wheels/torch": (26, 26, 25),  # 26: uv finds no whole archive, and so does not come to compare its sha256
+    "wheels/gamma": (25, 26, 26),
+    "wheels/setuptools": (26, 26, 26),
+    "wheels/toy": (25, 24, 25),
+    "sources/toy": (25, 25, 25),
+    "python/cpython": (25, 25, 25),
+}
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    with bundles.carrying(tmp_path_factory.mktemp("carried")) as made:
+    with bundles.carrying(tmp_path_factory.mktemp("carried"), built=True) as made:
         yield made
 
 
@@ -95,7 +119,8 @@ def test_an_environment_from_it_is_the_one_from_the_index(project, bundle):
     differing = {name for name in online["files"] if online["files"][name] != carried["files"][name]}
     assert differing <= {"pyvenv.cfg", "bin/python", "bin/python3"}
     for name, entry in online["packages"].items():
-        assert entry == carried["packages"][name] or name == "flash-attn"  # its direct_url.json names a place
+        assert entry == carried["packages"][name] or name in BY_PATH
+    assert (project.site / "gamma.py").exists() and "SIZE = 8" in (project.site / "toy/__init__.py").read_text()
     project.verify()
     assert "up to date" in project.create_from(bundle)
     shutil.rmtree(project.prefix)
@@ -110,7 +135,7 @@ def sealed_files(project) -> dict[str, str]:
         if (
             path.is_file()
             and "__pycache__" not in name
-            and not ("flash_attn-" in name and name.endswith((".json", "RECORD")))
+            and not (name.startswith(OF_A_PLACE) and name.endswith((".json", "RECORD")))
         ):
             found[name] = toy.sha256(path.read_bytes())
     return found
@@ -127,18 +152,43 @@ def test_a_damaged_interpreter_of_an_environment_is_unpacked_again(project, bund
     project.verify()
 
 
-@pytest.mark.parametrize(
-    ("kind", "code"), [("wheels/torch", 26), ("python/cpython", 25)]
-)  # 26: uv finds the zip broken
-def test_nothing_is_made_of_a_damaged_file(project, copy, kind, code):
-    shutil.rmtree(project.envs, ignore_errors=True)
+@pytest.mark.parametrize("kind", REFUSED)
+def test_nothing_is_made_of_a_damaged_a_missing_and_a_swapped_file(project, bundle, copy, kind):
     path = of_kind(copy, kind)
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-    said = project.create_from(copy, code=code)
-    assert path.name in said
-    assert not (project.prefix / "verlock.json").exists()
+    damaged, (name, version) = bytearray(path.read_bytes()), path.name.removesuffix(".tar.gz").split("-")[:2]
+    damaged[len(damaged) // 2] ^= 1
+    swapped = of_kind(bundle, "wheels/odd").read_bytes()
+    for data, code in zip((bytes(damaged), None, swapped), REFUSED[kind], strict=True):
+        shutil.rmtree(project.envs, ignore_errors=True)
+        path.unlink() if data is None else path.write_bytes(data)
+        said = project.create_from(copy, code=code)
+        assert path.name in said or f"{name}=={version}" in said
+        assert "copy the bundle here again" in said or f"bundle -- --verify {copy}" in said
+        assert code != 24 or "this run is offline" in said
+        assert not (project.prefix / "verlock.json").exists()
+
+
+@pytest.mark.parametrize("tool", ["pip", "uv"])
+def test_pip_and_uv_install_from_its_pylock_and_build_what_is_an_sdist(project, bundle, tmp_path, tool):
+    file = tmp_path / "pylock.toml"
+    done = project.run("export", "toy", "--to", "pylock", "--from", str(bundle), "--output", str(file))
+    assert done.returncode == 0 and "not in it: toy, which is built from commit" in done.stderr, done.stderr
+    venv.create(tmp_path / "venv")
+    python = tmp_path / "venv/bin/python"
+    words = ["pip", "--isolated", "--python", python] if tool == "pip" else ["uv", "pip"]
+    more = ["--no-cache-dir"] if tool == "pip" else ["--offline", "--no-config", "--python", python, "--no-cache"]
+    places = ["--no-index", "--find-links", bundle / "wheels"]
+    done = subprocess.run(
+        [sys.executable, "-m", *words, "install", *more, *places, "-r", file],
+        capture_output=True,
+        text=True,
+        env=project.environment(),
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    code = "import gamma, flash_attn, verl; print(gamma.made)"
+    done = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "from an sdist\n"
 
 
 def test_what_it_does_not_have_is_refused_by_name(project, copy, tmp_path):
@@ -150,7 +200,7 @@ def test_what_it_does_not_have_is_refused_by_name(project, copy, tmp_path):
 
 
 def test_two_bundles_from_two_folders_are_the_same_to_the_byte(bundle, tmp_path):
-    with bundles.carrying(tmp_path / "another, longer place") as project:
+    with bundles.carrying(tmp_path / "another, longer place", built=True) as project:
         project.bundle(tmp_path / "other", TZ="Asia/Tokyo", HOME=str(tmp_path))
         assert bundles.contents(tmp_path / "other") == bundles.contents(bundle)
 

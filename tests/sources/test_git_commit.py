@@ -14,6 +14,7 @@ from toysource import git
 from verlock import paths
 from verlock.errors import NetworkError, SourceMismatch, SourceStoreDamaged, SourceUnavailable, ToolMissing
 from verlock.sources import git_commit
+from verlock.system import loopback
 from verlock.variant.chosen import choose
 
 UNREACHABLE = "https://127.0.0.1:9/vllm.git"
@@ -120,6 +121,31 @@ def test_nobody_answers(source):
         git_commit.store(source)
     assert caught.value.exit_code == 24
     assert not list((paths.cache_dir() / "sources").iterdir())
+
+
+def test_an_offline_run_asks_only_places_of_this_machine(source, upstream, tmp_path, monkeypatch):
+    asked = []
+
+    class Handler(loopback.Handler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+    monkeypatch.setenv("VERLOCK_OFFLINE", "1")
+    with loopback.serve(Handler) as address:
+        remote = source.model_copy(update={"url": f"{address}/pkg.git"})
+        monkeypatch.setenv("VERLOCK_SOURCE_MIRROR", f"{address}/mirror.git, localhost:mirror.git")
+        with pytest.raises(NetworkError, match=r"127\.0\.0\.1.*this run is offline"):
+            git_commit.store(remote)
+        for mirror in (str(upstream), upstream.as_uri()):
+            monkeypatch.setenv("VERLOCK_CACHE", str(tmp_path / f"cache-{mirror[:4].strip('/')}"))
+            monkeypatch.setenv("VERLOCK_SOURCE_MIRROR", f"{address}/mirror.git,{mirror}")
+            assert git_commit.store(remote).is_dir()
+        assert not asked
+        monkeypatch.delenv("VERLOCK_OFFLINE")
+        monkeypatch.setenv("VERLOCK_CACHE", str(tmp_path / "other"))
+        git_commit.store(remote)
+        assert asked
 
 
 def test_the_commit_is_nowhere(mirrored):

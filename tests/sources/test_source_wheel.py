@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from toysource import diff, donor_wheel, git
+import toysource
 
 from verlock import paths
 from verlock.errors import BuildError, IntegrityError, StaleLock
@@ -20,26 +20,6 @@ from verlock.sources import git_commit, patches, source_wheel, wheel_store
 from verlock.system import uv
 from verlock.variant import lockfiles, recipe, recipe_file, record
 from verlock.variant.chosen import choose
-
-SETUP = """
-import os, zipfile
-from setuptools import Extension, setup
-from setuptools.command.build_ext import build_ext
-
-class take(build_ext):
-    def run(self):
-        with zipfile.ZipFile(os.environ["VLLM_PRECOMPILED_WHEEL_LOCATION"]) as wheel:
-            for name in ("toy/_C.abi3.so", "toy/kernels/__init__.py"):
-                wheel.extract(name)
-
-open("toy/_version.py", "w").write("version = %r" % os.environ["SETUPTOOLS_SCM_PRETEND_VERSION"])
-assert os.environ["VLLM_USE_PRECOMPILED"] == "1"
-assert os.environ["SOURCE_DATE_EPOCH"] == "1740355200", "the day of the commit"
-assert not {"PYTHONSTARTUP", "CFLAGS", "UNRELATED"} & set(os.environ)
-setup(name="toy", version="9.9+precompiled", packages=["toy"], cmdclass={"build_ext": take},
-      ext_modules=[Extension("toy._C", [])], install_requires=["torch==2.5.1"])
-"""
-FIX = ("SIZE = 1\n", "SIZE = 8\n")
 
 
 @pytest.fixture(autouse=True)
@@ -51,51 +31,15 @@ def scratch(tmp_path, monkeypatch):
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
     """A recipe whose source is a repository made here, and whose released wheel is kept already."""
-    repository = tmp_path / "toy"
-    (repository / "toy/kernels").mkdir(parents=True)
-    git(repository, "init", "-q")
-    (repository / "setup.py").write_text(SETUP)
-    (repository / "toy/__init__.py").write_text("# toy\n\n" + FIX[0])
-    (repository / "toy/notes.md").write_text("packed too\n")
-    (repository / "toy/kernels/.gitkeep").touch()
-    (repository / "docs.md").write_text("not packed\n")
-    (repository / ".gitignore").write_text("*.so\n_version.py\nbuild/\n*.egg-info/\ntoy/kernels/\n__pycache__/\n")
-    git(repository, "add", "-A")
-    git(repository, "add", "-f", "toy/kernels/.gitkeep")
-    git(repository, "commit", "-qm", "toy")
+    repository = toysource.repository(tmp_path / "toy")
     monkeypatch.setenv("VERLOCK_SOURCE_MIRROR", str(repository))
-    donor = donor_wheel(tmp_path / "toy-0.7.3-cp38-abi3-manylinux1_x86_64.whl")
-    sha256 = hashlib.sha256(donor.read_bytes()).hexdigest()
-    with wheel_store.scratch("test") as work:
-        wheel_store.keep(donor.rename(work / donor.name), sha256)
-
+    donor = toysource.donor_wheel(tmp_path / "toy-0.7.3-cp38-abi3-manylinux1_x86_64.whl")
     folder = tmp_path / "recipes/toy"
-    (folder / "patches").mkdir(parents=True)
-    change = diff("toy/__init__.py", "# toy\n\n" + FIX[0], "# toy\n\n" + FIX[1])
-    (folder / "patches/0001-Toy.patch").write_text("Toy\n\n" + change)
     text = (paths.RECIPES / "v1/recipe.toml").read_text().partition("\n[source]\n")[0]
-    text += f"""
-[source]
-package = "toy"
-version = "0.7.4.dev65+g22757848"
-url = "https://127.0.0.1:9/toy.git"
-commit = "{git(repository, "rev-parse", "HEAD")}"
-tree = "{git(repository, "rev-parse", "HEAD^{tree}")}"
-subject = "toy"
-date = 2025-02-24
-reason = "r"
-[source.precompiled]
-package = "toy"
-version = "0.7.3"
-filename = "{donor.name}"
-sha256 = "{sha256}"
-size = 1
-reason = "r"
-[[patch]]
-file = "0001-Toy.patch"
-package = "toy"
-why = "w"
-"""
+    text += toysource.recipe(folder, repository, donor)
+    with wheel_store.scratch("test") as work:
+        sha256 = hashlib.sha256(donor.read_bytes()).hexdigest()
+        wheel_store.keep(donor.rename(work / donor.name), sha256)
     shutil.copytree(paths.RECIPES / "common", folder.parent / "common")
     path = folder / recipe_file.NAME
     path.write_text(text)
@@ -144,7 +88,7 @@ def test_tree_patch_and_objects(toy, tools):
     assert made.name == "toy-0.7.4.dev65+g22757848-cp38-abi3-manylinux1_x86_64.whl"
     info = "toy-0.7.4.dev65+g22757848.dist-info"
     with zipfile.ZipFile(made) as wheel:
-        assert wheel.read("toy/__init__.py").decode().endswith(FIX[1])
+        assert wheel.read("toy/__init__.py").decode().endswith(toysource.FIX[1])
         assert wheel.read("toy/_C.abi3.so") == b"\x7fELF" + b"object" * 999
         assert wheel.read("toy/_version.py") == b"version = '0.7.4.dev65+g22757848'"
         assert b"Version: 0.7.4.dev65+g22757848\n" in wheel.read(f"{info}/METADATA")

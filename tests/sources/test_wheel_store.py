@@ -58,6 +58,27 @@ def test_nowhere_to_be_had(donor, links):
         wheel_store.precompiled(donor, "3.10")
 
 
+def test_an_offline_run_asks_no_index(donor, links, monkeypatch):
+    monkeypatch.setenv("VERLOCK_OFFLINE", "1")
+    for bundle, remedy in (("", "VERLOCK_ARTEFACTS"), ("/media/bundle", "bundle -- --verify /media/bundle")):
+        monkeypatch.setenv("VERLOCK_BUNDLE", bundle)
+        with pytest.raises(NetworkError, match=rf"is not asked for {links.name}: this run is offline") as caught:
+            wheel_store.precompiled(donor, "3.10")
+        assert remedy in caught.value.remedy
+    monkeypatch.delenv("VERLOCK_OFFLINE")
+    assert wheel_store.precompiled(donor, "3.10").name == links.name
+
+
+def test_a_damaged_wheel_of_a_bundle_is_said_to_be_the_bundles(donor, links, tmp_path, monkeypatch):
+    place = tmp_path / "bundle/wheels" / links.name
+    place.parent.mkdir(parents=True)
+    place.write_bytes(links.read_bytes() + b"x")
+    monkeypatch.setenv("VERLOCK_BUNDLE", str(tmp_path / "bundle"))
+    with pytest.raises(IntegrityError) as caught:
+        wheel_store.precompiled(donor, "3.10")
+    assert str(place) in caught.value.problem and caught.value.remedy == "copy the bundle here again"
+
+
 def test_one_package_of_a_lock(links, tmp_path):
     digest = hashlib.sha256(links.read_bytes()).hexdigest()
     requirements = tmp_path / "requirements.txt"

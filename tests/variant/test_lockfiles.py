@@ -48,6 +48,9 @@ def test_a_pin_has_its_hashes_marker_and_askers(tmp_path):
         (f"six==1.17.0 --hash=sha256:{'a' * 63}", "line 3: not a sha256"),
         ("--extra-index-url https://example.org/simple", "line 3: not a pin"),
         ("-e ./here", "line 3: not a pin"),
+        (f"six==1.* --hash=sha256:{DIGEST}", "line 3: not a pin"),
+        (f"six===1.17.0 --hash=sha256:{DIGEST}", "line 3: not a pin"),
+        (f"six==1.17.0,!=1.16.0 --hash=sha256:{DIGEST}", "line 3: not a pin"),
         (f"Attrs==25.1.0 --hash=sha256:{DIGEST}", "line 3: attrs is there twice"),
     ],
 )
@@ -70,6 +73,74 @@ def test_a_conda_package_without_sha256_is_refused(tmp_path):
     path.write_text("package: 3\n")
     with pytest.raises(LockError, match=re.escape("not a conda-lock.yml")):
         lockfiles.conda_packages(path)
+
+
+CONDA_LOCK = """
+version: 1
+metadata: {}
+package:
+- name: zlib
+  version: 1.3.1
+  manager: conda
+  platform: linux-64
+  dependencies:
+    libzlib: 1.3.1
+  url: https://127.0.0.1:9/channel/linux-64/zlib-1.3.1-h4_2.conda
+  hash:
+    md5: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
+    sha256: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
+  category: main
+  optional: false
+"""
+ENTRY = CONDA_LOCK.partition("package:\n")[2]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        # what conda-lock and rattler write for other uses than ours
+        ("manager: conda", "manager: pip", "zlib 1.3.1 is not a package of conda, but of pip"),
+        ("  manager: conda\n", "", "zlib 1.3.1 is not a package of conda, but of None"),
+        ("category: main", "category: dev", "zlib 1.3.1 is not for every environment: its category is dev"),
+        ("optional: false", "optional: true", "zlib 1.3.1 is not for every environment: its category is main"),
+        (f"    sha256: {DIGEST}\n", "", "zlib 1.3.1 has no sha256"),
+        (f"sha256: {DIGEST}", f"sha256: {DIGEST[:40]}", "zlib 1.3.1 has no sha256"),
+        (ENTRY, ENTRY + ENTRY, "zlib 1.3.1 is there twice"),
+        ("platform: linux-64", "platform: osx-64", "has no package for linux-64"),
+        (ENTRY, "- []\n", "is not a conda-lock.yml"),
+        ("package:\n", "packages:\n", "is not a conda-lock.yml"),
+        ("version: 1\n", "version: 2\n", "is version 2 of conda-lock's format, not 1"),
+        ("version: 1\n", "", "is version None of conda-lock's format, not 1"),
+        # a URL of something else
+        ("/linux-64/zlib", "/osx-64/zlib", "zlib 1.3.1 is not for linux-64: https://127.0.0.1:9/channel/osx-64/zlib"),
+        ("/zlib-1.3.1-h4_2", "/zlib-1.2.13-h4_2", "zlib 1.3.1 has the URL of another file"),
+        ("/zlib-1.3.1-h4_2.conda", "/zlib-1.3.1-py3-none.whl", "zlib 1.3.1 has the URL of another file"),
+        ("https://127.0.0.1:9/channel/linux-64/", "", "zlib 1.3.1 is not for linux-64: zlib-1.3.1-h4_2.conda"),
+        ("https://127.0.0.1:9/channel/linux-64/zlib", "https://me:hush-hush@127.0.0.1:9/c/win-64/zlib", "for linux-64: https://***@"),
+    ],
+)  # fmt: skip
+def test_what_a_conda_lock_must_not_hold_is_refused_by_name(tmp_path, old, new, complaint):
+    path = tmp_path / lockfiles.CONDA_LOCK
+    assert old in CONDA_LOCK
+    path.write_text(CONDA_LOCK.replace(old, new, 1))
+    with pytest.raises(LockError, match=re.escape(complaint)):
+        lockfiles.conda_packages(path)
+
+
+def test_a_conda_lock_for_several_platforms_is_read_for_one(tmp_path):
+    path = tmp_path / lockfiles.CONDA_LOCK
+    other = ENTRY.replace("linux-64", "osx-64").replace("manager: conda", "manager: pip")
+    path.write_text(CONDA_LOCK + other)
+    assert lockfiles.conda_packages(path) == [
+        {
+            "name": "zlib",
+            "version": "1.3.1",
+            "url": "https://127.0.0.1:9/channel/linux-64/zlib-1.3.1-h4_2.conda",
+            "sha256": DIGEST,
+            "python": False,
+        }
+    ]
+    assert lockfiles.conda_askers(path, "libzlib") == [("zlib", "1.3.1", "1.3.1")]
 
 
 def test_who_depends_on_a_conda_package_and_within_which_bound():

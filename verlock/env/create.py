@@ -267,10 +267,12 @@ def _wheels(making: Making, step: console.Step, again: Collection[str] = ()) -> 
 
     chosen = making.chosen
     count = len(chosen.pins)
+    places = [str(bundle)] if (bundle := paths.bundle_dir()) else []
+    places += [] if places and paths.offline() else [str(package_index.chosen())]
     step.announce(f"{count} packages")
 
     def tell(fetched: int) -> None:
-        step.detail = f"{count} packages, {fetched} fetched from {package_index.chosen()}"
+        step.detail = f"{count} packages, {fetched} fetched from {' or '.join(places)}"
 
     with uv.counting(tell):
         if chosen.recipe.source is not None:

@@ -23,7 +23,7 @@ from verlock.errors import (
     ToolMissing,
     VerlockError,
 )
-from verlock.system import addresses, process
+from verlock.system import addresses, download, process
 
 if TYPE_CHECKING:
     from verlock.variant.checkouts import Checkout
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _REF = "refs/verlock/source"
 _NO_ANSWER = re.compile(
     r"Could not resolve|Failed to connect|Connection (?:refused|timed out|reset)|Network is unreachable|No route to host"
-    r"|Operation too slow|Operation timed out|Couldn't connect|returned error: (?:407|5\d\d)",
+    rf"|{download.OFFLINE}|Operation too slow|Operation timed out|Couldn't connect|returned error: (?:407|5\d\d)",
     re.IGNORECASE,
 )
 _OTHER_OWNER = re.compile(r"detected dubious ownership in repository at '([^'\n]+)'")
@@ -136,7 +136,8 @@ def _fetch(source: Source, path: Path) -> None:
         _Git(draft).run("init", "--quiet", "--bare", "--template=", str(draft))
         refusals: dict[str, str] = {}
         for place in _places(source):
-            if (refusal := _fetch_from(place, source.commit, draft)) is None:
+            refusal = _fetch_from(place, source.commit, draft) if _may_be_asked(place) else download.OFFLINE
+            if refusal is None:
                 break
             refusals[place] = refusal
         else:
@@ -151,6 +152,11 @@ def _places(source: Source) -> list[str]:
     """The mirrors, then the recipe's URL; relative paths are made absolute, since git runs elsewhere."""
     mirrors = [place.strip() for place in os.environ.get("VERLOCK_SOURCE_MIRROR", "").split(",") if place.strip()]
     return [str(Path(place).absolute()) if Path(place).exists() else place for place in mirrors] + [source.url]
+
+
+def _may_be_asked(place: str) -> bool:
+    """An offline run asks no host; what lies on this machine needs none."""
+    return not paths.offline() or place.startswith("file:") or Path(place).exists()
 
 
 def _fetch_from(place: str, commit: str, draft: Path) -> str | None:

@@ -89,11 +89,19 @@ def precompiled(donor: Precompiled, python: str) -> Path:
 
     Raises:
         IntegrityError: the index serves other bytes.
-        NetworkError: no index answers.
+        NetworkError: no index answers, or this run is offline.
     """
     if found := kept(donor.filename, donor.sha256):
         return found
     index = package_index.chosen()
+    if paths.offline():
+        bundle = paths.bundle_dir()
+        raise NetworkError(
+            f"{index} is not asked for {donor.filename}: {download.OFFLINE}",
+            f"`nox -s bundle -- --verify {bundle}` says whether the bundle is whole"
+            if bundle
+            else "put it into the folder VERLOCK_ARTEFACTS",
+        )
     told = f"{donor.filename}, {donor.size / 1e6:.0f} MB from {index}"
     with scratch("donor") as work, console.step("download", told):
         wanted = work / "wanted.txt"

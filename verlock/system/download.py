@@ -33,7 +33,7 @@ _LONGEST_PAUSE = 60  # seconds, also where a host asks for more (Retry-After)
 _CONNECT_SECONDS, _SILENT_SECONDS = 10.0, 30.0
 _REACHABLE_SECONDS = 3.0
 _BLOCK = 1 << 20  # bytes; so much more than ever before counts as something gained
-_OFFLINE = "this run is offline"
+OFFLINE = "this run is offline"
 _PUT_IT = f"put the file into a folder and name that folder in {PLACE}"
 
 
@@ -138,11 +138,15 @@ def fetch_first(
                 continue
             shutil.copyfile(place, into)
             if (got := files.sha256(into)) != sha256:
+                bundle = paths.bundle_dir()
+                carried = bundle is not None and place.is_relative_to(bundle)
                 raise IntegrityError.of(
                     str(place),
                     f"sha256:{sha256}",
                     f"sha256:{got}",
-                    f"remove it from the folder {PLACE}, or copy it there again",
+                    "copy the bundle here again"
+                    if carried
+                    else f"remove it from the folder {PLACE}, or copy it there again",
                 )
             return None
         try:
@@ -212,7 +216,7 @@ def reachable(urls: Iterable[str]) -> bool:
 def connect(url: str, seconds: float) -> None:
     """Open a connection to the host of an address and close it; behind a proxy nothing is done. Raises OSError or ValueError."""
     if paths.offline():
-        raise ConnectionError(_OFFLINE)
+        raise ConnectionError(OFFLINE)
     if not process.proxied(os.environ):
         parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -323,7 +327,7 @@ def _asked(
 
     if paths.offline():
         raise _Failure(
-            NetworkError(f"{addresses.host(url)} is not asked for {what}: {_OFFLINE}", _PUT_IT), passing=False
+            NetworkError(f"{addresses.host(url)} is not asked for {what}: {OFFLINE}", _PUT_IT), passing=False
         )
     try:
         plain, login = addresses.split(url)

@@ -24,8 +24,12 @@ ALL = (CONDA_LOCK, REQUIREMENTS, BUILD_REQUIREMENTS, SOURCES, FILES)
 TOOLS = "tools"
 BASE_TOOLS = "requirements"  # of the sets of tools the one that verlock itself runs on; all others include it
 
-_PIN = re.compile(r"^(?P<name>[A-Za-z0-9][\w.-]*)(?:\[[^\]]*\])?==(?P<version>[^\s;\\]+)\s*(?:;(?P<marker>[^\\]*))?$")
+_PIN = re.compile(
+    r"^(?P<name>[A-Za-z0-9][\w.-]*)(?:\[[^\]]*\])?==(?P<version>[A-Za-z0-9][\w.!+-]*)\s*(?:;(?P<marker>[^\\]*))?$"
+)
 _FILE = ("package", "version", "filename", "sha256", "uploaded")
+CONDA_LOCK_VERSION = 1  # of the format; rattler's lock files have 4 and more
+PLATFORM = "linux-64"
 _CONDA = {
     "package": [{**dict.fromkeys(("name", "version", "url", "platform"), str), "hash": dict, "dependencies": dict}]
 }
@@ -146,21 +150,41 @@ def conda_packages(lock: Path) -> list[dict[str, Any]]:
     """The linux-64 packages of a conda-lock.yml, in its order: `name`, `version`, `url`, `sha256` and `python` (is it one's?).
 
     Raises:
-        LockError: the file is missing, is not conda-lock's, or has a package without sha256.
+        LockError: the file is missing, is not conda-lock's or has none; or one has no sha256, is there twice, is of pip, is not
+            for every environment, or is not what its URL names.
     """
-    listed = [
-        {
-            **{key: item[key] for key in ("name", "version", "url")},
-            "sha256": item["hash"].get("sha256"),
-            "python": bool({"python", "python_abi"} & set(item["dependencies"])),
-        }
-        for item in _conda_entries(lock)
-        if item["platform"] == "linux-64"
-    ]
-    for item in listed:
-        if not _is_sha256(item["sha256"]):
-            raise LockError(f"{paths.shown(lock)}: {item['name']} {item['version']} has no sha256", restore(lock))
-    return listed
+    listed: dict[str, dict[str, Any]] = {}
+    for item in _conda_entries(lock):
+        if problem := "is there twice" if item["name"] in listed else _unfit(item):
+            raise LockError(f"{paths.shown(lock)}: {item['name']} {item['version']} {problem}", restore(lock))
+        named = {key: item[key] for key in ("name", "version", "url")}
+        python = bool({"python", "python_abi"} & set(item["dependencies"]))
+        listed[item["name"]] = {**named, "sha256": item["hash"]["sha256"], "python": python}
+    if not listed:
+        raise LockError(f"{paths.shown(lock)} has no package for {PLATFORM}", restore(lock))
+    return list(listed.values())
+
+
+def _unfit(item: dict[str, Any]) -> str:
+    """Why an entry of a conda-lock.yml cannot be installed as it is; nothing where it can.
+
+    conda-lock writes each of these for other uses: both layers in one file, packages for developers beside those for everybody,
+    and md5 alone where a channel says no more.
+    """
+    from urllib.parse import unquote  # not for a run that finds nothing to do
+
+    from verlock.system import addresses
+
+    if item.get("manager") != "conda":
+        return f"is not a package of conda, but of {item.get('manager')}"
+    if item.get("category", "main") != "main" or item.get("optional"):
+        return f"is not for every environment: its category is {item.get('category')}"
+    if not _is_sha256(item["hash"].get("sha256")):
+        return "has no sha256"
+    *_, folder, file = ["", *unquote(item["url"]).rsplit("/", 2)]
+    if not file.endswith((".conda", ".tar.bz2")) or file.rsplit("-", 2)[:-1] != [item["name"], item["version"]]:
+        return f"has the URL of another file: {addresses.shown(item['url'])}"
+    return "" if folder in (PLATFORM, "noarch") else f"is not for {PLATFORM}: {addresses.shown(item['url'])}"
 
 
 def conda_askers(lock: Path, name: str) -> list[tuple[str, str, str]]:
@@ -173,7 +197,7 @@ def conda_askers(lock: Path, name: str) -> list[tuple[str, str, str]]:
 
 
 def _conda_entries(lock: Path) -> list[dict[str, Any]]:
-    """The entries of a conda-lock.yml. Raises LockError unless each has what an entry has, at least."""
+    """The linux-64 entries of a conda-lock.yml. Raises LockError unless each entry has what one has, at least."""
     try:
         content = read_yaml(text_of(lock))
     except ValueError as error:
@@ -182,7 +206,12 @@ def _conda_entries(lock: Path) -> list[dict[str, Any]]:
         ) from None
     if not fits(content, _CONDA):
         raise LockError(f"{paths.shown(lock)} is not a conda-lock.yml", restore(lock))
-    return list(content["package"])
+    if content.get("version") != CONDA_LOCK_VERSION:
+        raise LockError(
+            f"{paths.shown(lock)} is version {content.get('version')} of conda-lock's format, not {CONDA_LOCK_VERSION}",
+            restore(lock),
+        )
+    return [item for item in content["package"] if item["platform"] == PLATFORM]
 
 
 def sources(folder: Path) -> dict[str, Any]:
