@@ -303,7 +303,12 @@ def audit(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the fast tests; the slow and real ones with [-- -m e2e]"""
-    arguments = session.posargs if "-m" in session.posargs else ["-m", FAST, *session.posargs]
+    # a file's tests stay together: some share what is dear to make
+    arguments = (
+        session.posargs
+        if "-m" in session.posargs
+        else ["-m", FAST, "-n", "auto", "--dist", "loadfile", *session.posargs]
+    )
     module(session, "tests", "pytest", *arguments)
 
 

@@ -72,9 +72,11 @@ def run(variants: Sequence[str] = (), *, upgrade: Sequence[str] | None = None, c
     _can_move(wish, named, before)
     failures: list[VerlockError] = []
     trials: lock_diff.Tree = {}
-    with serve() as index, console.step("lock", f"{len(jobs)} locks") as progress:
+    tools = lockfiles.TOOLS in named or not variants
+    wanted = [*(["verlock's tools"] if tools else []), *([f"{len(jobs)} locks"] if jobs else [])]
+    with serve() as index, console.step("lock", " and ".join(wanted)) as progress:
         index.prefetch(_known_projects())
-        if lockfiles.TOOLS in named or not variants:
+        if tools:
             _tools(wish, index)
             sums.update([] if wish.trial else [paths.LOCKS / lockfiles.TOOLS])
         for finished, (job, result) in enumerate(_each(jobs, lambda chosen: _lock(chosen, wish, index)), 1):
