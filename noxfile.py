@@ -303,13 +303,8 @@ def audit(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the fast tests; the slow and real ones with [-- -m e2e]"""
-    # a file's tests stay together: some share what is dear to make
-    arguments = (
-        session.posargs
-        if "-m" in session.posargs
-        else ["-m", FAST, "-n", "auto", "--dist", "loadfile", *session.posargs]
-    )
-    module(session, "tests", "pytest", *arguments)
+    chosen = session.posargs if "-m" in session.posargs else ["-m", FAST, *session.posargs]
+    module(session, "tests", "pytest", "-n", "auto", "--dist", "loadgroup", *chosen)
 
 
 @nox.session(default=False)

@@ -16,10 +16,22 @@ settings.register_profile("verlock", deadline=None, max_examples=50)
 settings.load_profile("verlock")
 
 
+# tests of e2e that use the real environments, which some of them damage for a moment, or start a Ray or a Slurm
+WHOLE_MACHINE = {
+    f"test_{name}.py"
+    for name in ("bench_environments", "doctor", "launch", "nodes", "patch_behaviour", "ray", "readme", "real", "rehearsal",
+                 "sbom", "slurm", "smoke_environments", "v1_wheel")
+}  # fmt: skip
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
-        if "e2e" in item.path.parts:
+        e2e = "e2e" in item.path.parts
+        if e2e:
             item.add_marker("e2e")
+        # where pytest runs in several processes, one of them has all tests of a group: what is dear to make is made once
+        group = "whole machine" if e2e and item.path.name in WHOLE_MACHINE else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True)
