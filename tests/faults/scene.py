@@ -25,7 +25,7 @@ import toysource
 from verlock import paths
 
 HOOK = Path(__file__).parent / "hook"
-PATIENCE = 60.0  # seconds: what takes longer has hung
+PATIENCE = 90.0  # seconds: what takes longer has hung; a silent host is given up after 60
 OLD, NEW = "def rank():\n    return 0\n", "def rank():\n    return 1\n"
 
 

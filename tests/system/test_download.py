@@ -91,6 +91,34 @@ def test_no_host_is_asked_for_ever(host, tmp_path):
     assert len(asked) == 4
 
 
+def silent(handler, after=0):
+    """So many bytes, and then nothing for longer than anybody waits."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(DATA)))
+    handler.send_header("ETag", '"one"')
+    handler.end_headers()
+    handler.wfile.write(DATA[:after])
+    handler.wfile.flush()
+    time.sleep(1.5)
+
+
+@pytest.mark.parametrize("after", [0, 1000])
+def test_a_host_that_falls_silent_twice_is_not_waited_for_a_third_time(host, tmp_path, monkeypatch, after):
+    monkeypatch.setattr(download, "_SILENT_SECONDS", 0.3)
+    url, asked = host(lambda handler: silent(handler, after))
+    with pytest.raises(NetworkError):
+        download.fetch(url, tmp_path / "file", SHA256)
+    assert len(asked) == 2
+
+
+def test_a_host_that_goes_on_after_a_silence_is_waited_for_again(host, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "_SILENT_SECONDS", 0.3)
+    once = lambda handler: silent(handler, download._BLOCK + 10)  # noqa: E731
+    url, asked = host(once, lambda handler: silent(handler, 2 * download._BLOCK + 20), whole)
+    download.fetch(url, tmp_path / "file", SHA256)
+    assert (tmp_path / "file").read_bytes() == DATA and len(asked) == 3
+
+
 def test_a_host_may_say_how_long_to_wait(host, tmp_path):
     url, _ = host(status(429, Retry_After="1"), whole)
     start = time.monotonic()

@@ -52,6 +52,27 @@ def test_a_host_that_answers_no():
     assert isinstance(error, NetworkError) and "mirror.example answers 403 Forbidden" in error.problem
 
 
+NO_SOLUTION = """\
+error: No solution found when resolving dependencies
+  cause: Because torch was not found in the package registry and you require torch==2.5.1, we can conclude that ...
+
+hint: An index """
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (NO_SOLUTION + "(https://mirror.example/simple) returned a 403 Forbidden error. Check that ...", "403 Forbidden"),
+        (NO_SOLUTION + "URL (https://mirror.example/simple) could not be queried due to a lack of valid authentication "
+         "credentials (401 Unauthorized)", "401 Unauthorized"),
+        ("error: Missing `Content-Type` header for `https://mirror.example/simple/odd/`", "without saying what it sends"),
+    ],
+)  # fmt: skip
+def test_a_host_that_answers_no_to_a_question_about_a_package(text, said):
+    error = uv._explained(text)
+    assert isinstance(error, NetworkError) and f"mirror.example answers {said}" in error.problem
+
+
 def test_a_full_disk():
     error = uv._explained(FULL)
     assert isinstance(error, DiskTooSmall) and "to /b: No space left" in error.problem

@@ -28,6 +28,7 @@ from verlock.system import addresses, files, process
 
 PLACE = "VERLOCK_ARTEFACTS"  # the variable with the user's own folder or mirror
 _RETRIES = 3  # in a row without anything gained
+_SILENCES = 2  # so many in a row, and the host is given up: each lasts _SILENT_SECONDS
 _BACK_OFF = 0.5  # seconds; the pauses are 0, 1 and 2 seconds, each up to half a second longer
 _LONGEST_PAUSE = 60  # seconds, also where a host asks for more (Retry-After)
 _CONNECT_SECONDS, _SILENT_SECONDS = 10.0, 30.0
@@ -38,11 +39,13 @@ _PUT_IT = f"put the file into a folder and name that folder in {PLACE}"
 
 
 class _Failure(Exception):
-    """One try failed: with which error, whether another may help, and whether this one brought anything."""
+    """One try failed: with which error, whether another may help, whether this one brought anything, or only a long silence."""
 
-    def __init__(self, error: NetworkError, *, passing: bool, answer: Any = None, gained: bool = False) -> None:
+    def __init__(
+        self, error: NetworkError, *, passing: bool, answer: Any = None, gained: bool = False, silent: bool = False
+    ) -> None:
         super().__init__()
-        self.error, self.passing, self.gained = error, passing, gained
+        self.error, self.passing, self.gained, self.silent = error, passing, gained, silent
         self.raw = None if answer is None else answer.raw
 
 
@@ -247,7 +250,7 @@ class _Partial:
 
     def go_on(self) -> None:
         """One try, from where the last one ended. Raises _Failure."""
-        from urllib3.exceptions import HTTPError
+        from urllib3.exceptions import HTTPError, ReadTimeoutError
 
         what = _name(self.url)
         headers = {"Accept-Encoding": "identity"}
@@ -256,7 +259,7 @@ class _Partial:
         with _asked(self.session, self.url, headers, what, final=(416,)) as answer:
             _refuse_page(answer, what)
             whole = self._place(answer)
-            before = self.most
+            before, silent = self.most, False
             try:
                 for block in answer.raw.stream(_BLOCK, decode_content=False):
                     self.out.write(block)  # a full disk is no matter of the network: it has an error of its own
@@ -265,12 +268,13 @@ class _Partial:
                     size = f" of {whole / 1e6:.0f}" if whole else ""
                     self.tell(f"{self.done / 1e6:.0f}{size} MB")
                 cut = f"after {self.done} of {whole} bytes" if whole is not None and self.done < whole else ""
-            except HTTPError:
+            except HTTPError as failed:
+                silent = isinstance(failed, ReadTimeoutError)
                 cut = f"after {self.done} of {whole} bytes" if whole else f"after {self.done} bytes"
             if cut or answer.status_code == 416:
                 where = addresses.host(answer.url)
                 error = NetworkError(f"{where} does not give {what}: the connection ended {cut}", _PUT_IT)
-                raise _Failure(error, passing=True, gained=self.most >= before + _BLOCK)
+                raise _Failure(error, passing=True, gained=self.most >= before + _BLOCK, silent=silent)
 
     def _place(self, answer: Any) -> int | None:
         """Go to the place in the file that this answer begins at; returns how long the whole file is, if that is known."""
@@ -295,13 +299,14 @@ def _patiently(attempt: Callable[[], Any]) -> Any:
     from urllib3.util.retry import Retry
 
     fresh = Retry(_RETRIES, backoff_factor=_BACK_OFF, backoff_jitter=_BACK_OFF, retry_after_max=_LONGEST_PAUSE)
-    policy = fresh
+    policy, silences = fresh, 0
     while True:
         try:
             return attempt()
         except _Failure as failure:
             failed = failure
-        if not failed.passing:
+        silences = silences + 1 if failed.silent and not failed.gained else 0
+        if not failed.passing or silences == _SILENCES:
             raise failed.error
         try:
             policy = (fresh if failed.gained else policy).increment("GET")
@@ -342,7 +347,8 @@ def _asked(
         )
     except (OSError, ValueError) as error:
         passing = isinstance(error, (requests.ConnectionError, requests.Timeout)) and not _for_good(error)
-        raise _Failure(_explained(error, url, what), passing=passing) from None
+        silent = isinstance(error, requests.ReadTimeout)
+        raise _Failure(_explained(error, url, what), passing=passing, silent=silent) from None
     status = answer.status_code
     if status < 400 or status in final:
         return answer

@@ -22,7 +22,12 @@ from verlock.system import addresses, package_index, process
 _DNS_OR_CONNECT = re.compile(
     r"dns error|error sending request|Could not connect|Failed to fetch|timed out", re.IGNORECASE
 )
-_REFUSED = re.compile(r"HTTP status (?:client|server) error \(([^)]+)\)")
+_REFUSED = re.compile(
+    r"HTTP status (?:client|server) error \(([^)]+)\)"
+    r"|returned a (?P<hint>[45]\d\d [A-Z][A-Za-z ]+?) error"
+    r"|valid authentication credentials \((?P<login>[^)]+)\)"
+    r"|Missing `(?P<header>Content-Type)` header"
+)
 _CACHE_PATIENCE = 10.0  # seconds to wait for another uv to be done with the cache
 _URL = re.compile(r"https?://[^/`\s)]+")
 # what `uv pip check` says of each requirement that is not met, and how many there are
@@ -239,6 +244,10 @@ def run(arguments: list[str], stdin: str = "", patience: float | None = None) ->
     return done.stdout
 
 
+def _refusal(found: re.Match[str]) -> str:
+    return "without saying what it sends" if found["header"] else found[1] or found["hint"] or found["login"]
+
+
 def _explained(message: str) -> Exception:
     """The error class that fits what uv said, with uv's words."""
     text = addresses.scrubbed(message.strip())
@@ -261,7 +270,7 @@ def _explained(message: str) -> Exception:
     host = addresses.host(found[0]) if found else "a package index"
     if refused := _REFUSED.search(text):
         return NetworkError(
-            f"{host} answers {refused[1]}\n  {text}",
+            f"{host} answers {_refusal(refused)}\n  {text}",
             "the index or mirror does not have a locked file, or wants a login (UV_DEFAULT_INDEX names another index; a name and "
             "password go into its URL or into ~/.netrc)",
         )
