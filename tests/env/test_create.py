@@ -298,11 +298,11 @@ class TestArtefacts:
 
 
 def test_the_documentation_names_the_steps_in_their_order():
-    """Its sentence tells each step by one word, with what it does in brackets."""
-    text = " ".join((paths.ROOT / "docs/how-it-works.md").read_text(encoding="utf-8").split())
-    (told,) = re.findall(r"goes from a lock to a sealed environment in (\w+) steps, each checked: (.+?)\. ", text)
-    number, sentence = told
-    steps = [part.split()[-1] for part in re.sub(r" \([^)]*\)", "", sentence).split(",")]
+    """A list, each point with the step's name in bold, below a sentence with their number."""
+    text = (paths.ROOT / "docs/how-it-works.md").read_text(encoding="utf-8")
+    (told,) = re.findall(r"goes from a lock to a sealed environment in (\w+) steps\.(.+?)\n## ", text, re.DOTALL)
+    number, points = told
+    steps = re.findall(r"^\d\. \*\*(\w+)\.\*\*", points, re.MULTILINE)
     assert steps == list(create.STEPS)
     assert number == ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"][len(steps) - 1]
 
