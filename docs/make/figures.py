@@ -126,9 +126,10 @@ def _created(path: Path) -> str:
     rows += [(name, f"{seconds[name]:.2f}", "", "", "") for name in seconds if name not in told]
     machine = found["machine"]
     where = f"{machine['cores']} cores ({machine['processor']}), Python {machine['python'].split()[0]}"
-    most = max(len(each) for each in found["seconds"].values())
+    runs = sorted({len(each) for each in found["seconds"].values()})
+    counted = " to ".join(map(str, dict.fromkeys((runs[0], runs[-1]))))
     shown = table(("verlock", "s", "beside", "s", "ratio"), rows)
-    return f"{code(found.get('variant', 'vllm073'))}:\n\n{shown}\n\nMedians of {most} runs, on {where}."
+    return f"{code(found.get('variant', 'vllm073'))}:\n\n{shown}\n\nMedians of {counted} runs, on {where}."
 
 
 def lock_times() -> str:

@@ -370,7 +370,13 @@ AROUND: dict[str, dict[str, Cell]] = {
     "another environment is active": p.around(p.variables(VIRTUAL_ENV="/nonexistent", CONDA_PREFIX="/nonexistent")),
     "the user's pip, uv and git settings": p.around(p.configured),
     "uv's variables of an image": p.around(
-        p.variables(UV_SYSTEM_PYTHON="1", UV_TARGET="/nowhere", UV_NO_VERIFY_HASHES="1", UV_PYTHON="3.9"),
+        p.variables(
+            UV_SYSTEM_PYTHON="1",
+            UV_TARGET="/nowhere",
+            UV_NO_VERIFY_HASHES="1",
+            UV_PYTHON="3.9",
+            UV_CONSTRAINT="/nowhere",
+        ),
         only="whole walk",
     ),
     "a huge environment": p.around(p.huge),

@@ -27,7 +27,9 @@ PLANTS: dict[str, list[tuple[str, str, str]]] = {
     "hashes-unread": [("verlock/env/verify.py", "if got != want.sha256:", "if not got:")],
     "strays-unseen": [("verlock/env/verify.py", "if path in expected or path in own", "if path in expected or path")],
     "kept-unhashed": [("verlock/env/artefacts.py", "if files.sha256(kept) == file.sha256:", "if kept:")],
-    "damage-stays-cached": [("verlock/env/healing.py", "uv.forget(spoilt)", "str(spoilt)")],
+    "damage-stays": [
+        ("verlock/env/create.py", "_wheels(making, step, again=spoilt | ", "_wheels(making, step, again=")
+    ],
     # disks, surroundings, two at once
     "no-lock": [("verlock/system/files.py", "fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)", "str(file)")],
     "no-file-system-without-locks": [("verlock/system/files.py", "if error.errno not in NO_LOCKS:", "if error:")],
