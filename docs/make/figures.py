@@ -123,7 +123,7 @@ def _created(path: Path) -> str:
         for r in ratios
     ]
     told = {name for each in ratios for name in (each["ours"], each["peer"])}
-    of_one_step = re.compile(r": \w+: \w+$|: verlock create: |, without the hashes$")
+    of_one_step = re.compile(r": verlock \w+: |, without the hashes$|: verlock create, [a-z ]+: ")
     others = [name for name in seconds if name not in told and not of_one_step.search(name)]
     rows += [(name, f"{seconds[name]:.2f}", "", "", "") for name in others]
     machine = found["machine"]
