@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items):
             item.add_marker("e2e")
         # where pytest runs in several processes, one of them has all tests of a group: what is dear to make is made once
         group = "whole machine" if e2e and item.path.name in WHOLE_MACHINE else str(item.path)
-        if not (e2e and item.path.name == "test_create.py" and item.cls is None):  # a third of all, which share nothing
+        if not (e2e and item.path.name == "test_create.py" and item.cls is None):  # many, which share nothing
             item.add_marker(pytest.mark.xdist_group(group))
 
 

@@ -122,10 +122,6 @@ def _created(path: Path) -> str:
         (r["ours"], f"{seconds[r['ours']]:.2f}", r["peer"], f"{seconds[r['peer']]:.2f}", f"{r['ratio']:.2f}")
         for r in ratios
     ]
-    told = {name for each in ratios for name in (each["ours"], each["peer"])}
-    of_one_step = re.compile(r": verlock \w+: |, without the hashes$|: verlock create, [a-z ]+: ")
-    others = [name for name in seconds if name not in told and not of_one_step.search(name)]
-    rows += [(name, f"{seconds[name]:.2f}", "", "", "") for name in others]
     machine = found["machine"]
     where = f"{machine['cores']} cores ({machine['processor']}), Python {machine['python'].split()[0]}"
     runs = sorted({len(each) for each in found["seconds"].values()})
