@@ -123,18 +123,11 @@ class Cluster:
     def wait(
         self, job: str, output: Path, states=("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL"), seconds=600
     ) -> str:
-        """Wait until the job is in one of these states and its output no longer grows; returns which.
-
-        The nodes write into one file. Once, on a busy machine, one node's lines were not in it yet when the job had ended.
-        """
+        """Wait until the job is in one of these states; returns which."""
         end = time.monotonic() + seconds
         while (state := self.state(job)) not in states:
             assert time.monotonic() < end, (
                 f"job {job} is {state}\n{output.read_text() if output.exists() else 'no output'}"
             )
             time.sleep(0.3)
-        before = -1
-        while (now := output.stat().st_size if output.exists() else 0) != before and time.monotonic() < end:
-            before = now
-            time.sleep(1.0)
         return state

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ import toy
 from verlock import paths
 from verlock.variant import certificate
 
-NAMES = [f"verlock-node{node}-{os.getpid()}" for node in range(2)]
+NAMES = ["", ""]  # of the two namespaces, new for each test
 HOSTS = ("10.213.7.1", "10.213.7.2")
 AT = f"{HOSTS[0]}:29513"
 AGENT = Path(__file__).parent / "node_agent.py"
@@ -47,10 +48,10 @@ pytestmark = pytest.mark.skipif(bool(reason := lacks()), reason=reason or "names
 def cable():
     """Two namespaces and a cable between them."""
     try:
-        for node, name in enumerate(NAMES):
-            # a name of its own each time: where another process has it mounted, a deleted namespace leaves its name behind
-            NAMES[node] = f"{name}x"
-            ip("netns", "add", NAMES[node])
+        # where another process has it mounted, a deleted namespace leaves its name behind
+        NAMES[:] = [f"verlock-{uuid.uuid4().hex[:8]}-{node}" for node in range(2)]
+        for name in NAMES:
+            ip("netns", "add", name)
         ip("link", "add", "verlock0", "netns", NAMES[0], "type", "veth", "peer", "name", "verlock1", "netns", NAMES[1])
         for number, (name, host) in enumerate(zip(NAMES, HOSTS, strict=True)):
             ip("-n", name, "addr", "add", f"{host}/24", "dev", f"verlock{number}")
