@@ -185,18 +185,61 @@ def test_what_every_run_of_the_trainer_imports_is_imported_and_nothing_else(tmp_
         assert done.stdout == "VERLOCK 1 0 2\n", done.stderr
 
 
-def test_torch_comes_first_and_extension_modules_of_other_pythons_are_passed_over(tmp_path):
-    """What is no shared object cannot load: it is said where this Python would load it, and passed over where it would not."""
-    (tmp_path / "torch.py").write_text("print('torch')")
-    (tmp_path / "vllm").mkdir()
-    (tmp_path / "vllm/_C.cpython-27-x86_64-linux-gnu.so").write_text("no object")
-    site = f"{{**real, 'purelib': {str(tmp_path)!r}}}"
-    elsewhere = f"import sysconfig; real = sysconfig.get_paths(); sysconfig.get_paths = lambda: {site}"
-    code = f"{elsewhere}\n{import_check._LOAD}"
+# A loader that opens every file with this text in it, and one that lacks a library until torch was imported.
+LOADER = """
+import ctypes, sys, sysconfig
+real = sysconfig.get_paths()
+sysconfig.get_paths = lambda: {{**real, "purelib": {!r}}}
 
-    def load():
+def opened(path, mode):
+    with open(path) as file:
+        text = file.read()
+    print(path.rpartition("/")[2])
+    if text == "driver":
+        raise OSError("libcuda.so.1: cannot open shared object file: No such file or directory")
+    if text == "torch" and "torch" not in sys.modules:
+        raise OSError("libnvrtc.so.13: cannot open shared object file: No such file or directory")
+    if text == "damaged":
+        raise OSError("undefined symbol: cublasLtCreate")
+
+ctypes.CDLL = opened
+"""
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Run the check of compiled objects on a site-packages of these files; returns what ended."""
+
+    def run(files):
+        files = {
+            "torch/lib/libtorch_global_deps.so": "",
+            "torch/lib/libtorch_python.so": "",
+            "vllm/__init__.py": "",
+            **files,
+        }
+        for name, text in {"torch/__init__.py": "print('torch')", **files}.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
+        code = LOADER.format(str(tmp_path)) + import_check._LOAD
         return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
 
-    assert load().stdout == "torch\nVERLOCK 0\n"
-    (tmp_path / "vllm/_D.abi3.so").write_text("no object")
-    assert load().returncode and "vllm/_D.abi3.so" in load().stderr
+    return run
+
+
+def test_torch_s_libraries_come_first_and_extension_modules_of_other_pythons_are_passed_over(load):
+    found = load(
+        {"vllm/_C.abi3.so": "", "vllm/_D.cpython-27-x86_64-linux-gnu.so": "damaged", "flash_attn_2_cuda.abi3.so": ""}
+    )
+    opened = ["libtorch_global_deps.so", "libtorch_python.so", "_C.abi3.so", "flash_attn_2_cuda.abi3.so"]
+    assert found.stdout.split("\n") == [*opened, "VERLOCK 2", ""], found.stderr
+
+
+def test_what_only_torch_itself_finds_is_loaded_after_torch(load):
+    found = load({"vllm/_C.abi3.so": "torch", "vllm/_E.abi3.so": "torch", "vllm/_D.abi3.so": "driver"}).stdout
+    assert found.split("\n")[2:] == ["_C.abi3.so", "torch", "_C.abi3.so", "_D.abi3.so", "_E.abi3.so", "VERLOCK 2", ""]
+
+
+@pytest.mark.parametrize("path", ["vllm/_C.abi3.so", "torch/lib/libtorch_python.so", "flash_attn_2_cuda.abi3.so"])
+def test_an_object_that_does_not_load_is_named(load, path):
+    found = load({path: "damaged"})
+    assert found.returncode == 1 and found.stderr == f"{path}: undefined symbol: cublasLtCreate\n"

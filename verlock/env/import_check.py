@@ -23,25 +23,37 @@ from verlock.variant import certificate, lockfiles, record
 from verlock.variant.chosen import Chosen
 from verlock.variant.receipt import Ran
 
-# torch first, as every program does: it loads the CUDA libraries that vLLM's objects look for. Then every compiled object of
-# vLLM with all its symbols resolved, but for extension modules of other Pythons, which this one never loads. Objects that link
-# the driver itself (libcuda.so.1) can only be tried where there is one.
+# torch's libraries first, which bring those of CUDA that vLLM's objects look for, with all their symbols resolved; then every
+# compiled object of vLLM, but for extension modules of other Pythons, which this one never loads. Importing torch would do the
+# same and compile a thousand of its files beside; it is done where an object asks for a library that only torch's Python code
+# finds. Objects that link the driver itself (libcuda.so.1) can only be tried where there is one.
 _LOAD = """
 import ctypes, glob, importlib.util, os, sysconfig
-import torch
-vllm = importlib.util.find_spec("vllm").submodule_search_locations[0]  # an editable one is outside the environment
+torch, vllm = (importlib.util.find_spec(name).submodule_search_locations[0] for name in ("torch", "vllm"))
 site, own = sysconfig.get_paths()["purelib"], sysconfig.get_config_var("EXT_SUFFIX")
-loaded = 0
-for path in sorted(glob.glob(f"{vllm}/**/*.so", recursive=True) + glob.glob(f"{site}/flash_attn_2_cuda*.so")):
-    if ".cpython-" in os.path.basename(path) and not path.endswith(own):
-        continue
+
+def load(path):
     try:
-        ctypes.CDLL(path, mode=os.RTLD_NOW)
-        loaded += 1
+        return ctypes.CDLL(path, mode=os.RTLD_NOW | ctypes.RTLD_GLOBAL * path.startswith(torch))
     except OSError as error:
-        if "libcuda.so.1: cannot open" not in str(error):
-            raise SystemExit(f"{os.path.relpath(path, site)}: {error}")
-print("VERLOCK", loaded)
+        return error
+
+def found(path):
+    answer = load(path)
+    if "cannot open shared object file" in str(answer) and "libcuda.so.1" not in str(answer):
+        import torch
+        answer = load(path)
+    if not isinstance(answer, OSError):
+        return 1
+    if "libcuda.so.1: cannot open" in str(answer):
+        return 0
+    raise SystemExit(f"{os.path.relpath(path, site)}: {answer}")
+
+for name in ("libtorch_global_deps", "libtorch_python"):
+    found(f"{torch}/lib/{name}.so")
+of_vllm = sorted(glob.glob(f"{vllm}/**/*.so", recursive=True))  # an editable one is outside the environment
+of_vllm = [path for path in of_vllm if ".cpython-" not in os.path.basename(path) or path.endswith(own)]
+print("VERLOCK", sum(map(found, of_vllm + glob.glob(f"{site}/flash_attn_2_cuda*.so"))))
 """
 _NEWER_SYSTEM = re.compile(r"version .(GLIBC|GLIBCXX|CXXABI)_\S+ not found")
 # Beside the three: every import of verl's trainer that each of its runs reaches, those inside its functions too (a module
