@@ -185,19 +185,22 @@ def test_what_every_run_of_the_trainer_imports_is_imported_and_nothing_else(tmp_
         assert done.stdout == "VERLOCK 1 0 2\n", done.stderr
 
 
-# A loader that opens every file with this text in it, and one that lacks a library until torch was imported.
+# A loader that opens every file, but for those with a certain text in it: one lacks a library until that was loaded by its path.
 LOADER = """
-import ctypes, sys, sysconfig
+import ctypes, sysconfig
+opened_already = []
 real = sysconfig.get_paths()
 sysconfig.get_paths = lambda: {{**real, "purelib": {!r}}}
 
 def opened(path, mode):
     with open(path) as file:
         text = file.read()
-    print(path.rpartition("/")[2])
+    name = path.rpartition("/")[2]
+    print(name)
+    opened_already.append(name)
     if text == "driver":
         raise OSError("libcuda.so.1: cannot open shared object file: No such file or directory")
-    if text == "torch" and "torch" not in sys.modules:
+    if text == "cuda" and "libnvrtc.so.13" not in opened_already:
         raise OSError("libnvrtc.so.13: cannot open shared object file: No such file or directory")
     if text == "damaged":
         raise OSError("undefined symbol: cublasLtCreate")
@@ -217,7 +220,7 @@ def load(tmp_path):
             "vllm/__init__.py": "",
             **files,
         }
-        for name, text in {"torch/__init__.py": "print('torch')", **files}.items():
+        for name, text in {"torch/__init__.py": "raise SystemExit('torch was imported')", **files}.items():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_text(text)
         code = LOADER.format(str(tmp_path)) + import_check._LOAD
@@ -234,9 +237,25 @@ def test_torch_s_libraries_come_first_and_extension_modules_of_other_pythons_are
     assert found.stdout.split("\n") == [*opened, "VERLOCK 2", ""], found.stderr
 
 
-def test_what_only_torch_itself_finds_is_loaded_after_torch(load):
-    found = load({"vllm/_C.abi3.so": "torch", "vllm/_E.abi3.so": "torch", "vllm/_D.abi3.so": "driver"}).stdout
-    assert found.split("\n")[2:] == ["_C.abi3.so", "torch", "_C.abi3.so", "_D.abi3.so", "_E.abi3.so", "VERLOCK 2", ""]
+def test_a_library_that_torch_s_own_code_would_find_is_found(load):
+    files = {"vllm/_C.abi3.so": "cuda", "vllm/_D.abi3.so": "driver", "vllm/_E.abi3.so": "cuda"}
+    found = load({**files, "nvidia/cu13/lib/libnvrtc.so.13": ""}).stdout
+    assert found.split("\n")[2:] == [
+        "_C.abi3.so",
+        "libnvrtc.so.13",
+        "_C.abi3.so",
+        "_D.abi3.so",
+        "_E.abi3.so",
+        "VERLOCK 2",
+        "",
+    ]
+
+
+def test_a_library_that_is_nowhere_is_named(load):
+    found = load({"vllm/_C.abi3.so": "cuda"})
+    assert found.returncode == 1 and found.stderr.startswith(
+        "vllm/_C.abi3.so: libnvrtc.so.13: cannot open shared object"
+    )
 
 
 @pytest.mark.parametrize("path", ["vllm/_C.abi3.so", "torch/lib/libtorch_python.so", "flash_attn_2_cuda.abi3.so"])

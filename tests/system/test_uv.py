@@ -235,13 +235,13 @@ def test_what_comes_into_the_cache_is_counted_while_it_comes(tmp_path, monkeypat
         told.append(count)
         seen.set()
 
-    with uv.counting(tell):  # there is no archive-v0 yet
+    with uv.counting(uv.store(), tell):  # there is no archive-v0 yet
         (tmp_path / "archive-v0/one").mkdir(parents=True)
         assert seen.wait(10)
         (tmp_path / "archive-v0/two").mkdir()
     assert told == [1, 2]
     told.clear()
-    with uv.counting(tell):
+    with uv.counting(uv.store(), tell):
         (tmp_path / "archive-v0/one").rmdir()  # another uv cleans the cache meanwhile
     assert told == []  # nothing came, and fewer than none cannot
 

@@ -29,6 +29,7 @@ from verlock.variant import digest, receipt
 from verlock.variant.chosen import Chosen
 
 if TYPE_CHECKING:
+    from verlock.env.hashing import Ahead
     from verlock.env.installed import Recorded
     from verlock.env.verify import Damage
     from verlock.variant.checkouts import Checkout
@@ -62,6 +63,7 @@ class Making:
     source: dict[str, Any] | None = None  # what was built from a git commit
     listed: dict[str, Recorded] = field(default_factory=dict)  # the RECORDs of what is installed
     folders: dict[str, str] = field(default_factory=dict)  # empty ones that wheels brought -> package
+    hashed: Ahead | None = None  # what was hashed while uv waited for the network
     patches: list[dict[str, Any]] = field(default_factory=list)
     receipt: dict[str, Any] = field(default_factory=dict)
 
@@ -262,10 +264,11 @@ def fetched(making: Making, tell: Callable[[str], None] = lambda text: None) -> 
 
 
 def _wheels(making: Making, step: console.Step, again: Collection[str] = ()) -> None:
-    from verlock.env import installed
+    from verlock.env import hashing, installed
     from verlock.system import package_index, uv
 
-    chosen = making.chosen
+    chosen, store = making.chosen, uv.store()
+    making.hashed = making.hashed or hashing.Ahead()
     count = len(chosen.pins)
     places = [str(bundle)] if (bundle := paths.bundle_dir()) else []
     places += [] if places and paths.offline() else [str(package_index.chosen())]
@@ -274,7 +277,7 @@ def _wheels(making: Making, step: console.Step, again: Collection[str] = ()) -> 
     def tell(fetched: int) -> None:
         step.detail = f"{count} packages, {fetched} fetched from {' or '.join(places)}"
 
-    with uv.counting(tell):
+    with uv.counting(store, tell), making.hashed.watching(store):
         if chosen.recipe.source is not None:
             _source(making)
         layer = chosen.pip_layer(making.wheels)
@@ -381,7 +384,7 @@ def _tried(making: Making) -> tuple[list[Damage], str]:
     chosen = making.chosen
     ran = receipt.Ran.of(making.base, making.missing, making.site_wheels, making.editable)
     with ThreadPoolExecutor(1) as beside:
-        hashing = beside.submit(verify.examine, chosen, making.receipt, making.listed)
+        hashing = beside.submit(verify.examine, chosen, making.receipt, making.listed, hashed=making.hashed)
         said = ""
         try:
             said = import_check.run(chosen, ran, making.site_wheels, lambda: not hashing.result().damage)

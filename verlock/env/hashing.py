@@ -6,13 +6,19 @@ take no more time than processes (measured on 36,000 files of 7.4 GB).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import stat
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 _BLOCK = 1 << 20  # bytes read at a time
 _OPENING = 20_000  # opening a file costs as much as hashing so many bytes
+_LOOK = 0.2  # seconds between two looks for new folders
+_MODEST = 10  # niceness of the thread that hashes ahead: the installer comes first
 
 
 def sha256_of_all(sizes: list[tuple[int, str]]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -61,3 +67,59 @@ def hash_share(paths: list[str]) -> tuple[int, dict[str, str]]:
         except OSError as error:
             answers[path] = error.strerror or str(error)
     return count, answers
+
+
+class Ahead:
+    """Hashes of files that came into a folder of folders while something else was waited for.
+
+    uv moves each unpacked wheel into its store when it is whole, and links its files into the environment at the end: a file
+    there that is the same, by device and number, size and time of its last change, has the hash that it had in the store.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int], tuple[int, int, str]] = {}
+
+    def of(self, status: os.stat_result) -> str:
+        """The hex sha256 of the file of this status; empty where it was not hashed ahead, or was changed since."""
+        size, changed, sha256 = self._known.get((status.st_dev, status.st_ino), (-1, -1, ""))
+        return sha256 if (size, changed) == (status.st_size, status.st_mtime_ns) else ""
+
+    @contextlib.contextmanager
+    def watching(self, store: Path) -> Iterator[None]:
+        """While this is open, hash the files of each folder that comes into `store`; what is not done by its end is left."""
+        before, over = _folders(store), threading.Event()
+        watcher = threading.Thread(target=self._watch, args=(store, before, over), daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join()
+
+    def _watch(self, store: Path, seen: set[str], over: threading.Event) -> None:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _MODEST)
+        while not over.wait(_LOOK):
+            for name in sorted(_folders(store) - seen):
+                seen.add(name)
+                for folder, _, files in os.walk(store / name):
+                    for file in files:
+                        if over.is_set():
+                            return
+                        self._hash(os.path.join(folder, file))  # noqa: PTH118
+
+    def _hash(self, path: str) -> None:
+        with contextlib.suppress(OSError):
+            before = os.lstat(path)
+            if not stat.S_ISREG(before.st_mode):
+                return
+            count, answers = hash_share([path])
+            after = os.lstat(path)
+            if count == before.st_size == after.st_size and before.st_mtime_ns == after.st_mtime_ns:
+                self._known[after.st_dev, after.st_ino] = count, after.st_mtime_ns, answers[path]
+
+
+def _folders(store: Path) -> set[str]:
+    with contextlib.suppress(OSError), os.scandir(store) as entries:
+        return {entry.name for entry in entries}
+    return set()

@@ -25,8 +25,8 @@ from verlock.variant.receipt import Ran
 
 # torch's libraries first, which bring those of CUDA that vLLM's objects look for, with all their symbols resolved; then every
 # compiled object of vLLM, but for extension modules of other Pythons, which this one never loads. Importing torch would do the
-# same and compile a thousand of its files beside; it is done where an object asks for a library that only torch's Python code
-# finds. Objects that link the driver itself (libcuda.so.1) can only be tried where there is one.
+# same and compile a thousand of its files beside. Some libraries of CUDA only torch's Python code finds, in the same place as
+# here. Objects that link the driver itself (libcuda.so.1) can only be tried where there is one.
 _LOAD = """
 import ctypes, glob, importlib.util, os, sysconfig
 torch, vllm = (importlib.util.find_spec(name).submodule_search_locations[0] for name in ("torch", "vllm"))
@@ -40,8 +40,10 @@ def load(path):
 
 def found(path):
     answer = load(path)
-    if "cannot open shared object file" in str(answer) and "libcuda.so.1" not in str(answer):
-        import torch
+    missing, _, why = str(answer).partition(": ")
+    if why.startswith("cannot open shared object file") and missing != "libcuda.so.1":
+        for library in glob.glob(f"{site}/nvidia/**/{missing}", recursive=True):
+            ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
         answer = load(path)
     if not isinstance(answer, OSError):
         return 1

@@ -87,8 +87,10 @@ def examine(
     sealed: dict[str, Any],
     listed: Mapping[str, installed.Recorded],
     progress: Callable[[int, int], None] | None = None,
+    hashed: hashing.Ahead | None = None,
 ) -> Findings:
-    """The same for a receipt that need not be written yet, and RECORDs that were read already (`installed.recorded`)."""
+    """The same for a receipt that need not be written yet, RECORDs that were read already (`installed.recorded`), and files
+    that were hashed already."""
     prefix = chosen.prefix
     walked = list(receipt.walk(prefix, byte_code=True))
     fingerprint = receipt.fingerprint(prefix, walked)
@@ -113,9 +115,10 @@ def examine(
     found += strays
     found += _not_executable(prefix, expected)
     there = {entry.path: entry for _, entries in walked for entry in entries}
-    sizes, wrong = _at_a_glance(prefix, expected, there)
+    hashes: dict[str, str] = {}
+    sizes, wrong = _at_a_glance(prefix, expected, there, hashes, hashed)
     found += wrong
-    found += _files(chosen, expected, sizes, [] if _of_python(found) else compiled, progress)
+    found += _files(chosen, expected, sizes, hashes, [] if _of_python(found) else compiled, progress)
     order = list(KINDS)
     return Findings(sorted(set(found), key=lambda item: (order.index(item.kind), item.package, item.path)), fingerprint)
 
@@ -251,22 +254,23 @@ def _files(
     chosen: Chosen,
     expected: dict[str, installed.Expected],
     sizes: list[tuple[int, str]],
+    hashes: dict[str, str],
     compiled: list[byte_code.Compiled],
     progress: Callable[[int, int], None] | None,
 ) -> list[Damage]:
-    """Hash everything, on all cores; then compare the byte code that is there with its sources."""
+    """Hash everything that is not yet in `hashes`, on all cores; then compare the byte code that is there with its sources."""
     prefix = chosen.prefix
     found: list[Damage] = []
     total = sum(size for size, _ in sizes)
     done = 0
-    hashes: dict[str, str] = {}
     for hashed, answers in hashing.sha256_of_all([*sizes, *((0, each.path) for each in compiled)]):
         done += hashed
         hashes.update(answers)
         if progress:
             progress(min(done, total), total)
-    for _, path in sizes:
-        want, got = expected[path], hashes[path]
+    for path, got in list(hashes.items()):
+        if (want := expected.get(path)) is None:
+            continue  # byte code
         if got != want.sha256:
             kind = "patch undone" if want.patch else "file changed"
             package = f"{want.package}, {want.patch}" if want.patch else want.package
@@ -288,13 +292,19 @@ def _of_python(found: list[Damage]) -> bool:
 
 
 def _at_a_glance(
-    prefix: Path, expected: dict[str, installed.Expected], there: Mapping[str, os.DirEntry[str]]
+    prefix: Path,
+    expected: dict[str, installed.Expected],
+    there: Mapping[str, os.DirEntry[str]],
+    hashes: dict[str, str],
+    hashed: hashing.Ahead | None,
 ) -> tuple[list[tuple[int, str]], list[Damage]]:
     """The files that must be read, with their sizes in bytes; and what is wrong without reading.
 
     Args:
         prefix, expected: where, and what every file must be.
         there: what a walk of the prefix met; it knows most sizes already.
+        hashes: gets path -> hex sha256 of what was hashed ahead.
+        hashed: what was.
     """
     sizes: list[tuple[int, str]] = []
     found: list[Damage] = []
@@ -315,7 +325,10 @@ def _at_a_glance(
             kind = "patch undone" if want.patch else "file changed"
             found.append(Damage(kind, want.package, short, want.sha256, "no regular file"))
         elif want.sha256:
-            sizes.append((status.st_size, path))
+            if known := hashed.of(status) if hashed else "":
+                hashes[path] = known
+            else:
+                sizes.append((status.st_size, path))
     return sizes, found
 
 

@@ -157,18 +157,18 @@ def cache() -> Path:
     return Path(run(["cache", "dir"]).strip())
 
 
-def _store() -> Path:
-    return cache() / "archive-v0"  # a folder per unpacked wheel, moved there when it is whole
+def store() -> Path:
+    """The part of uv's cache with a folder per unpacked wheel, moved there when it is whole."""
+    return cache() / "archive-v0"
 
 
 @contextmanager
-def counting(tell: Callable[[int], None]) -> Iterator[None]:
-    """While this is open, `tell` how many packages have come into uv's cache since, whenever that grows."""
-    store = _store()
+def counting(place: Path, tell: Callable[[int], None]) -> Iterator[None]:
+    """While this is open, `tell` how many packages have come into `place` (see `store`) since, whenever that grows."""
 
     def packages() -> int:
         with contextlib.suppress(OSError):
-            return sum(1 for _ in store.iterdir())
+            return sum(1 for _ in place.iterdir())
         return 0
 
     before, over, said = packages(), threading.Event(), 0
@@ -209,7 +209,7 @@ def cached(layer: PipLayer, python: str) -> bool:
 def archives(packages: Mapping[str, str]) -> dict[str, list[Path]]:
     """The folders in uv's cache that hold these unpacked wheels (package -> the name of its dist-info folder)."""
     found: dict[str, list[Path]] = {name: [] for name in packages}
-    for wheel in _store().glob("*"):
+    for wheel in store().glob("*"):
         for name, dist_info in packages.items():
             if (wheel / dist_info).is_dir():
                 found[name].append(wheel)
