@@ -359,6 +359,29 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(prefix, monkeypatch
     assert count == 4 and answers[str(prefix.site / "torch/__init__.py")] == "Input/output error"
 
 
+@pytest.mark.parametrize("data", [b"torch\n", b"other"])
+def test_what_was_hashed_ahead_is_not_read_again_and_is_judged_all_the_same(prefix, monkeypatch, data):
+    """As `create` does it: the file comes out of uv's store, where it was hashed when it arrived."""
+    store = prefix.root.with_name("store")
+    (store / "wheel").mkdir(parents=True)
+    (store / "wheel/__init__.py").write_bytes(data)
+    ahead = hashing.Ahead()
+    ahead._hash(str(store / "wheel/__init__.py"))
+    file = prefix.site / "torch/__init__.py"
+    file.unlink()
+    os.link(store / "wheel/__init__.py", file)
+    read = []
+    real = hashing.hash_share
+    monkeypatch.setattr(hashing, "hash_share", lambda paths: read.extend(paths) or real(paths))
+    sealed, listed = receipt.read(prefix.root), installed.recorded(prefix.site)
+    damage = verify.examine(prefix.chosen, sealed, listed, hashed=ahead).damage
+    assert [(each.kind, each.got) for each in damage] == (
+        [] if data == b"torch\n" else [("file changed", toy.sha256(data))]
+    )
+    assert read and str(file) not in read
+    assert verify.examine(prefix.chosen, sealed, listed).damage == damage and str(file) in read
+
+
 FILES = [
     "torch/lib/libtorch.so",
     "torch/__init__.py",
