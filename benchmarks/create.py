@@ -131,10 +131,8 @@ def measure(bench: Bench, runs: int, cold_runs: int) -> None:
     hashes = bench.hash_all("uv")
     for number in range(cold_runs):
         bench.remove("verlock", "uv", "uv-cache-cold", "verlock-cache-cold")
-        for ours in (
-            number % 2 == 1,
-            number % 2 == 0,
-        ):  # in turn: the place that serves may answer the second one faster
+        # in turn: the place that serves may answer the second one faster
+        for ours in (number % 2 == 1, number % 2 == 0):
             if not ours:
                 bench.time("cold: uv venv + pip sync", bench.venv(), bench.sync("cold"))
                 bench.remove("uv", "uv-cache-cold")

@@ -366,7 +366,7 @@ def test_what_was_hashed_ahead_is_not_read_again_and_is_judged_all_the_same(pref
     (store / "wheel").mkdir(parents=True)
     (store / "wheel/__init__.py").write_bytes(data)
     ahead = hashing.Ahead()
-    ahead._hash(str(store / "wheel/__init__.py"))
+    ahead._hash([str(store / "wheel/__init__.py")])
     file = prefix.site / "torch/__init__.py"
     file.unlink()
     os.link(store / "wheel/__init__.py", file)

@@ -15,9 +15,12 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from verlock.system.beside import beside
+
 _BLOCK = 1 << 20  # bytes read at a time
 _OPENING = 20_000  # opening a file costs as much as hashing so many bytes
 _LOOK = 0.2  # seconds between two looks for new folders
+_BATCH = 32  # files hashed ahead before it is asked whether that is over
 _MODEST = 10  # niceness of the thread that hashes ahead: the installer comes first
 
 
@@ -74,6 +77,7 @@ class Ahead:
 
     uv moves each unpacked wheel into its store when it is whole, and links its files into the environment at the end: a file
     there that is the same, by device and number, size and time of its last change, has the hash that it had in the store.
+    Who changes its bytes in between and puts size and time back is seen by `verify` only, which reads everything.
     """
 
     def __init__(self) -> None:
@@ -87,14 +91,9 @@ class Ahead:
     @contextlib.contextmanager
     def watching(self, store: Path) -> Iterator[None]:
         """While this is open, hash the files of each folder that comes into `store`; what is not done by its end is left."""
-        before, over = _folders(store), threading.Event()
-        watcher = threading.Thread(target=self._watch, args=(store, before, over), daemon=True)
-        watcher.start()
-        try:
+        seen = _folders(store)
+        with beside(lambda over: self._watch(store, seen, over)):
             yield
-        finally:
-            over.set()
-            watcher.join()
 
     def _watch(self, store: Path, seen: set[str], over: threading.Event) -> None:
         with contextlib.suppress(OSError):
@@ -102,21 +101,22 @@ class Ahead:
         while not over.wait(_LOOK):
             for name in sorted(_folders(store) - seen):
                 seen.add(name)
-                for folder, _, files in os.walk(store / name):
-                    for file in files:
-                        if over.is_set():
-                            return
-                        self._hash(os.path.join(folder, file))  # noqa: PTH118
+                paths = [os.path.join(folder, file) for folder, _, files in os.walk(store / name) for file in files]  # noqa: PTH118
+                for start in range(0, len(paths), _BATCH):
+                    if over.is_set():
+                        return
+                    with contextlib.suppress(OSError):  # gone again: not hashed ahead, then
+                        self._hash(paths[start : start + _BATCH])
 
-    def _hash(self, path: str) -> None:
-        with contextlib.suppress(OSError):
-            before = os.lstat(path)
-            if not stat.S_ISREG(before.st_mode):
-                return
-            count, answers = hash_share([path])
-            after = os.lstat(path)
-            if count == before.st_size == after.st_size and before.st_mtime_ns == after.st_mtime_ns:
-                self._known[after.st_dev, after.st_ino] = count, after.st_mtime_ns, answers[path]
+    def _hash(self, paths: list[str]) -> None:
+        there = {path: os.lstat(path) for path in paths}
+        regular = [path for path, status in there.items() if stat.S_ISREG(status.st_mode)]
+        _, answers = hash_share(regular)
+        for path in regular:
+            before, after = there[path], os.lstat(path)
+            same = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
+            if same and len(answers[path]) == 2 * hashlib.sha256().digest_size:  # else the reason why it was not read
+                self._known[after.st_dev, after.st_ino] = after.st_size, after.st_mtime_ns, answers[path]
 
 
 def _folders(store: Path) -> set[str]:

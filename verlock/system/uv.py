@@ -18,6 +18,7 @@ from typing import Any
 from verlock import console, paths
 from verlock.errors import DiskTooSmall, InstallError, IntegrityError, NetworkError, VerlockError
 from verlock.system import addresses, package_index, process
+from verlock.system.beside import beside
 
 _DNS_OR_CONNECT = re.compile(
     r"dns error|error sending request|Could not connect|Failed to fetch|timed out", re.IGNORECASE
@@ -171,9 +172,9 @@ def counting(place: Path, tell: Callable[[int], None]) -> Iterator[None]:
             return sum(1 for _ in place.iterdir())
         return 0
 
-    before, over, said = packages(), threading.Event(), 0
+    before, said = packages(), 0
 
-    def look() -> None:
+    def look(over: threading.Event) -> None:
         nonlocal said
         while True:
             last = over.wait(0.5)
@@ -183,13 +184,8 @@ def counting(place: Path, tell: Callable[[int], None]) -> Iterator[None]:
             if last:
                 return
 
-    watcher = threading.Thread(target=look, daemon=True)
-    watcher.start()
-    try:
+    with beside(look):
         yield
-    finally:
-        over.set()
-        watcher.join()
 
 
 def cached(layer: PipLayer, python: str) -> bool:
