@@ -276,7 +276,7 @@ class TestArtefacts:
 
     @pytest.fixture
     def making(self, clone):
-        return create.Making(choose("vllm073"), Options())
+        return create.Making(choose("vllm073"), Options(), hashing.Hashed())
 
     def test_what_can_be_fetched_is_noted_with_its_hash(self, making, monkeypatch, tmp_path):
         monkeypatch.setattr(artefacts, "fetch", lambda file, tell: tell("1 of 2 MB") or tmp_path / "x.whl")

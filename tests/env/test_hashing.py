@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -40,8 +41,11 @@ def test_nothing_to_hash():
 @given(st.lists(st.integers(0, 10**9), max_size=300))
 def test_shares_hold_every_file_once(sizes):
     files = [(size, str(number)) for number, size in enumerate(sizes)]
-    shares = list(hashing.shares(files, 4))
-    assert sorted(path for share in shares for path in share) == sorted(path for _, path in files)
+    shares = list(hashing.shares(files))
+    assert sorted(each for share in shares for each in share) == sorted(files)
+    small = [{size <= hashing._SMALL for size, _ in share} for share in shares]
+    assert all(len(each) == 1 for each in small), "a share is of small files or of large ones"
+    assert small == sorted(small, key=max), "the largest first"
 
 
 def unpacked(store, name, files):
@@ -62,17 +66,22 @@ def until(condition):
 
 
 @pytest.fixture
-def ahead(tmp_path):
+def hashed():
+    with hashing.Hashed() as known:
+        yield known
+
+
+@pytest.fixture
+def ahead(tmp_path, hashed):
     """A wheel whose two files were hashed ahead, and are linked into an environment."""
     (tmp_path / "store").mkdir()
     unpacked(tmp_path / "store", "older", {"old.py": b"old"})
-    known = hashing.Ahead()
-    with known.watching(tmp_path / "store"):
-        wheel = unpacked(tmp_path / "store", "newer", {"a.py": b"a = 1", "sub/b.py": b"b = 2"})
-        until(lambda: all(known.of((wheel / each).stat()) for each in ("a.py", "sub/b.py")))
+    hashed.watch(tmp_path / "store")
+    wheel = unpacked(tmp_path / "store", "newer", {"a.py": b"a = 1", "sub/b.py": b"b = 2"})
+    until(lambda: all(hashed.of((wheel / each).stat()) for each in ("a.py", "sub/b.py")))
     (tmp_path / "env").mkdir()
     os.link(wheel / "a.py", tmp_path / "env/a.py")
-    return known
+    return hashed
 
 
 def test_a_file_hashed_in_the_store_is_known_where_it_is_linked(tmp_path, ahead):
@@ -91,24 +100,97 @@ def test_a_file_that_was_changed_since_is_not_known(tmp_path, ahead, data):
     assert ahead.of((tmp_path / "env/a.py").stat()) == ""
 
 
-def test_a_store_that_comes_later_and_links_and_folders_in_it(tmp_path):
-    known = hashing.Ahead()
-    with known.watching(tmp_path / "store"):
-        (tmp_path / "store").mkdir()
-        (tmp_path / "draft").mkdir()
-        (tmp_path / "draft/link").symlink_to("nowhere")
-        (tmp_path / "draft/folder").symlink_to(tmp_path)
-        (tmp_path / "draft/z.py").write_bytes(b"z")
-        (tmp_path / "draft").rename(tmp_path / "store/wheel")
-        until(lambda: known.of((tmp_path / "store/wheel/z.py").stat()))
-    assert not known.of((tmp_path / "store/wheel/link").lstat())
-
-
-def test_the_end_waits_for_one_batch_and_leaves_the_rest(tmp_path, monkeypatch):
-    batches = []
-    monkeypatch.setattr(hashing.Ahead, "_hash", lambda self, paths: batches.append(paths) or time.sleep(0.05))
+def test_a_store_that_comes_later_and_links_and_folders_in_it(tmp_path, hashed):
+    hashed.watch(tmp_path / "store")
     (tmp_path / "store").mkdir()
-    with hashing.Ahead().watching(tmp_path / "store"):
-        unpacked(tmp_path / "store", "wheel", {str(number): b"x" for number in range(3000)})
-        until(lambda: batches)
-    assert sum(map(len, batches)) < 3000
+    (tmp_path / "draft").mkdir()
+    (tmp_path / "draft/link").symlink_to("nowhere")
+    (tmp_path / "draft/folder").symlink_to(tmp_path)
+    (tmp_path / "draft/z.py").write_bytes(b"z")
+    (tmp_path / "draft").rename(tmp_path / "store/wheel")
+    until(lambda: hashed.of((tmp_path / "store/wheel/z.py").stat()))
+    assert not hashed.of((tmp_path / "store/wheel/link").lstat())
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """Hashing that takes its time; the paths that were read."""
+    read = []
+    real = hashing._hash
+    monkeypatch.setattr(
+        hashing, "_hash", lambda path, block: read.append(path) or time.sleep(0.02) or real(path, block)
+    )
+    monkeypatch.setattr(hashing, "_SHARE", 1)  # each file is a share
+    return read
+
+
+def many(folder, count):
+    folder.mkdir(parents=True)
+    for number in range(count):
+        (folder / str(number)).write_bytes(b"%d" % number)
+    return [(each.stat(), str(each)) for each in folder.iterdir()]
+
+
+def test_the_end_waits_for_what_is_being_read_and_leaves_the_rest(tmp_path, slow):
+    with hashing.Hashed() as hashed:
+        hashed.watch(tmp_path / "store")
+        many(tmp_path / "store/wheel", 300)
+        until(lambda: slow)
+    count = len(slow)
+    time.sleep(0.1)
+    assert len(slow) == count < 300
+
+
+def test_when_the_installer_is_done_the_rest_is_read(tmp_path, slow, hashed):
+    hashed.watch(tmp_path / "store")
+    files = many(tmp_path / "draft", 30)
+    (tmp_path / "store").mkdir()
+    (tmp_path / "draft").rename(tmp_path / "store/wheel")
+    until(lambda: slow)
+    hashed.hurry()
+    hashed.wait()
+    assert all(hashed.of(status) == toy.sha256(Path(path).name.encode()) for status, path in renamed(files, tmp_path))
+    assert len(slow) == 30, "none is read twice"
+
+
+def renamed(files, tmp_path):
+    return [(status, str(tmp_path / "store/wheel" / Path(path).name)) for status, path in files]
+
+
+def test_what_is_begun_is_read_once_whoever_began_it_and_what_was_to_be_read_ahead_is_left(tmp_path, slow, hashed):
+    hashed.watch(tmp_path / "store")
+    ahead = many(tmp_path / "draft", 200)
+    (tmp_path / "store").mkdir()
+    (tmp_path / "draft").rename(tmp_path / "store/wheel")
+    until(lambda: slow)
+    own = many(tmp_path / "env", 5)
+    hashed.begin([*renamed(ahead[:3], tmp_path), *own])
+    told = []
+    hashed.wait(told.append)
+    assert all(hashed.of(status) for status, _ in [*own, *ahead[:3]])
+    assert len(slow) == len(set(slow)) < 200
+    assert sum(told) >= sum(status.st_size for status, _ in own)
+
+
+def test_a_file_that_changes_or_goes_while_it_is_read_is_not_known(tmp_path, monkeypatch, hashed):
+    files = many(tmp_path / "env", 2)
+    real = hashing._hash
+
+    def other(path, block):
+        answer = real(path, block)
+        Path(path).write_bytes(b"longer than it was")
+        return answer[0], Path(path).stat()
+
+    monkeypatch.setattr(hashing, "_hash", other)
+    Path(files[1][1]).unlink()
+    hashed.begin(files)
+    hashed.wait()
+    assert not any(hashed.of(status) for status, _ in files)
+    assert not hashed.of((tmp_path / "env" / Path(files[0][1]).name).stat())
+
+
+def test_threads_wait_as_long_as_they_did_for_the_interpreter_afterwards():
+    before = sys.getswitchinterval()
+    with hashing.Hashed():
+        assert sys.getswitchinterval() < before
+    assert sys.getswitchinterval() == before

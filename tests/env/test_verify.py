@@ -365,21 +365,23 @@ def test_what_was_hashed_ahead_is_not_read_again_and_is_judged_all_the_same(pref
     store = prefix.root.with_name("store")
     (store / "wheel").mkdir(parents=True)
     (store / "wheel/__init__.py").write_bytes(data)
-    ahead = hashing.Ahead()
-    ahead._hash([str(store / "wheel/__init__.py")])
     file = prefix.site / "torch/__init__.py"
     file.unlink()
     os.link(store / "wheel/__init__.py", file)
     read = []
-    real = hashing.hash_share
-    monkeypatch.setattr(hashing, "hash_share", lambda paths: read.extend(paths) or real(paths))
+    real = hashing._hash
     sealed, listed = receipt.read(prefix.root), installed.recorded(prefix.site)
-    damage = verify.examine(prefix.chosen, sealed, listed, hashed=ahead).damage
+    with hashing.Hashed() as ahead:
+        ahead.begin([((store / "wheel/__init__.py").stat(), str(store / "wheel/__init__.py"))])
+        ahead.wait()
+        monkeypatch.setattr(hashing, "_hash", lambda path, block: read.append(path) or real(path, block))
+        damage = verify.examine(prefix.chosen, sealed, listed, ahead).damage
     assert [(each.kind, each.got) for each in damage] == (
         [] if data == b"torch\n" else [("file changed", toy.sha256(data))]
     )
     assert read and str(file) not in read
-    assert verify.examine(prefix.chosen, sealed, listed).damage == damage and str(file) in read
+    with hashing.Hashed() as fresh:
+        assert verify.examine(prefix.chosen, sealed, listed, fresh).damage == damage and str(file) in read
 
 
 FILES = [

@@ -29,7 +29,7 @@ from verlock.variant import digest, receipt
 from verlock.variant.chosen import Chosen
 
 if TYPE_CHECKING:
-    from verlock.env.hashing import Ahead
+    from verlock.env.hashing import Hashed
     from verlock.env.installed import Recorded
     from verlock.env.verify import Damage
     from verlock.variant.checkouts import Checkout
@@ -53,6 +53,7 @@ class Making:
 
     chosen: Chosen
     options: Options
+    hashed: Hashed  # what was read of its files, since uv began to bring them
     base: dict[str, Any] = field(default_factory=dict)  # kind, version, from
     owned: dict[str, str] = field(default_factory=dict)  # files of the base that no package owns
     wheels: dict[str, tuple[Path, str]] = field(default_factory=dict)  # from outside the index: file, sha256
@@ -63,7 +64,6 @@ class Making:
     source: dict[str, Any] | None = None  # what was built from a git commit
     listed: dict[str, Recorded] = field(default_factory=dict)  # the RECORDs of what is installed
     folders: dict[str, str] = field(default_factory=dict)  # empty ones that wheels brought -> package
-    hashed: Ahead | None = None  # what was hashed while uv waited for the network
     patches: list[dict[str, Any]] = field(default_factory=list)
     receipt: dict[str, Any] = field(default_factory=dict)
 
@@ -181,9 +181,9 @@ def _say_healing(damage: list[Damage]) -> None:
 
 def _make(chosen: Chosen, options: Options, own: SiteWheels | None, present: dict[str, Any] | None) -> dict[str, Any]:
     """Make it, unless it proves to be whole. What can be refused is refused before an environment there is touched."""
-    from verlock.env import site_wheels
+    from verlock.env import hashing, site_wheels
 
-    making = Making(chosen, options, site_wheels=present["site_wheels"] if present else {})
+    making = Making(chosen, options, hashing.Hashed(), site_wheels=present["site_wheels"] if present else {})
     summary = chosen.recipe.summary
     if present is not None and not _untouched(chosen.prefix, present):
         present = _inspected(chosen, present)
@@ -197,7 +197,7 @@ def _make(chosen: Chosen, options: Options, own: SiteWheels | None, present: dic
     console.say(f"{chosen.name}: {summary}\n  {chosen.prefix}, Python {chosen.python}, digest {chosen.digest[:12]}")
     first, *rest = STEPS
     _take(making, first)
-    with prefix_folder.replacing(chosen.prefix):
+    with prefix_folder.replacing(chosen.prefix), making.hashed:
         for name in rest:
             _take(making, name)
     return making.receipt
@@ -264,11 +264,11 @@ def fetched(making: Making, tell: Callable[[str], None] = lambda text: None) -> 
 
 
 def _wheels(making: Making, step: console.Step, again: Collection[str] = ()) -> None:
-    from verlock.env import hashing, installed
+    from verlock.env import installed
     from verlock.system import package_index, uv
 
     chosen, store = making.chosen, uv.store()
-    making.hashed = making.hashed or hashing.Ahead()
+    making.hashed.watch(store)
     count = len(chosen.pins)
     places = [str(bundle)] if (bundle := paths.bundle_dir()) else []
     places += [] if places and paths.offline() else [str(package_index.chosen())]
@@ -277,29 +277,30 @@ def _wheels(making: Making, step: console.Step, again: Collection[str] = ()) -> 
     def tell(fetched: int) -> None:
         step.detail = f"{count} packages, {fetched} fetched from {' or '.join(places)}"
 
-    with uv.counting(store, tell), making.hashed.watching(store):
+    with uv.counting(store, tell):
         if chosen.recipe.source is not None:
             _source(making)
         layer = chosen.pip_layer(making.wheels)
         uv.sync(chosen.interpreter, layer, again=again)
+        making.hashed.hurry()
         making.listed = _listed(chosen)
         if lost := installed.overruled(chosen.site, making.listed):
             uv.sync(chosen.interpreter, layer, again=lost)
-            making.listed = _listed(chosen)
+            making.listed.update(_listed(chosen, lost))
     walked = receipt.walk(chosen.site)
     for folder, package in installed.folders_of_wheels(chosen.site, walked, making.listed).items():
         making.folders[str(Path(folder).relative_to(chosen.prefix))] = package
 
 
-def _listed(chosen: Chosen) -> dict[str, Recorded]:
-    """The RECORDs of what is installed; they do not tell whether it came out of a bundle."""
+def _listed(chosen: Chosen, only: Collection[str] | None = None) -> dict[str, Recorded]:
+    """The RECORDs of what is installed, or of some of it; they do not tell whether it came out of a bundle."""
     from verlock.env import installed
 
     if paths.bundle_dir():
         from verlock.env import bundled
 
         bundled.as_from_an_index(chosen.site)
-    return installed.recorded(chosen.site)
+    return installed.recorded(chosen.site, only)
 
 
 def _source(making: Making) -> None:
@@ -384,7 +385,7 @@ def _tried(making: Making) -> tuple[list[Damage], str]:
     chosen = making.chosen
     ran = receipt.Ran.of(making.base, making.missing, making.site_wheels, making.editable)
     with ThreadPoolExecutor(1) as beside:
-        hashing = beside.submit(verify.examine, chosen, making.receipt, making.listed, hashed=making.hashed)
+        hashing = beside.submit(verify.examine, chosen, making.receipt, making.listed, making.hashed)
         said = ""
         try:
             said = import_check.run(chosen, ran, making.site_wheels, lambda: not hashing.result().damage)

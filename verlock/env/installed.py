@@ -7,17 +7,16 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from verlock.system import files
 from verlock.variant import lockfiles, record
 
 
-@dataclass(frozen=True)
-class Expected:
+class Expected(NamedTuple):
     """What one file must be: a hex sha256, or the target of a link; neither where it only has to be there."""
 
     package: str
@@ -50,9 +49,13 @@ class Recorded:
     unreadable: str = ""  # why there are no files
 
 
-def recorded(site: Path) -> dict[str, Recorded]:
-    """Installed packages, sorted by normalised name, with what their RECORDs list."""
-    return {name: _read(site, version, folder) for name, (version, folder) in sorted(packages(site).items())}
+def recorded(site: Path, only: Collection[str] | None = None) -> dict[str, Recorded]:
+    """Installed packages, or some of them, sorted by normalised name, with what their RECORDs list."""
+    return {
+        name: _read(site, version, folder)
+        for name, (version, folder) in sorted(packages(site).items())
+        if only is None or name in only
+    }
 
 
 def _read(site: Path, version: str, folder: Path) -> Recorded:
@@ -61,10 +64,17 @@ def _read(site: Path, version: str, folder: Path) -> Recorded:
         data = (folder / record.NAME).read_bytes()
         sha256 = hashlib.sha256(data).hexdigest()
         rows = record.rows(io.StringIO(data.decode("utf-8"), newline=""))
-        listed = tuple((os.path.normpath(os.path.join(site, row.path)), row.sha256) for row in rows)  # noqa: PTH118
+        listed = tuple((_absolute(site, row.path), row.sha256) for row in rows)
     except (OSError, ValueError, csv.Error) as error:
         return Recorded(version, folder, sha256, (), str(error))
     return Recorded(version, folder, sha256, listed)
+
+
+def _absolute(site: Path, path: str) -> str:
+    """Where a path of a RECORD leads to: most lie in site-packages, written as plainly as can be."""
+    if path.startswith("/") or "./" in path or "//" in path:
+        return os.path.normpath(os.path.join(site, path))  # noqa: PTH118
+    return f"{site}/{path}"
 
 
 def record_sha256(dist_info: Path) -> str:
@@ -153,15 +163,16 @@ def folders_of_wheels(
 
     To be asked right after the wheels were installed: it cannot tell what a wheel brought from what came later.
     """
-    found = {}
-    for folder in empty_folders(site, walked):
-        around = folder.rpartition("/")[0]
-        owners = [
-            name for name, each in listed.items() if any(where.startswith(f"{around}/") for where, _ in each.files)
-        ]
-        if owners and around != str(site):
-            found[folder] = owners[0]
-    return found
+    around = {folder: folder.rpartition("/")[0] for folder in empty_folders(site, walked)}
+    owners: dict[str, str] = {}
+    places = tuple({f"{each}/" for each in around.values() if each != str(site)})
+    for name, package in listed.items():
+        for where, _ in package.files if places else ():
+            if where.startswith(places):
+                for each in places:
+                    if where.startswith(each):
+                        owners.setdefault(each, name)
+    return {folder: owners[f"{each}/"] for folder, each in around.items() if f"{each}/" in owners}
 
 
 def overruled(site: Path, listed: Mapping[str, Recorded] | None = None) -> set[str]:
@@ -170,17 +181,24 @@ def overruled(site: Path, listed: Mapping[str, Recorded] | None = None) -> set[s
     fastapi and fastapi-cli both bring `bin/fastapi`, and which of the two is there after an install is chance. So that all
     environments of a lock are alike, the last by name wins; these must be installed once more.
     """
-    claims: dict[str, dict[str, str]] = {}
-    for name, package in (recorded(site) if listed is None else listed).items():
+    packages = recorded(site) if listed is None else listed
+    first: dict[str, str] = {}
+    disputed = {
+        where
+        for package in packages.values()
+        for where, sha256 in package.files
+        if sha256 and first.setdefault(where, sha256) != sha256
+    }
+    claims: dict[str, dict[str, str]] = {where: {} for where in disputed}
+    for name, package in packages.items() if disputed else ():
         for where, sha256 in package.files:
-            if sha256:
-                claims.setdefault(where, {})[name] = sha256
+            if sha256 and where in disputed:
+                claims[where][name] = sha256
     lost = set()
     for where, owners in claims.items():
-        if len(set(owners.values())) > 1:
-            winner = max(owners)
-            if files.sha256_if_there(Path(where)) != owners[winner]:
-                lost.add(winner)
+        winner = max(owners)
+        if files.sha256_if_there(Path(where)) != owners[winner]:
+            lost.add(winner)
     return lost
 
 

@@ -79,20 +79,24 @@ def inspect(chosen: Chosen, progress: Callable[[int, int], None] | None = None) 
     Raises:
         NotSealed: there is no usable receipt, so there is nothing to hold the prefix against.
     """
-    return examine(chosen, receipt.read(chosen.prefix), installed.recorded(chosen.site), progress).damage
+    with hashing.Hashed() as hashed:
+        return examine(chosen, receipt.read(chosen.prefix), installed.recorded(chosen.site), hashed, progress).damage
 
 
 def examine(
     chosen: Chosen,
     sealed: dict[str, Any],
     listed: Mapping[str, installed.Recorded],
+    hashed: hashing.Hashed,
     progress: Callable[[int, int], None] | None = None,
-    hashed: hashing.Ahead | None = None,
 ) -> Findings:
     """The same for a receipt that need not be written yet, RECORDs that were read already (`installed.recorded`), and files
-    that were hashed already."""
+    of which some may be hashed already."""
     prefix = chosen.prefix
     walked = list(receipt.walk(prefix, byte_code=True))
+    there = {entry.path: entry for _, entries in walked for entry in entries}
+    expected, unreadable = installed.expectations(prefix, chosen.site, sealed, listed)
+    total = _begin(hashed, expected, there)
     fingerprint = receipt.fingerprint(prefix, walked)
     found: list[Damage] = []
     if sealed["digest"] != chosen.digest:
@@ -106,7 +110,6 @@ def examine(
         if not Path(entry["checkout"]).is_dir():
             found.append(Damage("file missing", package, entry["checkout"], wanted="its checkout"))
     found += _conda_packages(sealed, prefix)
-    expected, unreadable = installed.expectations(prefix, chosen.site, sealed, listed)
     for path, reason in unreadable.items():
         dist = lockfiles.normalise(path.parent.name.partition("-")[0])
         owner = f"conda:{path.stem}" if path.suffix == ".json" else dist
@@ -114,11 +117,11 @@ def examine(
     compiled, strays = _unowned(chosen, walked, expected)
     found += strays
     found += _not_executable(prefix, expected)
-    there = {entry.path: entry for _, entries in walked for entry in entries}
+    _wait(hashed, total, progress)
     hashes: dict[str, str] = {}
     sizes, wrong = _at_a_glance(prefix, expected, there, hashes, hashed)
     found += wrong
-    found += _files(chosen, expected, sizes, hashes, [] if _of_python(found) else compiled, progress)
+    found += _files(chosen, expected, sizes, hashes, [] if _of_python(found) else compiled)
     order = list(KINDS)
     return Findings(sorted(set(found), key=lambda item: (order.index(item.kind), item.package, item.path)), fingerprint)
 
@@ -250,24 +253,45 @@ def _against_lock(chosen: Chosen, sealed: dict[str, Any]) -> list[Damage]:
     return found
 
 
+def _begin(
+    hashed: hashing.Hashed, expected: Mapping[str, installed.Expected], there: Mapping[str, os.DirEntry[str]]
+) -> int:
+    """Begin to read every file of which a hash is expected, beside what is looked at meanwhile; the bytes that are to be read."""
+    files = []
+    for path, entry in there.items():
+        if (want := expected.get(path)) and want.sha256:
+            with contextlib.suppress(OSError):
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISREG(status.st_mode) and not hashed.of(status):
+                    files.append((status, path))
+    hashed.begin(files)
+    return sum(status.st_size for status, _ in files)
+
+
+def _wait(hashed: hashing.Hashed, total: int, progress: Callable[[int, int], None] | None) -> None:
+    done = 0
+
+    def tell(count: int) -> None:
+        nonlocal done
+        done = min(done + count, total)
+        if progress:
+            progress(done, total)
+
+    hashed.wait(tell)
+
+
 def _files(
     chosen: Chosen,
     expected: dict[str, installed.Expected],
     sizes: list[tuple[int, str]],
     hashes: dict[str, str],
     compiled: list[byte_code.Compiled],
-    progress: Callable[[int, int], None] | None,
 ) -> list[Damage]:
     """Hash everything that is not yet in `hashes`, on all cores; then compare the byte code that is there with its sources."""
     prefix = chosen.prefix
     found: list[Damage] = []
-    total = sum(size for size, _ in sizes)
-    done = 0
-    for hashed, answers in hashing.sha256_of_all([*sizes, *((0, each.path) for each in compiled)]):
-        done += hashed
+    for _, answers in hashing.sha256_of_all([*sizes, *((0, each.path) for each in compiled)]):
         hashes.update(answers)
-        if progress:
-            progress(min(done, total), total)
     for path, got in list(hashes.items()):
         if (want := expected.get(path)) is None:
             continue  # byte code
@@ -296,14 +320,14 @@ def _at_a_glance(
     expected: dict[str, installed.Expected],
     there: Mapping[str, os.DirEntry[str]],
     hashes: dict[str, str],
-    hashed: hashing.Ahead | None,
+    hashed: hashing.Hashed,
 ) -> tuple[list[tuple[int, str]], list[Damage]]:
     """The files that must be read, with their sizes in bytes; and what is wrong without reading.
 
     Args:
         prefix, expected: where, and what every file must be.
         there: what a walk of the prefix met; it knows most sizes already.
-        hashes: gets path -> hex sha256 of what was hashed ahead.
+        hashes: gets path -> hex sha256 of what was read already.
         hashed: what was.
     """
     sizes: list[tuple[int, str]] = []
@@ -325,7 +349,7 @@ def _at_a_glance(
             kind = "patch undone" if want.patch else "file changed"
             found.append(Damage(kind, want.package, short, want.sha256, "no regular file"))
         elif want.sha256:
-            if known := hashed.of(status) if hashed else "":
+            if known := hashed.of(status):
                 hashes[path] = known
             else:
                 sizes.append((status.st_size, path))

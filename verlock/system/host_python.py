@@ -12,11 +12,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from packaging.version import Version
 
-_ASK = """
+_QUESTION = """
 import json, platform, struct, sys
 import ssl, venv
 with open("/proc/self/maps") as maps:
@@ -79,8 +80,18 @@ def candidates(minor: str, name: str) -> Iterator[Path]:
 def probe(path: Path) -> HostPython | None:
     """What this interpreter is, or None where it does not run, is no 64-bit CPython, or sits in a virtual environment."""
     try:
+        status = path.stat()
+    except OSError:
+        return None
+    return _ask(path, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+@cache
+def _ask(path: Path, identity: tuple[int, ...]) -> HostPython | None:
+    """The same, asked once in a run where nothing changed, by what the file is: each answer costs a start of Python."""
+    try:
         done = subprocess.run(
-            [path, "-I", "-c", _ASK],
+            [path, "-I", "-c", _QUESTION],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
