@@ -13,7 +13,7 @@ import pytest
 import toy
 
 from verlock import paths
-from verlock.env import artefacts, create, healing, verify
+from verlock.env import artefacts, create, hashing, healing, verify
 from verlock.env.create import Options
 from verlock.errors import ArtefactMissing, CheckoutUnknown, LockError, NetworkError, RecipeError
 from verlock.variant import receipt
