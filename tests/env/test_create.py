@@ -13,7 +13,7 @@ import pytest
 import toy
 
 from verlock import paths
-from verlock.env import artefacts, create, hashing, healing, verify
+from verlock.env import artefacts, create, healing, verify
 from verlock.env.create import Options
 from verlock.errors import ArtefactMissing, CheckoutUnknown, LockError, NetworkError, RecipeError
 from verlock.variant import receipt
@@ -276,7 +276,7 @@ class TestArtefacts:
 
     @pytest.fixture
     def making(self, clone):
-        return create.Making(choose("vllm073"), Options(), hashing.Hashed())
+        return create.Making(choose("vllm073"), Options())
 
     def test_what_can_be_fetched_is_noted_with_its_hash(self, making, monkeypatch, tmp_path):
         monkeypatch.setattr(artefacts, "fetch", lambda file, tell: tell("1 of 2 MB") or tmp_path / "x.whl")

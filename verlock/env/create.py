@@ -47,13 +47,18 @@ class Options:
     site_wheels: Mapping[str, Path] | None = None  # package -> wheel of the user's own; None: those that are there
 
 
+def _hashed() -> Hashed:
+    from verlock.env import hashing  # not for a run that finds nothing to do
+
+    return hashing.Hashed()
+
+
 @dataclass
 class Making:
     """An environment while it is made: what each step leaves for the later ones, and for the receipt."""
 
     chosen: Chosen
     options: Options
-    hashed: Hashed  # what was read of its files, since uv began to bring them
     base: dict[str, Any] = field(default_factory=dict)  # kind, version, from
     owned: dict[str, str] = field(default_factory=dict)  # files of the base that no package owns
     wheels: dict[str, tuple[Path, str]] = field(default_factory=dict)  # from outside the index: file, sha256
@@ -64,6 +69,7 @@ class Making:
     source: dict[str, Any] | None = None  # what was built from a git commit
     listed: dict[str, Recorded] = field(default_factory=dict)  # the RECORDs of what is installed
     folders: dict[str, str] = field(default_factory=dict)  # empty ones that wheels brought -> package
+    hashed: Hashed = field(default_factory=_hashed)  # what was read of its files, since uv began to bring them
     patches: list[dict[str, Any]] = field(default_factory=list)
     receipt: dict[str, Any] = field(default_factory=dict)
 
@@ -181,9 +187,9 @@ def _say_healing(damage: list[Damage]) -> None:
 
 def _make(chosen: Chosen, options: Options, own: SiteWheels | None, present: dict[str, Any] | None) -> dict[str, Any]:
     """Make it, unless it proves to be whole. What can be refused is refused before an environment there is touched."""
-    from verlock.env import hashing, site_wheels
+    from verlock.env import site_wheels
 
-    making = Making(chosen, options, hashing.Hashed(), site_wheels=present["site_wheels"] if present else {})
+    making = Making(chosen, options, site_wheels=present["site_wheels"] if present else {})
     summary = chosen.recipe.summary
     if present is not None and not _untouched(chosen.prefix, present):
         present = _inspected(chosen, present)

@@ -144,14 +144,12 @@ def _wheels(contents: Contents, wanted: Sequence[Chosen], tools_for: Sequence[st
 
 def _artefacts(contents: Contents, chosen: Chosen, options: Options) -> dict[str, Any]:
     """The artefacts as `create` takes them; what the manifest says of those that are the user's own, and of those missing."""
-    from verlock.env import hashing, site_wheels
+    from verlock.env import site_wheels
 
     own = (
         site_wheels.remembered(chosen) if options.site_wheels is None else site_wheels.keep(chosen, options.site_wheels)
     )
-    making = create.fetched(
-        create.Making(chosen, create.Options(strict=options.strict), hashing.Hashed(), site_wheels=own)
-    )
+    making = create.fetched(create.Making(chosen, create.Options(strict=options.strict), site_wheels=own))
     carried = {}
     for package, (path, sha256) in making.wheels.items():
         if package in own:
