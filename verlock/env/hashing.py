@@ -1,8 +1,7 @@
 """The sha256 of many files at once, on all cores, as fast as the disk gives them.
 
-Threads are enough for large files: reading and hashing a block let go of the interpreter's lock. Small ones take
-most of their time in Python, so one thread has them all (measured on two cores: 74,000 files of 2.6 GB take one thread 3.1 s, and
-two 3.6 s).
+Threads are enough for large files: reading and hashing a block let go of the interpreter's lock. Small ones take most of their time
+in Python, so one thread has them all (measured on two cores: 74,000 files of 2.6 GB take one thread 3.1 s, and two 3.6 s).
 """
 
 from __future__ import annotations
@@ -22,9 +21,7 @@ from typing import TypeVar
 
 from verlock.system.beside import beside
 
-_BLOCK = (
-    1 << 18
-)  # bytes read at a time, so that they stay in a core's own cache: four times as many take half again as long
+_BLOCK = 1 << 18  # bytes read at a time: a core's own cache holds them (four times as many take half again as long)
 _SMALL = 1 << 20  # bytes of a file that counts as small
 _OPENING = 20_000  # opening a file costs as much as hashing so many bytes
 _SHARE = 64 << 20  # bytes of work that a thread takes on at a time, a twentieth of a second or so
@@ -36,6 +33,7 @@ _MODEST = 19  # niceness of the threads that read ahead: the installer comes fir
 
 _Answer = TypeVar("_Answer")
 _Identity = tuple[int, int, int, int]  # device, number, size in bytes, time of the last change in nanoseconds
+_File = tuple[str, _Identity]  # its path, and what it is
 
 
 def sha256_of_all(sizes: list[tuple[int, str]]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -130,9 +128,7 @@ class Hashed:
     def __init__(self) -> None:
         self._known: dict[_Identity, str] = {}
         self._taken: set[_Identity] = set()  # known, or to be read: so that none is read twice
-        self._shares: dict[
-            Future[int], list[tuple[str, _Identity]]
-        ] = {}  # what is still to be read; each gives its bytes
+        self._shares: dict[Future[int], list[_File]] = {}  # what is still to be read; each gives its bytes
         self._lister = contextlib.ExitStack()
         self._threads = contextlib.ExitStack()
 
@@ -176,7 +172,7 @@ class Hashed:
             tell(share.result())
         self._shares.clear()
 
-    def _drop(self) -> list[tuple[str, _Identity]]:
+    def _drop(self) -> list[_File]:
         """Take back what no thread has begun to read, and give it."""
         dropped = []
         for share, files in list(self._shares.items()):
@@ -197,14 +193,14 @@ class Hashed:
                         ((path, _identity(each)) for path, each in there if stat.S_ISREG(each.st_mode)), threads
                     )
 
-    def _submit(self, files: Iterable[tuple[str, _Identity]], threads: _Threads) -> None:
+    def _submit(self, files: Iterable[_File], threads: _Threads) -> None:
         there = {path: identity for path, identity in files if identity not in self._taken}
         self._taken.update(there.values())
         for share in shares((identity[2], path) for path, identity in there.items()):
             mine = [(path, there[path]) for _, path in share]
             self._shares[threads.submit(share, partial(self._read, mine))] = mine
 
-    def _read(self, files: list[tuple[str, _Identity]]) -> int:
+    def _read(self, files: list[_File]) -> int:
         count = 0
         block = memoryview(bytearray(_BLOCK))
         for path, identity in files:
