@@ -277,6 +277,8 @@ sys.exit(128 + heard[0])
 """
 ATTEND = """
 import importlib.util, signal, sys
+for number in (signal.SIGTERM, signal.SIGHUP):  # whoever runs the tests may ignore them, as nohup does
+    signal.signal(number, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.SIG_IGN if sys.argv[2:] else signal.default_int_handler)
 spec = importlib.util.spec_from_file_location("noxfile", {noxfile!r})
 module = importlib.util.module_from_spec(spec)
