@@ -14,6 +14,7 @@ from pathlib import Path
 import scene as scenes
 from judge import Cell
 from scene import Scene, Seen
+from signals import hold
 
 from verlock.system import uv
 
@@ -179,8 +180,7 @@ def verify_while_made() -> Cell:
     """`verify` while another run makes the environment: it says that none is there, or waits, but vouches for nothing."""
 
     def do(scene: Scene) -> Seen:
-        order = {"do": "hold", "event": "subprocess.Popen", "text": "import torch"}
-        first = scene.held(("create", "toy", "--base", "host"), order, **scene.with_artefact())
+        first = scene.held(("create", "toy", "--base", "host"), hold("check"), **scene.with_artefact())
         verify = scene.start(_command("verify", "toy"))
         time.sleep(1.0)
         scene.release()

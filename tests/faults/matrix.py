@@ -278,15 +278,15 @@ DISKS = [
     Kind(
         "no file handles left",
         "disks",
-        {"seal": p.refused("os.rename", "/verlock.json", errno.EMFILE, 60)},
+        {"seal": p.refused(*s.AT["seal"], errno.EMFILE, 60)},
         {"*": "the error of any other call has the same way to the screen"},
     ),
     Kind(
         "no processes left",
         "disks",
         {
-            "base": p.refused("subprocess.Popen", " venv ", errno.EAGAIN, 60),
-            "check": p.refused("subprocess.Popen", "import torch", errno.EAGAIN, 60),
+            "base": p.refused(*s.AT["base"], errno.EAGAIN, 60),
+            "check": p.refused(*s.AT["check"], errno.EAGAIN, 60),
         },
         {"*": "programs are started in the same way everywhere"},
     ),

@@ -24,7 +24,7 @@ AT: dict[str, tuple[str, str]] = {
     "artefacts": ("open", "/cache/artefacts/"),
     "wheels": ("subprocess.Popen", " sync "),
     "patches": ("os.rename", "rank.py"),
-    "check": ("subprocess.Popen", "import torch"),
+    "check": ("subprocess.Popen", "libtorch_python"),  # which the first child is told to load
     "seal": ("os.rename", "/verlock.json"),
     "no-op": ("open", "/verlock.json"),
     "verify": ("open", "/verlock.json"),
@@ -33,7 +33,7 @@ MADE = {"no-op", "verify"}  # steps at an environment that is whole
 SLOW = {"do": "slow", "event": "os.remove"}  # a disk that takes its time to delete
 
 
-def _hold(step: str) -> dict[str, object]:
+def hold(step: str) -> dict[str, object]:
     event, text = AT[step]
     return {"do": "hold", "event": event, "text": text}
 
@@ -50,7 +50,7 @@ def _sent(number: signal.Signals, step: str, codes: set[int], quick: bool = Fals
     """One signal to verlock and all its children, in the middle of a step."""
 
     def do(scene: Scene) -> Seen:
-        process = scene.held(_words(step), _hold(step), SLOW, **scene.with_artefact())
+        process = scene.held(_words(step), hold(step), SLOW, **scene.with_artefact())
         os.killpg(process.pid, number)
         return scene.finish(process)
 
@@ -77,7 +77,7 @@ def _through_nox(step: str, keys: list[tuple[float, bytes]], codes: set[int], **
     def do(scene: Scene) -> Seen:
         name = scenes.nox() or pytest.skip("there is no nox")
         session = ["verify", "--", "toy"] if step == "verify" else ["env-toy", "--", "--base", "host"]
-        hooked = scene.hooked(_hold(step), SLOW, VERLOCK_TOOLS=scene.nox_tools(), **scene.with_artefact())
+        hooked = scene.hooked(hold(step), SLOW, VERLOCK_TOOLS=scene.nox_tools(), **scene.with_artefact())
         noxfile = str(scene.project.root / "noxfile.py")
         held = scene.work / "held"
         return scene.on_terminal([name, "-f", noxfile, "-s", *session], lambda screen: held.exists(), keys, **hooked)
@@ -101,7 +101,7 @@ def kill_in_clean_up(step: str) -> Cell:
     """Ctrl-C, and the machine goes off while the rest is tidied up."""
 
     def do(scene: Scene) -> Seen:
-        process = scene.held(_words(step), _hold(step), SLOW, **scene.with_artefact())
+        process = scene.held(_words(step), hold(step), SLOW, **scene.with_artefact())
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.15)
         with contextlib.suppress(ProcessLookupError):
@@ -113,7 +113,7 @@ def kill_in_clean_up(step: str) -> Cell:
 
 def stop_and_go_on(step: str) -> Cell:
     def do(scene: Scene) -> Seen:
-        process = scene.held(_words(step), _hold(step), **scene.with_artefact())
+        process = scene.held(_words(step), hold(step), **scene.with_artefact())
         os.killpg(process.pid, signal.SIGSTOP)
         time.sleep(0.2)
         scene.release()
@@ -155,12 +155,12 @@ def child_killed(step: str) -> Cell:
     def check(scene: Scene) -> Seen:
         with next(scene.work.glob("wheels/verl-*")).open("rb"):
             pass
-        process = scene.held(_words(step), _hold(step), **scene.with_artefact())
+        process = scene.held(_words(step), hold(step), **scene.with_artefact())
         scene.release()
         while process.poll() is None:
             for each in scenes.in_session(process.pid):
                 with contextlib.suppress(OSError):
-                    if b"import torch" in Path(f"/proc/{each}/cmdline").read_bytes() and each != process.pid:
+                    if AT["check"][1].encode() in Path(f"/proc/{each}/cmdline").read_bytes() and each != process.pid:
                         _kill(each)
         return scene.finish(process)
 
