@@ -131,44 +131,37 @@ def many(folder, count):
     return [(each.stat(), str(each)) for each in folder.iterdir()]
 
 
-def test_the_end_waits_for_what_is_being_read_and_leaves_the_rest(tmp_path, slow):
-    with hashing.Hashed() as hashed:
-        hashed.watch(tmp_path / "store")
-        many(tmp_path / "store/wheel", 300)
-        until(lambda: slow)
+@pytest.fixture
+def arriving(tmp_path, slow, hashed):
+    """A wheel of many files that came into the store, of which the first is being read: status and path of each."""
+    (tmp_path / "store").mkdir()
+    hashed.watch(tmp_path / "store")
+    wheel = unpacked(tmp_path / "store", "wheel", {str(number): b"%d" % number for number in range(100)})
+    until(lambda: slow)
+    return [(each.stat(), str(each)) for each in wheel.iterdir()]
+
+
+def test_the_end_waits_for_what_is_being_read_and_leaves_the_rest(slow, hashed, arriving):
+    hashed.__exit__()
     count = len(slow)
     time.sleep(0.1)
-    assert len(slow) == count < 300
+    assert len(slow) == count < len(arriving)
 
 
-def test_when_the_installer_is_done_the_rest_is_read(tmp_path, slow, hashed):
-    hashed.watch(tmp_path / "store")
-    files = many(tmp_path / "draft", 30)
-    (tmp_path / "store").mkdir()
-    (tmp_path / "draft").rename(tmp_path / "store/wheel")
-    until(lambda: slow)
+def test_when_the_installer_is_done_the_rest_is_read(slow, hashed, arriving):
     hashed.hurry()
     hashed.wait()
-    assert all(hashed.of(status) == toy.sha256(Path(path).name.encode()) for status, path in renamed(files, tmp_path))
-    assert len(slow) == 30, "none is read twice"
+    assert all(hashed.of(status) == toy.sha256(Path(path).name.encode()) for status, path in arriving)
+    assert len(slow) == len(arriving), "none is read twice"
 
 
-def renamed(files, tmp_path):
-    return [(status, str(tmp_path / "store/wheel" / Path(path).name)) for status, path in files]
-
-
-def test_what_is_begun_is_read_once_whoever_began_it_and_what_was_to_be_read_ahead_is_left(tmp_path, slow, hashed):
-    hashed.watch(tmp_path / "store")
-    ahead = many(tmp_path / "draft", 200)
-    (tmp_path / "store").mkdir()
-    (tmp_path / "draft").rename(tmp_path / "store/wheel")
-    until(lambda: slow)
+def test_what_is_begun_is_read_once_and_what_was_to_be_read_ahead_is_left(tmp_path, slow, hashed, arriving):
     own = many(tmp_path / "env", 5)
-    hashed.begin([*renamed(ahead[:3], tmp_path), *own])
+    hashed.begin([*arriving[:3], *own])
     told = []
     hashed.wait(told.append)
-    assert all(hashed.of(status) for status, _ in [*own, *ahead[:3]])
-    assert len(slow) == len(set(slow)) < 200
+    assert all(hashed.of(status) for status, _ in [*own, *arriving[:3]])
+    assert len(slow) == len(set(slow)) < len(arriving)
     assert sum(told) >= sum(status.st_size for status, _ in own)
 
 

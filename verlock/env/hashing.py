@@ -139,8 +139,7 @@ class Hashed:
 
     def __exit__(self, *_: object) -> None:
         self._lister.close()
-        self._drop()
-        self._threads.close()
+        self._threads.close()  # what none of them has begun is left
         sys.setswitchinterval(self._patience)
 
     def of(self, status: os.stat_result) -> str:
