@@ -3,13 +3,15 @@
     .nox/tools/bin/python benchmarks/create.py [--variant vllm073] [--runs 5] [--cold-runs 5] [--out FILE]
 
 Run it with the Python of verlock's tools and nox on PATH. Needs a host CPython of the variant's first version: both sides get
-the host base. For the cold runs 3 to 5 GB are downloaded three times each, into caches of their own. Prints a Markdown table and
-writes the raw seconds as JSON.
+the host base. For the cold runs 3 to 5 GB are downloaded three times each, into caches of their own: from the index, or with
+`--files` from the wheels of a bundle, as fast as `--line` says (benchmarks/local_index.py). Prints a Markdown table and writes
+the raw seconds as JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -25,6 +27,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+import local_index  # noqa: E402
 
 from verlock.system import host_python, uv  # noqa: E402
 from verlock.variant.chosen import choose  # noqa: E402
@@ -120,20 +124,28 @@ def main() -> None:
         "--built", metavar="VARIANT", help="also a variant built from source, beside vllm073 (v1; takes its git URL)"
     )
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
+    parser.add_argument(
+        "--files", type=Path, metavar="FOLDER", help="take wheels and sdists from here, not from the index"
+    )
+    parser.add_argument("--line", type=float, metavar="MEGABIT", help="with --files: so many megabit a second, no more")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name, contextlib.ExitStack() as stack:
+        if arguments.files:
+            line = local_index.Line(arguments.line) if arguments.line else None
+            os.environ["UV_DEFAULT_INDEX"] = stack.enter_context(local_index.serve(arguments.files, line))
         bench = Bench(Path(name), arguments.variant)
-        measure(bench, arguments.runs, arguments.cold_runs)
+        measure_cold(bench, arguments.cold_runs)
+        if arguments.runs:
+            measure(bench, arguments.runs)
         if arguments.built:
             measure_built(bench, arguments.built, arguments.runs)
-    report(bench, arguments.out)
+    report(bench, arguments.line, arguments.out)
 
 
-def measure(bench: Bench, runs: int, cold_runs: int) -> None:
-    """All pairs, taken in turn so that a drift of the machine or the network meets both sides."""
+def measure_cold(bench: Bench, runs: int) -> None:
+    """With empty caches, both sides in turn."""
     create = ("create", bench.variant, "--base", "host")
-    hashes = bench.hash_all("uv")
-    for number in range(cold_runs):
+    for number in range(runs):
         bench.remove("verlock", "uv", "uv-cache-cold", "verlock-cache-cold")
         # in turn: the place that serves may answer the second one faster
         for ours in (number % 2 == 1, number % 2 == 0):
@@ -150,6 +162,12 @@ def measure(bench: Bench, runs: int, cold_runs: int) -> None:
             bench.time("cold, imports proven: verlock create", bench.verlock(*create, cache="cold"))
             bench.remove("verlock", "uv-cache-cold")
     bench.remove("verlock", "uv", "uv-cache-cold", "verlock-cache-cold")
+
+
+def measure(bench: Bench, runs: int) -> None:
+    """With everything cached: all pairs, taken in turn so that a drift of the machine meets both sides."""
+    create = ("create", bench.variant, "--base", "host")
+    hashes = bench.hash_all("uv")
     subprocess.run(bench.verlock(*create), check=True, cwd=ROOT, stderr=subprocess.DEVNULL)  # fills the caches
     for _ in range(runs):
         bench.remove("verlock", "uv")
@@ -197,7 +215,7 @@ PAIRS: list[tuple[str, str, float]] = [
 ]
 
 
-def report(bench: Bench, out: Path) -> None:
+def report(bench: Bench, line: float | None, out: Path) -> None:
     """Print the table and write the JSON."""
     median: Callable[[str], float] = lambda name: statistics.median(bench.seconds[name])  # noqa: E731
     print("| | verlock, s | peer, s | ratio | aim |\n|---|---|---|---|---|")
@@ -208,9 +226,15 @@ def report(bench: Bench, out: Path) -> None:
             rows.append({"ours": ours, "peer": peer, "ratio": ratio, "aim": aim})
             print(f"| {ours} / {peer} | {median(ours):.2f} | {median(peer):.2f} | {ratio:.2f} | {aim} |")
     steps = [name for name in bench.seconds if name.startswith("warm: verlock create: ")]
-    print("\nsteps of the warm create: " + ", ".join(f"{name.split()[-1]} {median(name):.1f} s" for name in steps))
+    if steps:
+        print("\nsteps of the warm create: " + ", ".join(f"{name.split()[-1]} {median(name):.1f} s" for name in steps))
     out.parent.mkdir(parents=True, exist_ok=True)
-    machine = {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine(), "python": sys.version}
+    machine = {
+        "cores": os.cpu_count(),
+        "processor": platform.processor() or platform.machine(),
+        "python": sys.version,
+        "line_megabit": line,  # None: as fast as index and network are
+    }
     result = {"variant": bench.variant, "machine": machine, "ratios": rows, "seconds": bench.seconds}
     out.write_text(json.dumps(result, indent=1) + "\n")
 
