@@ -3,7 +3,7 @@
     .nox/tools/bin/python benchmarks/create.py [--variant vllm073] [--runs 5] [--cold-runs 5] [--out FILE]
 
 Run it with the Python of verlock's tools and nox on PATH. Needs a host CPython of the variant's first version: both sides get
-the host base. For the cold runs 3 to 5 GB are downloaded three times each, into caches of their own: from the index, or with
+the host base. For each cold run 3 to 5 GB are downloaded twice, into caches of their own: from the index, or with
 `--files` from the wheels of a bundle, as fast as `--line` says (benchmarks/local_index.py). Prints a Markdown table and writes
 the raw seconds as JSON.
 """
@@ -22,8 +22,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -48,8 +48,9 @@ sys.exit(main())
 class Bench:
     """One working folder on the file system of uv's cache, so that both sides can hardlink."""
 
-    def __init__(self, folder: Path, variant: str) -> None:
+    def __init__(self, folder: Path, variant: str, line: float | None = None) -> None:
         self.folder = folder
+        self.line = line
         self.variant = variant
         self.layer = choose(variant).pip_layer()
         python = choose(variant).python
@@ -100,8 +101,33 @@ class Bench:
             said += done.stderr.decode()
         seconds = time.perf_counter() - start
         self.seconds.setdefault(name, []).append(seconds)
+        print(f"{name}: {seconds:.1f} s", file=sys.stderr, flush=True)
         for step, took in STEP.findall(said):
             self.seconds.setdefault(f"{name}: {step}", []).append(float(took))
+
+    def median(self, name: str) -> float:
+        """The middle one of the times of one thing, in seconds."""
+        return statistics.median(self.seconds[name])
+
+    def ratios(self) -> list[dict[str, Any]]:
+        """The pairs of which both sides were timed, each with its ratio."""
+        return [
+            {"ours": ours, "peer": peer, "ratio": self.median(ours) / self.median(peer), "aim": aim}
+            for ours, peer, aim in PAIRS
+            if ours in self.seconds and peer in self.seconds
+        ]
+
+    def write(self, out: Path) -> None:
+        """Write the JSON of what was timed so far."""
+        machine = {
+            "cores": os.cpu_count(),
+            "processor": platform.processor() or platform.machine(),
+            "python": sys.version,
+            "line_megabit": self.line,  # None: as fast as index and network are
+        }
+        result = {"variant": self.variant, "machine": machine, "ratios": self.ratios(), "seconds": self.seconds}
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(result, indent=1) + "\n")
 
     def remove(self, *names: str) -> None:
         """Forget environments or caches of an earlier round."""
@@ -133,34 +159,34 @@ def main() -> None:
         if arguments.files:
             line = local_index.Line(arguments.line) if arguments.line else None
             os.environ["UV_DEFAULT_INDEX"] = stack.enter_context(local_index.serve(arguments.files, line))
-        bench = Bench(Path(name), arguments.variant)
-        measure_cold(bench, arguments.cold_runs)
+        bench = Bench(Path(name), arguments.variant, arguments.line)
+        measure_cold(bench, arguments.cold_runs, arguments.out)
         if arguments.runs:
             measure(bench, arguments.runs)
         if arguments.built:
             measure_built(bench, arguments.built, arguments.runs)
-    report(bench, arguments.line, arguments.out)
+    bench.write(arguments.out)
+    report(bench)
 
 
-def measure_cold(bench: Bench, runs: int) -> None:
-    """With empty caches, both sides in turn."""
+def measure_cold(bench: Bench, runs: int, out: Path) -> None:
+    """With empty caches, both sides in turn; that everything imports is proven by one more run, the first."""
     create = ("create", bench.variant, "--base", "host")
+    proofs, kept = bench.folder / "verlock-cache-cold/imports", bench.folder / "imports"
+    if runs:
+        bench.time("cold: verlock create", bench.verlock(*create, cache="cold"))
+        assert any(proofs.iterdir()), "the import proof is not there"
+        proofs.rename(kept)
     for number in range(runs):
-        bench.remove("verlock", "uv", "uv-cache-cold", "verlock-cache-cold")
         # in turn: the place that serves may answer the second one faster
         for ours in (number % 2 == 1, number % 2 == 0):
-            if not ours:
+            bench.remove("verlock", "uv", "uv-cache-cold", "verlock-cache-cold")
+            if ours:
+                shutil.copytree(kept, proofs)
+                bench.time("cold, imports proven: verlock create", bench.verlock(*create, cache="cold"))
+            else:
                 bench.time("cold: uv venv + pip sync", bench.venv(), bench.sync("cold"))
-                bench.remove("uv", "uv-cache-cold")
-                continue
-            proofs = bench.folder / "verlock-cache-cold/imports"
-            bench.time(
-                "cold: verlock create", bench.verlock(*create, cache="cold")
-            )  # the first also imports everything once
-            bench.remove("verlock", "uv-cache-cold")
-            assert any(proofs.iterdir()), "the import proof is not there"
-            bench.time("cold, imports proven: verlock create", bench.verlock(*create, cache="cold"))
-            bench.remove("verlock", "uv-cache-cold")
+        bench.write(out)
     bench.remove("verlock", "uv", "uv-cache-cold", "verlock-cache-cold")
 
 
@@ -215,28 +241,16 @@ PAIRS: list[tuple[str, str, float]] = [
 ]
 
 
-def report(bench: Bench, line: float | None, out: Path) -> None:
-    """Print the table and write the JSON."""
-    median: Callable[[str], float] = lambda name: statistics.median(bench.seconds[name])  # noqa: E731
+def report(bench: Bench) -> None:
+    """Print the table."""
     print("| | verlock, s | peer, s | ratio | aim |\n|---|---|---|---|---|")
-    rows = []
-    for ours, peer, aim in PAIRS:
-        if ours in bench.seconds:
-            ratio = median(ours) / median(peer)
-            rows.append({"ours": ours, "peer": peer, "ratio": ratio, "aim": aim})
-            print(f"| {ours} / {peer} | {median(ours):.2f} | {median(peer):.2f} | {ratio:.2f} | {aim} |")
+    for each in bench.ratios():
+        ours, peer = bench.median(each["ours"]), bench.median(each["peer"])
+        print(f"| {each['ours']} / {each['peer']} | {ours:.2f} | {peer:.2f} | {each['ratio']:.2f} | {each['aim']} |")
     steps = [name for name in bench.seconds if name.startswith("warm: verlock create: ")]
     if steps:
-        print("\nsteps of the warm create: " + ", ".join(f"{name.split()[-1]} {median(name):.1f} s" for name in steps))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    machine = {
-        "cores": os.cpu_count(),
-        "processor": platform.processor() or platform.machine(),
-        "python": sys.version,
-        "line_megabit": line,  # None: as fast as index and network are
-    }
-    result = {"variant": bench.variant, "machine": machine, "ratios": rows, "seconds": bench.seconds}
-    out.write_text(json.dumps(result, indent=1) + "\n")
+        listed = ", ".join(f"{name.split()[-1]} {bench.median(name):.1f} s" for name in steps)
+        print(f"\nsteps of the warm create: {listed}")
 
 
 if __name__ == "__main__":

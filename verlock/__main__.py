@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -41,6 +42,8 @@ def run() -> int:
             pass
     from verlock.cli import main
 
+    # Looking for cycles among the rows of 250 RECORDs takes `verify` a twentieth of its time, and frees nothing.
+    gc.disable()
     end_like_ctrl_c()
     signal.signal(signal.SIGINT, ctrl_c)
     return main()
