@@ -124,6 +124,8 @@ def _created(path: Path) -> str:
     ]
     machine = found["machine"]
     where = f"{machine['cores']} cores ({machine['processor']}), Python {machine['python'].split()[0]}"
+    if line := machine.get("line_megabit"):
+        where += f", wheels from the loopback at {line:g} Mbit/s"
     runs = sorted({len(each) for each in found["seconds"].values()})
     counted = " to ".join(map(str, dict.fromkeys((runs[0], runs[-1]))))
     shown = table(("verlock", "s", "beside", "s", "ratio"), rows)
