@@ -155,6 +155,8 @@ def main() -> None:
     )
     parser.add_argument("--line", type=float, metavar="MEGABIT", help="with --files: so many megabit a second, no more")
     arguments = parser.parse_args()
+    if arguments.line and not arguments.files:
+        parser.error("--line is for --files")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name, contextlib.ExitStack() as stack:
         if arguments.files:
             line = local_index.Line(arguments.line) if arguments.line else None

@@ -1,4 +1,4 @@
-"""A package index on the loopback that sends its files no faster than a given line: a remote one is never twice as fast.
+"""A package index on the loopback that sends its files no faster than a given line: the same in every round of a benchmark.
 
 It has the wheels and sdists of one folder, such as `wheels/` of a bundle, and for each wheel its metadata as a file of its own.
 """

@@ -42,7 +42,7 @@ def run() -> int:
             pass
     from verlock.cli import main
 
-    # Looking for cycles among the rows of 250 RECORDs takes `verify` a twentieth of its time, and frees nothing.
+    # Looking for cycles among the rows of 240 RECORDs takes `verify` a twentieth of its time, and frees nothing.
     gc.disable()
     end_like_ctrl_c()
     signal.signal(signal.SIGINT, ctrl_c)

@@ -129,7 +129,7 @@ def _created(path: Path) -> str:
     runs = sorted({len(each) for each in found["seconds"].values()})
     counted = " to ".join(map(str, dict.fromkeys((runs[0], runs[-1]))))
     shown = table(("verlock", "s", "beside", "s", "ratio"), rows)
-    return f"{code(found['variant'])}:\n\n{shown}\n\nMedians of {counted} runs, on {where}."
+    return f"{code(found['variant'])}, on {where}:\n\n{shown}\n\nMedians of {counted} runs."
 
 
 def lock_times() -> str:
