@@ -191,9 +191,8 @@ def test_killed_when_a_step_appears_on_the_screen(made, step, alone):
     os.kill(process.pid, signal.SIGKILL) if alone else os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=PATIENCE)
     there = digests(made)
-    if (
-        before not in there
-    ):  # a check that is said to be done is sealed at once: the new one has to be whole, as it was left
+    if before not in there:
+        # A check that is said to be done is sealed at once, so the new one may be there: it has to be whole, as it was left.
         assert there and step in ("check", "seal"), f"the old one is lost: {list(made.envs.iterdir())}"
         made.verify()
     heals(made)
